@@ -1,0 +1,168 @@
+"""The losses of all eight models, beside the published ones: python -m benchmarks.reproduce
+
+Trains every config twice over: on makemore's list and split, where PyTorch's losses are known, and
+on names.txt as it is shipped, which is what a new user runs. Writes docs/results.json (every digit)
+and docs/results.md (the tables, with the command of each row). `--check` writes nothing: it trains
+again and fails unless every loss equals that of docs/results.json to the last digit, which holds
+on the same machine with the same versions.
+
+Needs makemore's list: python -m makemore_jax.data.download names
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from makemore_jax.data.download import locate
+from makemore_jax.metrics import device, versions, write_json
+
+ROOT = Path(__file__).parent.parent
+MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
+COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
+
+# Test losses of makemore's own models under PyTorch 2.13, by step: defaults, seed 3407, all 1,000
+# test words, weighted by tokens. makemore has no cnn and no lstm.
+PUBLISHED = {
+    "bigram": (2.965, 2.744, 2.501, 2.455, 2.450),
+    "bow": (2.283, 2.255, 2.214, 2.188, 2.166),
+    "rnn": (2.221, 2.173, 2.114, 2.079, 2.049),
+    "mlp": (2.197, 2.142, 2.087, 2.055, 2.041),
+    "gru": (2.202, 2.149, 2.080, 2.034, 1.994),
+    "transformer": (2.145, 2.084, 2.007, 1.966, 1.984),
+}
+
+MAKEMORE = (
+    "--config.data.split=makemore",
+    "--config.train.steps=20000",
+    "--config.train.eval_every=1000",
+    "--config.train.sample_every=20000",
+    "--config.train.checkpoint_every=20000",
+)
+
+
+def train(model: str, overrides: tuple[str, ...]) -> dict:
+    """Run train.py as a user does; its dev losses by step, its summary and its wall time."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train.py", "--config", f"configs/{model}.py", *overrides]
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *command, "--workdir", folder], cwd=ROOT, check=True, stdout=sys.stderr
+        )
+        seconds = time.perf_counter() - began
+        lines = map(json.loads, (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines())
+        losses = {str(line["step"]): line["dev_loss"] for line in lines if "dev_loss" in line}
+        summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    del summary["versions"]
+    return {"command": command, "wall_seconds": seconds, "losses": losses, "summary": summary}
+
+
+def measure(models: list[str]) -> dict:
+    """Both trainings of each model, with the versions and the machine."""
+    path = locate("names", ROOT / "data")
+    if path is None:
+        sys.exit("reproduce: needs makemore's list: python -m makemore_jax.data.download names")
+    on_list = (f"--config.data.path={path}", *MAKEMORE)
+    return {
+        "versions": versions(),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "makemore": {model: train(model, on_list) for model in models},
+        "names": {model: train(model, ()) for model in models},
+    }
+
+
+def only_losses(results: dict) -> dict:
+    """What must be the same in a second run."""
+    fields = ("steps", "best_step", "train_loss", "dev_loss", "test_loss", "num_params")
+    return {
+        (part, model): (run["losses"], [run["summary"][field] for field in fields])
+        for part in ("makemore", "names")
+        for model, run in results[part].items()
+    }
+
+
+def as_markdown(results: dict) -> str:
+    """The tables of docs/results.md."""
+    found = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    lines = [
+        "# Results",
+        "",
+        "Made by `python -m benchmarks.reproduce`, which trains everything that stands here and",
+        "writes this page; `python -m benchmarks.reproduce --check` trains it all again and fails",
+        "unless every loss is the same to the last digit. Losses are mean negative log likelihoods",
+        "per token, in nats, over every example of a split.",
+        "",
+        f"Machine: {results['device']}, {results['cores']} cores. Versions: {found}.",
+        "",
+        "## makemore's list and split, beside makemore under PyTorch",
+        "",
+        "Test loss after so many steps, and in brackets how far it is from makemore's own model in",
+        "PyTorch 2.13 (same data, split, sizes and optimizer; the random numbers differ). makemore",
+        "has no cnn and no lstm. The list: `python -m makemore_jax.data.download names`.",
+        "",
+        "| model | parameters | " + " | ".join(f"@{step:,}" for step in COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for model, run in results["makemore"].items():
+        cells = [model, f"{run['summary']['num_params']:,}"]
+        for i, step in enumerate(COLUMNS):
+            loss = run["losses"][str(step)]
+            known = f" ({loss - PUBLISHED[model][i]:+.3f})" if model in PUBLISHED else ""
+            cells.append(f"{loss:.3f}{known}")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "The command of each row, with its model in place of MODEL:", "", "```"]
+    lines += [f"python train.py --config configs/MODEL.py {_wrapped(MAKEMORE)}", "```", ""]
+    lines += [
+        "## names.txt, with the configs as they are",
+        "",
+        "What `python train.py --config configs/MODEL.py` ends with: the best model by dev loss, and",
+        "the wall time of the whole command, start-up, compiling and evaluations included.",
+        "",
+        "| model | parameters | steps | best step | train | dev | test | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, run in results["names"].items():
+        s = run["summary"]
+        lines.append(
+            f"| {model} | {s['num_params']:,} | {s['steps']:,} | {s['best_step']:,} "
+            f"| {s['train_loss']:.3f} | {s['dev_loss']:.3f} | {s['test_loss']:.3f} "
+            f"| {run['wall_seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(overrides: tuple[str, ...]) -> str:
+    path = "--config.data.path=data/makemore_names.txt"
+    return " ".join(f"\\\n    {flag}" for flag in (path, *overrides))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--check", action="store_true", help="compare with docs/results.json")
+    arguments = parser.parse_args()
+    stored = ROOT / "docs" / "results.json"
+    results = measure(arguments.models)
+    print(as_markdown(results))
+    if arguments.check:
+        known, again = only_losses(json.loads(stored.read_text("utf-8"))), only_losses(results)
+        differing = [name for name in again if again[name] != known[name]]
+        for part, model in differing:
+            print(f"reproduce: {model} on {part} differs from {stored.name}", file=sys.stderr)
+        print(f"{len(again) - len(differing)} of {len(again)} runs equal to the last digit")
+        sys.exit(1 if differing else 0)
+    elif len(arguments.models) == len(MODELS):
+        for part in ("makemore", "names"):  # paths of this machine do not belong into the page
+            for run in results[part].values():
+                run["command"] = [word for word in run["command"] if "data.path" not in word]
+        write_json(stored, results)
+        stored.with_suffix(".md").write_text(as_markdown(results), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

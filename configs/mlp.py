@@ -1,0 +1,7 @@
+from makemore_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.model.kind = "mlp"
+    return config

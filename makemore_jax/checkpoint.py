@@ -1,0 +1,173 @@
+"""Saving and restoring a TrainState. The only file that knows orbax.
+
+Kept are the latest state and the best by dev loss. Parameters and the rest are separate items, so
+that sampling reads the parameters alone. orbax writes a step under another name and renames it
+when it is whole, so a killed process leaves no half of one. What it lacks is a checksum over the
+arrays: a manifest of hashes is laid beside them and checked on the way back.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as keep
+
+from makemore_jax.errors import UserError
+from makemore_jax.training.state import TrainState
+
+MANIFEST = "manifest.json"
+RETRIES = 5  # of a reader under whose hands a running training deletes what it replaced
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each of its steps
+
+
+class Checkpoints:
+    """The checkpoints of one working directory, for writing or for reading alone."""
+
+    def __init__(self, workdir: str | Path, read_only: bool = False):
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        # best_fn alone, with max_to_keep=1, would delete the latest; hence the policy.
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_dev_loss,
+            best_mode="min",
+            preservation_policy=keep.AnyPreservationPolicy(
+                [
+                    keep.LatestN(1),
+                    keep.BestN(
+                        get_metric_fn=_dev_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            enable_async_checkpointing=False,
+            create=not read_only,
+            read_only=read_only,
+        )
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_handlers=handlers, options=options
+        )
+
+    def steps(self) -> dict[str, int]:
+        """The steps of the checkpoints that there are: {"latest": 500, "best": 400} or {}."""
+        self._manager.reload()
+        latest, best = self._manager.latest_step(), self._manager.best_step()
+        if latest is None:
+            return {}
+        return {"latest": latest, "best": latest if best is None else best}
+
+    def best_dev_loss(self) -> float:
+        """The dev loss of the best checkpoint, infinite where there is none."""
+        steps = self.steps()
+        metrics = self._manager.metrics(steps["best"]) if steps else None
+        return _dev_loss(metrics) if metrics else math.inf
+
+    def save(self, state: TrainState, dev_loss: float | None = None) -> None:
+        """Save a state. With its dev loss, where that was measured at this step."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            rest=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+        )
+        # A NaN would count as the best there is.
+        metrics = None if dev_loss is None or math.isnan(dev_loss) else {"dev_loss": dev_loss}
+        self._manager.save(step, args=items, metrics=metrics)
+        self._manager.wait_until_finished()
+        folder = self.folder / str(step)
+        partial = folder / f"{MANIFEST}.partial"
+        partial.write_text(json.dumps(_hashes(folder), indent=1))
+        partial.rename(folder / MANIFEST)
+
+    def restore(self, which: str, like: TrainState) -> TrainState:
+        """The `latest` or `best` state, with the shapes, dtypes and shardings of `like`.
+
+        UserError if there is none, or if it is damaged or of another shape.
+        """
+        rest = {"step": like.step, "opt_state": like.opt_state}
+        restored = self._restore(which, params=like.params, rest=rest)
+        return TrainState(params=restored["params"], **restored["rest"])
+
+    def restore_params(self, which: str, like: Any) -> Any:
+        """The parameters alone, likewise."""
+        return self._restore(which, params=like)["params"]
+
+    def _restore(self, which: str, **items: Any) -> ocp.args.Composite:
+        for attempt in range(1, RETRIES + 1):
+            steps = self.steps()
+            if not steps:
+                raise UserError(f"{self.folder}: no checkpoint has been saved yet")
+            folder = self.folder / str(steps[which])
+            try:
+                self._check_hashes(folder)
+                self._check_shapes(steps[which], items)
+                wanted = {k: ocp.args.StandardRestore(_abstract(v)) for k, v in items.items()}
+                return self._manager.restore(steps[which], args=ocp.args.Composite(**wanted))
+            except (OSError, KeyError, ValueError) as error:
+                if attempt == RETRIES or folder.exists():
+                    raise UserError(f"{folder} can't be read: {error!s:.200}") from error
+        raise AssertionError("the last attempt returns or raises")
+
+    def _check_hashes(self, folder: Path) -> None:
+        if not (folder / MANIFEST).exists():
+            return  # killed between orbax's rename, after which the step is whole, and the manifest
+        for name, known in json.loads((folder / MANIFEST).read_text()).items():
+            if _hash(folder / name) != known:
+                raise UserError(
+                    f"{folder / name} is damaged: its sha256 is not that of its manifest; "
+                    f"delete {folder} to use an earlier checkpoint, if there is one"
+                )
+
+    def _check_shapes(self, step: int, items: dict[str, Any]) -> None:
+        """orbax casts another dtype and cuts or pads another shape without a word."""
+        saved = self._manager.item_metadata(step)
+        for item, tree in items.items():
+            here = _leaves(tree)
+            there = _leaves(saved[item])
+            for name in sorted(here.keys() | there.keys()):
+                if here.get(name) != there.get(name):
+                    raise UserError(
+                        f"{self.folder / str(step)}: {item} {name} was saved as "
+                        f"{there.get(name, 'nothing')}, the model needs {here.get(name, 'nothing')}"
+                    )
+
+
+def _dev_loss(metrics: dict[str, float]) -> float:
+    return metrics["dev_loss"]
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)),
+        tree,
+    )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """The shape and dtype of each leaf by its name, which namedtuples and dicts have alike."""
+    tree = getattr(tree, "tree", tree)
+    return {
+        "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path): (
+            f"{a.dtype}{list(a.shape)}"
+        )
+        for path, a in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(a, "shape")
+    }
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """The hash of every file of a checkpoint by its name."""
+    return {
+        str(file.relative_to(folder)): _hash(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.startswith(MANIFEST)
+    }

@@ -1,0 +1,114 @@
+"""`lines`: makemore's data, a text file with one example per line.
+
+All lines of a split lie in one stream on the device, a 0 before each: 0 emma 0 olivia 0 ... 0.
+The inputs of a line are the slice of the stream that begins at its 0, its targets the slice one
+further on, which ends with the 0 of the next line: the line's own end. So memory grows with the
+text, not with the longest line.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+
+from makemore_jax.config import DataConfig
+from makemore_jax.data import text_file
+from makemore_jax.data.splits import SPLITS
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError
+
+
+@struct.dataclass
+class Lines:
+    """The lines of one split, as a tree of arrays that goes into compiled functions."""
+
+    stream: Array  # (characters + lines + 1,), smallest unsigned integer
+    starts: Array  # (N + 1,) int32: where the 0 before each line lies; the last: the final 0
+    block_size: int = struct.field(pytree_node=False)
+
+    @property
+    def size(self) -> int:
+        """N, the number of lines."""
+        return self.starts.shape[0] - 1
+
+    def take(self, indices: Array) -> tuple[Array, Array]:
+        """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1."""
+        position = jnp.arange(self.block_size)
+        start, following = self.starts[indices, None], self.starts[indices + 1, None]
+        inside = start + position < following  # (B, T)
+        inputs = jnp.where(inside, self.stream[start + position].astype(jnp.int32), 0)
+        targets = jnp.where(inside, self.stream[start + position + 1].astype(jnp.int32), -1)
+        return inputs, targets
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A file of lines: on the host its words by split, on the device the same as integers."""
+
+    vocab: Vocab
+    block_size: int
+    words: dict[str, list[str]]  # by split: train, dev, test
+    splits: dict[str, Lines]  # likewise
+    sha256: str  # of the file
+
+    def found_in(self, texts: list[str]) -> list[str]:
+        """For each text the first of train, test, dev that holds it, or 'new'."""
+        where = {}
+        for name in ("dev", "test", "train"):
+            where |= dict.fromkeys(set(texts).intersection(self.words[name]), name)
+        return [where.get(text, "new") for text in texts]
+
+    def by_place(self, texts: list[str]) -> dict[str, list[str]]:
+        """The texts sorted into 'in train', 'in dev', 'in test' and 'new'."""
+        places: dict[str, list[str]] = {"in train": [], "in dev": [], "in test": [], "new": []}
+        for text, where in zip(texts, self.found_in(texts), strict=True):
+            places[where if where == "new" else f"in {where}"].append(text)
+        return places
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, stripped, empty ones dropped."""
+    return [line for line in map(str.strip, text.splitlines()) if line]
+
+
+def encode(words: list[str], vocab: Vocab, block_size: int) -> Lines:
+    """Words, all of known characters and below `block_size` long, as one split."""
+    lengths = np.array([len(word) for word in words], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int32)
+    dtype = np.min_scalar_type(vocab.size - 1)
+    stream = np.zeros(starts[-1] + 1, dtype=dtype)
+    is_char = np.ones(len(stream), dtype=bool)
+    is_char[starts] = False
+    stream[is_char] = vocab.encode("".join(words))
+    return Lines(jnp.asarray(stream), jnp.asarray(starts), block_size)
+
+
+def load(config: DataConfig, seed: int) -> Dataset:
+    """Read and split a file of lines. UserError names what is wrong with it."""
+    text, sha256 = text_file.read(config.path, config.encoding)
+    words = split_lines(text)
+    if not words:
+        raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
+    vocab = Vocab(tuple(sorted(set("".join(words)))))
+    longest = max(words, key=len)
+    block_size = config.block_size or len(longest) + 1
+    if len(longest) >= block_size:
+        raise UserError(
+            f"data.block_size: {block_size} is too short for the line {longest[:40]!r} of "
+            f"{config.path}, which has {len(longest)} characters; give {len(longest) + 1} or more"
+        )
+    if config.dedup:
+        words = list(dict.fromkeys(words))
+    indices = SPLITS[config.split](len(words), seed)
+    for name, chosen in indices.items():
+        if not len(chosen):
+            count = "1 line" if len(words) == 1 else f"{len(words)} lines"
+            raise UserError(
+                f"data.path: {config.path} has {count}, too few: "
+                f"the {config.split} split leaves none for {name}"
+            )
+    by_split = {name: [words[i] for i in chosen] for name, chosen in indices.items()}
+    splits = {name: encode(chosen, vocab, block_size) for name, chosen in by_split.items()}
+    return Dataset(vocab, block_size, by_split, splits, sha256)

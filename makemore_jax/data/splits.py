@@ -1,0 +1,47 @@
+"""How examples are dealt out to train, dev and test. Every split is a function of its seed."""
+
+import random
+
+import numpy as np
+
+
+def torch_randperm(n: int, seed: int) -> np.ndarray:
+    """What torch.randperm(n) gives after torch.manual_seed(seed), for n below 2**32 / 20.
+
+    PyTorch draws from MT19937 under its legacy seeding, as NumPy's RandomState does, and swaps
+    entry i with an entry at or after it, chosen by one raw 32-bit output.
+    """
+    raw = np.random.RandomState(seed).randint(0, 2**32, size=max(n - 1, 0), dtype=np.uint32)
+    jumps = (raw % np.arange(n, 1, -1)).tolist()
+    order = list(range(n))
+    for i, jump in enumerate(jumps):
+        order[i], order[i + jump] = order[i + jump], order[i]
+    return np.array(order, dtype=np.int64)
+
+
+def holdout(n: int, seed: int) -> dict[str, np.ndarray]:
+    """90% train, 5% dev, 5% test: the best model is chosen on dev, test is read once."""
+    order = np.random.RandomState(seed).permutation(n)
+    part = max(1, n // 20)
+    train, dev, test = np.split(order, [max(n - 2 * part, 0), n - part])
+    return {"train": train, "dev": dev, "test": test}
+
+
+def makemore(n: int, seed: int) -> dict[str, np.ndarray]:
+    """makemore.py's: the last 1,000 (at most a tenth) are test; its dev set is that test set."""
+    order = torch_randperm(n, seed)
+    part = min(1000, n // 10)
+    test = order[n - part :]
+    return {"train": order[: n - part], "dev": test, "test": test}
+
+
+def lecture(n: int, seed: int) -> dict[str, np.ndarray]:
+    """The lectures' 80/10/10 after Python's shuffle, whose seed there is always 42."""
+    del seed
+    order = list(range(n))
+    random.Random(42).shuffle(order)
+    train, dev, test = np.split(np.array(order, dtype=np.int64), [int(0.8 * n), int(0.9 * n)])
+    return {"train": train, "dev": dev, "test": test}
+
+
+SPLITS = {"holdout": holdout, "makemore": makemore, "lecture": lecture}

@@ -1,0 +1,68 @@
+"""A text file on disk -> its text, its hash and its vocabulary."""
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from makemore_jax.errors import UserError
+
+
+def read(path: str, encoding: str) -> tuple[str, str]:
+    """The text of a file and the sha256 of its bytes. UserError if it can't be read."""
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"data.path: {path} is a folder, not a text file")
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"data.path: {path} does not exist{_nearest(file)}") from None
+    except OSError as error:
+        raise UserError(f"data.path: {path} can't be read: {error.strerror}") from None
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.path: {path} is not {encoding} at byte {error.start}; "
+            "give its encoding, as in --config.data.encoding=latin-1"
+        ) from None
+    except LookupError:
+        raise UserError(f'data.encoding: "{encoding}" is not known to Python') from None
+    return text.removeprefix("\ufeff"), hashlib.sha256(raw).hexdigest()
+
+
+def _nearest(file: Path) -> str:
+    try:
+        names = os.listdir(file.parent)
+    except OSError:
+        return ""
+    nearest = difflib.get_close_matches(file.name, names, n=1)
+    return f"; did you mean {file.with_name(nearest[0])}?" if nearest else ""
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Characters <-> tokens. Token 0 starts and ends a line; character i is token i + 1."""
+
+    chars: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the 0 included."""
+        return len(self.chars) + 1
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters of `text` that have no token, each once."""
+        return [c for c in dict.fromkeys(text) if c not in self.chars]
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text all of whose characters are known."""
+        token = {c: i for i, c in enumerate(self.chars, start=1)}
+        return [token[c] for c in text]
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of tokens, up to the first 0."""
+        tokens = list(tokens)
+        end = tokens.index(0) if 0 in tokens else len(tokens)
+        return "".join(self.chars[i - 1] for i in tokens[:end])

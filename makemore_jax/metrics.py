@@ -1,0 +1,171 @@
+"""What a run tells: JSON lines, TensorBoard, samples, a progress bar, the summary."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from makemore_jax.errors import Diverged
+
+PACKAGES = ("makemore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device() -> str:
+    """What the run computes on, as in '1 cpu'."""
+    devices = jax.devices()
+    return f"{len(devices)} {devices[0].device_kind}"
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file that at any moment is either the old one or the new one."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(partial, file)
+
+
+class Metrics:
+    """The files of a working directory that grow while a model trains, and the terminal.
+
+    A run that is resumed at step `start` forgets what was written after that step.
+    """
+
+    def __init__(self, workdir: Path, start: int, steps: int):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
+        self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
+        self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
+        self._events = EventFileWriter(str(workdir))
+        if start:
+            self._purge_events(start)
+        self._bar = tqdm(
+            total=steps, initial=start, unit=" steps", dynamic_ncols=True, disable=None, leave=False
+        )
+        self._pending: tuple[int, Array, float] | None = None
+        self._start = self._last = start
+        self._began = self._last_time = time.perf_counter()
+        self._compiled: tuple[int, float] | None = None  # step and time after the first call
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, compiling and earlier processes included."""
+        return self._seconds_before + self._last_time - self._began
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of this process after its first compiled call; None if there was no other."""
+        if self._compiled is None or self._last == self._compiled[0]:
+            return None
+        return (self._last - self._compiled[0]) / (self._last_time - self._compiled[1])
+
+    def write_steps(self, step: int, losses: Array, learning_rate: float) -> None:
+        """Take the losses of the steps up to `step`; write those taken before.
+
+        So the host reads one call's losses while the device computes the next call's.
+        """
+        self.flush()
+        self._pending = step, losses, learning_rate
+
+    def flush(self) -> None:
+        """Write the losses taken last, as their mean. Diverged if that is not a number."""
+        if self._pending is None:
+            return
+        (step, losses, learning_rate), self._pending = self._pending, None
+        train_loss = float(np.mean(losses))  # waits for the device
+        now = time.perf_counter()
+        rate = (step - self._last) / (now - self._last_time)
+        self._bar.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
+        self._bar.update(step - self._last)
+        self._last, self._last_time = step, now
+        self._compiled = self._compiled or (step, now)
+        if not math.isfinite(train_loss):
+            raise Diverged(
+                f"the loss is {train_loss} at step {step}: lower optimizer.learning_rate or set "
+                "optimizer.grad_clip, and start again with another --workdir"
+            )
+        values = {"train_loss": train_loss, "learning_rate": learning_rate}
+        self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same values for TensorBoard."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        self._write_events(step, values)
+
+    def write_samples(self, step: int, by_place: dict[str, list[str]]) -> None:
+        """Samples under the place where they are found, to samples.txt and to the terminal."""
+        lines = [f"step {step}, samples"]
+        lines += [f"  {place}: {', '.join(texts)}" for place, texts in by_place.items() if texts]
+        self._samples.write("\n".join(lines) + "\n")
+        self._samples.flush()
+        self.say("\n".join(lines))
+
+    def say(self, text: str) -> None:
+        """Print without disturbing the progress bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the files."""
+        self.flush()
+        self._bar.close()
+        self._lines.close()
+        self._samples.close()
+        self._events.close()
+
+    def _write_events(self, step: int, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+        self._events.add_event(event)
+
+    def _purge_events(self, start: int) -> None:
+        """Have TensorBoard drop what an earlier process wrote for the steps after `start`."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        restart = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
+
+
+def _open_until(file: Path, start: int, heading: str) -> TextIO:
+    """Open a file to append to, cut off before the first line whose `heading` has a later step."""
+    kept = []
+    for line in file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []:
+        step = re.match(heading, line)
+        if (step and int(step[1]) > start) or not line.endswith("\n"):
+            break  # later, or still being written when the process was killed
+        kept.append(line)
+    file.write_text("".join(kept) if start else "", "utf-8")
+    return file.open("a", encoding="utf-8")
+
+
+def _last_seconds(file: Path, start: int) -> float:
+    """The training time that metrics.jsonl tells for the last line up to step `start`."""
+    lines = file.read_text("utf-8").splitlines() if start and file.exists() else []
+    found = [re.match(r'{"step": (\d+).*"seconds": ([\d.e-]+)', line) for line in lines]
+    return max((float(m[2]) for m in found if m and int(m[1]) <= start), default=0.0)

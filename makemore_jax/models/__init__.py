@@ -1,0 +1,54 @@
+"""The models: pure functions of (params, tokens), behind three methods.
+
+A model is a Flax Linen module, which is a frozen record of sizes; its parameters are a plain tree
+of arrays beside it. Each family reads a line in both of these ways, and a test holds them equal:
+
+| method                           | shapes                                                |
+|----------------------------------|-------------------------------------------------------|
+| `__call__(tokens, *, train)`     | (B, T) int -> logits (B, T, V), all positions at once |
+| `init_carry(batch_size)`         | -> carry, what is remembered before the first token   |
+| `step(carry, token)`             | carry, (B,) int -> carry, logits (B, V)               |
+
+Training uses the first. Sampling uses the other two: `step` is the body of a loop. Logits at
+position t are for the token that follows tokens[:, : t + 1], and depend on those alone.
+
+The glossary of all files here: B batch, T time (at most block_size), C channels (n_embd),
+V vocabulary, nh heads, hs head size. Weights have makemore's names.
+
+A ninth family is one file with one class like these, one line in MODELS and one file in configs/.
+"""
+
+import dataclasses
+
+from flax import linen as nn
+
+from makemore_jax.config import ModelConfig
+from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.models.bigram import Bigram
+from makemore_jax.models.bow import BoW
+from makemore_jax.models.cnn import CNN
+from makemore_jax.models.mlp import MLP
+from makemore_jax.models.recurrent import GRU, LSTM, RNN
+from makemore_jax.models.transformer import Transformer
+
+MODELS = {
+    "bigram": Bigram,
+    "mlp": MLP,
+    "cnn": CNN,
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+    "bow": BoW,
+    "transformer": Transformer,
+}
+
+
+def create(config: ModelConfig, vocab_size: int, block_size: int) -> nn.Module:
+    """The model of `config.kind`, which takes from the config the fields that it declares."""
+    if config.kind not in MODELS:
+        known = ", ".join(MODELS)
+        hint = did_you_mean(config.kind, MODELS)
+        raise UserError(f'model.kind: "{config.kind}" is not one of {known}{hint}')
+    given = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
+    cls = MODELS[config.kind]
+    return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})

@@ -1,0 +1,66 @@
+"""BoW: the average of all characters so far, as attention with equal weights would give it."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax.models.layers import embedding, linear
+
+
+class MLP(nn.Module):
+    """The perceptron inside the block."""
+
+    n_embd: int
+    n_embd2: int
+
+    def setup(self):
+        self.c_fc = linear(self.n_embd, self.n_embd2)
+        self.c_proj = linear(self.n_embd2, self.n_embd)
+
+    def __call__(self, x: Array) -> Array:
+        return self.c_proj(jnp.tanh(self.c_fc(x)))
+
+
+class ContextBlock(nn.Module):
+    """Adds to each position the average of the positions up to it, then an MLP of that."""
+
+    n_embd: int
+    n_embd2: int
+
+    def setup(self):
+        self.mlp = MLP(self.n_embd, self.n_embd2)
+
+    def __call__(self, x: Array, average: Array) -> Array:
+        x = x + average
+        return x + self.mlp(x)
+
+
+class BoW(nn.Module):
+    """A causal bag of words with positions."""
+
+    vocab_size: int
+    block_size: int
+    n_embd: int
+    n_embd2: int
+
+    def setup(self):
+        self.wte = embedding(self.vocab_size, self.n_embd)
+        self.wpe = embedding(self.block_size, self.n_embd)
+        self.context_block = ContextBlock(self.n_embd, self.n_embd2)
+        self.lm_head = linear(self.n_embd, self.vocab_size)
+
+    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
+        position = jnp.arange(tokens.shape[1])
+        x = self.wte(tokens) + self.wpe(position)  # (B, T, C)
+        average = jnp.cumsum(x, axis=1) / (position + 1)[:, None]
+        return self.lm_head(self.context_block(x, average))
+
+    def init_carry(self, batch_size: int) -> tuple[Array, Array]:
+        """The sum of the embeddings so far (B, C), and how many they are."""
+        return jnp.zeros((batch_size, self.n_embd)), jnp.zeros((), jnp.int32)
+
+    def step(self, carry: tuple[Array, Array], token: Array) -> tuple[tuple[Array, Array], Array]:
+        total, count = carry
+        x = self.wte(token) + self.wpe(count)
+        total, count = total + x, count + 1
+        return (total, count), self.lm_head(self.context_block(x, total / count))

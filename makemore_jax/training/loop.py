@@ -1,0 +1,144 @@
+"""The loop around the compiled steps: the only place of training with side effects.
+
+`train_steps` takes the state and gives the next, with the losses of the steps between; after each
+such call the host looks in to log, evaluate on dev, sample and save. Every random number comes
+from a key that is a function of (seed, step), so a run that was stopped and resumed is bit for
+bit the run that was not.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from makemore_jax import config as config_lib
+from makemore_jax import data, models, sampling, sharding, workdir
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import Config, TrainConfig
+from makemore_jax.metrics import Metrics, device, versions, write_json
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer, make_schedule
+from makemore_jax.training.step import make_train_steps
+
+
+def train(config: Config, directory: str) -> dict[str, Any]:
+    """Train, or go on training, the run of `config` in `directory`; return its summary.
+
+    UserError, before anything is written, where config, data or directory do not fit together;
+    Diverged when the loss is no longer a number; SystemExit with 128 + the signal's number after
+    SIGTERM or SIGINT, with the state saved.
+    """
+    config_lib.validate(config)
+    dataset = data.load(config.data, config.seed)
+    config.data.block_size = dataset.block_size
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
+    folder = Path(directory)
+    workdir.prepare(folder, config, dataset)
+
+    init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    state = state_lib.create(model, optimizer, init_key, dataset.block_size)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    splits = jax.device_put(dataset.splits, sharding.replicated(mesh))
+    train_steps = make_train_steps(model, optimizer, config.train.batch_size, sharding.batch(mesh))
+    evaluate = make_evaluate(model)
+
+    checkpoints = Checkpoints(folder)
+    if checkpoints.steps():
+        state = checkpoints.restore("latest", state)
+    best_dev_loss = checkpoints.best_dev_loss()
+    step = start = int(state.step)
+    metrics = Metrics(folder, start, config.train.steps)
+    sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
+    metrics.say(
+        f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
+        f"{config.data.path}: {sizes} lines, {dataset.vocab.size} tokens, "
+        f"context {dataset.block_size}\n"
+        f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
+    )
+
+    with _Signals() as signals:
+        while step < config.train.steps and not signals.received:
+            num_steps = _next_stop(step, config.train) - step
+            state, step_metrics = train_steps(state, splits["train"], train_key, num_steps)
+            step += num_steps
+            is_last = step == config.train.steps
+            metrics.write_steps(step, step_metrics["train_loss"], float(schedule(step - 1)))
+            dev_loss, is_best = None, False
+            if step % config.train.eval_every == 0 or is_last:
+                metrics.flush()
+                dev_loss = evaluate(state.params, splits["dev"])
+                is_best = dev_loss < best_dev_loss
+                best_dev_loss = min(dev_loss, best_dev_loss)
+                metrics.write(step, {"dev_loss": dev_loss})
+                metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
+            if step % config.train.sample_every == 0 or is_last:
+                drawn = sampling.sample(
+                    model,
+                    state.params,
+                    dataset.vocab,
+                    dataset.block_size,
+                    jax.random.fold_in(sample_key, step),
+                    config.train.num_samples,
+                )
+                metrics.write_samples(step, dataset.by_place([line.text for line in drawn]))
+            if is_best or step % config.train.checkpoint_every == 0 or is_last or signals.received:
+                metrics.flush()
+                checkpoints.save(state, dev_loss)
+    metrics.close()
+    if step < config.train.steps:
+        name = signal.Signals(signals.received).name
+        print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
+        sys.exit(128 + signals.received)
+
+    best = checkpoints.restore("best", state)
+    at_most = config.train.train_eval_examples
+    summary = {
+        "steps": step,
+        "best_step": int(best.step),
+        "train_loss": evaluate(best.params, splits["train"], at_most),
+        "dev_loss": evaluate(best.params, splits["dev"]),
+        "test_loss": evaluate(best.params, splits["test"]),
+        "num_params": state_lib.num_params(state.params),
+        "seconds": metrics.seconds,
+        "steps_per_second": metrics.steps_per_second,
+        "device": device(),
+        "versions": versions(),
+    }
+    write_json(folder / "summary.json", summary)
+    print(
+        f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
+        f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
+        f"everything is in {folder}; python sample.py --workdir {folder} draws from it"
+    )
+    return summary
+
+
+def _next_stop(step: int, config: TrainConfig) -> int:
+    """The next step after which the host looks in."""
+    every = (config.log_every, config.eval_every, config.sample_every, config.checkpoint_every)
+    return min(config.steps, *((step // n + 1) * n for n in every))
+
+
+class _Signals:
+    """Takes note of SIGTERM and SIGINT, so that the loop can end between two steps."""
+
+    received: int = 0
+
+    def __enter__(self) -> "_Signals":
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt  # asked twice: do not wait for the steps to end
+        self.received = number

@@ -1,0 +1,32 @@
+"""All that changes while a model trains, as one immutable tree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+
+@struct.dataclass
+class TrainState:
+    """A step takes one of these and gives the next; nothing else is remembered."""
+
+    step: Array  # () int32: steps taken so far; an array, or the step would compile twice
+    params: Any  # tree of float32
+    opt_state: optax.OptState
+
+
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, key: Array, block_size: int
+) -> TrainState:
+    """The state before the first step."""
+    params = model.init(key, jnp.zeros((1, block_size), jnp.int32))["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def num_params(params: Any) -> int:
+    """How many numbers a tree of parameters holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,95 @@
+"""A working directory: what a run is, written down, so that it can be resumed and sampled."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from makemore_jax import config as config_lib
+from makemore_jax.config import Config
+from makemore_jax.data.lines import Dataset
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.metrics import versions, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is written in a working directory."""
+
+    config: Config  # with the block_size that the data gave
+    vocab: Vocab
+    data_file: str  # absolute path
+    data_sha256: str
+
+
+def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
+    """Make `workdir` the place of this run, or check that it is already.
+
+    What may differ from the run that is there: how long and how fast it trains, not what it is.
+    UserError names the first field that differs, or why nothing can be written.
+    """
+    if (workdir / "config.json").exists():
+        _check_same(read(workdir), config, dataset, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir} can't be made: {error.strerror}") from None
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir: {workdir} can't be written to: Permission denied")
+    write_json(workdir / "vocab.json", list(dataset.vocab.chars))
+    content = {
+        "config": config_lib.to_json(config),
+        "data_file": str(Path(config.data.path).absolute()),
+        "data_sha256": dataset.sha256,
+        "vocab_sha256": _sha256(workdir / "vocab.json"),
+        "versions": versions(),
+    }
+    write_json(workdir / "config.json", content)
+
+
+def read(workdir: Path) -> Run:
+    """What `prepare` wrote. UserError if there is no run, or if its files are damaged."""
+    if not (workdir / "config.json").exists():
+        raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
+    try:
+        content = json.loads((workdir / "config.json").read_text("utf-8"))
+        vocab = Vocab(tuple(json.loads((workdir / "vocab.json").read_text("utf-8"))))
+        config = config_lib.from_json(content["config"])
+        run = Run(config, vocab, content["data_file"], content["data_sha256"])
+        vocab_sha256 = content["vocab_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None
+    if _sha256(workdir / "vocab.json") != vocab_sha256:
+        raise UserError(f"--workdir: {workdir / 'vocab.json'} is not the one of its config.json")
+    return run
+
+
+def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> None:
+    there, here = config_lib.flatten(run.config), config_lib.flatten(config)
+    there["data.path"], here["data.path"] = run.data_sha256, dataset.sha256
+    for name in here:
+        is_fixed = name.startswith(("data.", "model.")) or name in ("seed", "optimizer.name")
+        if not is_fixed or here[name] == there[name]:
+            continue
+        if name == "data.path":
+            raise UserError(
+                f"data.path: {config.data.path} is not the file that the run in {workdir} was "
+                "begun with, or has changed since; give another --workdir"
+            )
+        raise UserError(
+            f"{name}: {workdir} holds a run with {json.dumps(there[name])}, not "
+            f"{json.dumps(here[name])}; give another --workdir"
+        )
+
+
+def _nearest_run(workdir: Path) -> str:
+    if not workdir.parent.is_dir():
+        return ""
+    runs = [str(p) for p in workdir.parent.iterdir() if (p / "config.json").exists()]
+    return did_you_mean(str(workdir), runs)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,38 @@
+"""Train a model on a text file, or go on training it.
+
+    python train.py --config configs/transformer.py
+    python train.py --config configs/gru.py --config.model.n_embd2=128 --workdir runs/wide
+    python train.py --config configs/mlp.py --config.data.path=pokemon.txt --workdir runs/pokemon
+
+The config file says what the experiment is, and any field of it can be overridden. Everything goes
+into the working directory; giving the same one again resumes what is there.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from makemore_jax.command_line import run
+from makemore_jax.config import Config
+from makemore_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where the run lives; by default runs/<name of the config file>"
+)
+
+
+def main() -> None:
+    config = CONFIG.value
+    if not isinstance(config, Config):
+        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+    from makemore_jax.training import loop  # imported here so that --help is quick
+
+    loop.train(config, WORKDIR.value or f"runs/{name}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
