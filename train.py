@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.command_line import run
+from makemore_jax import command_line
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
@@ -35,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    command_line.run(main, __doc__)

@@ -39,7 +39,10 @@ class Checkpoints:
                 [
                     keep.LatestN(1),
                     keep.BestN(
-                        get_metric_fn=_dev_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                        get_metric_fn=_dev_loss,
+                        reverse=True,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
                     ),
                 ]
             ),
@@ -48,9 +51,7 @@ class Checkpoints:
             read_only=read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
-        self._manager = ocp.CheckpointManager(
-            self.folder, item_handlers=handlers, options=options
-        )
+        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
 
     def steps(self) -> dict[str, int]:
         """The steps of the checkpoints that there are: {"latest": 500, "best": 400} or {}."""

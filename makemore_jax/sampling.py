@@ -4,7 +4,7 @@ A line is drawn by `init_carry` and `step` of any model. Line i of a call depend
 on i alone, so the first ten of fifty are the ten that a call for ten gives.
 """
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.data.lines import Dataset, Lines
+from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.training.step import token_losses
@@ -23,8 +23,17 @@ from makemore_jax.training.step import token_losses
 MOST_AT_ONCE = 1024  # lines in one compiled call
 
 
+class LanguageModel(NamedTuple):
+    """A model with its parameters, and what turns its tokens into text."""
+
+    model: nn.Module
+    params: Any
+    vocab: Vocab
+    block_size: int
+
+
 @dataclass(frozen=True)
-class Filter:
+class Decoding:
     """How logits are bent before a token is drawn, in this order."""
 
     temperature: float = 1.0  # logits are divided by it; 0: always the likeliest token
@@ -33,25 +42,25 @@ class Filter:
 
     def check(self) -> None:
         """UserError if a field is out of its range."""
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"--temperature: {self.temperature} must be a number, 0 or above")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"--top_k: {self.top_k} must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"--top_p: {self.top_p} must be above 0 and at most 1")
 
-    def __call__(self, logits: Array) -> Array:
-        """(..., V) -> (..., V), with -inf for what must not be drawn. temperature is above 0."""
-        logits = logits / self.temperature
-        if self.top_k is not None:
-            k = min(self.top_k, logits.shape[-1])
-            logits = jnp.where(_rank(logits) < k, logits, -jnp.inf)
-        if self.top_p is not None:
-            probs = jnp.sort(jax.nn.softmax(logits), axis=-1, descending=True)
-            likelier = jnp.cumsum(probs, axis=-1) - probs  # the mass of the tokens before each
-            keep = jnp.take_along_axis(likelier, _rank(logits), axis=-1) < self.top_p
-            logits = jnp.where(keep, logits, -jnp.inf)
-        return logits
+
+def filter_logits(logits: Array, decoding: Decoding) -> Array:
+    """(B, V) -> (B, V), with -inf for what must not be drawn, for a temperature above 0."""
+    logits = logits / decoding.temperature
+    if decoding.top_k is not None:
+        logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
+    if decoding.top_p is not None:
+        probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
+        mass_before = jnp.cumsum(probs, axis=-1) - probs  # of the tokens likelier than each
+        keep = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
+        logits = jnp.where(keep, logits, -jnp.inf)
+    return logits
 
 
 def _rank(logits: Array) -> Array:
@@ -59,11 +68,11 @@ def _rank(logits: Array) -> Array:
     return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)
 
 
-def draw_token(keys: Array, logits: Array, bend: Filter) -> Array:
+def draw_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
     """One token for each row of logits (B, V), with a key for each row (B,). -> (B,)"""
-    if bend.temperature == 0:
+    if decoding.temperature == 0:
         return jnp.argmax(logits, axis=-1)
-    return jax.vmap(jax.random.categorical)(keys, bend(logits))
+    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, decoding))
 
 
 class _Loop(NamedTuple):
@@ -77,7 +86,7 @@ class _Loop(NamedTuple):
     ended: Array  # (B,) bool
 
 
-@partial(jax.jit, static_argnames=("model", "block_size", "bend"))
+@partial(jax.jit, static_argnames=("model", "block_size", "decoding"))
 def _sample_lines(
     model: nn.Module,
     params: Any,
@@ -85,7 +94,7 @@ def _sample_lines(
     prompt: Array,
     prompt_size: Array,
     block_size: int,
-    bend: Filter,
+    decoding: Decoding,
 ) -> tuple[Array, Array]:
     """A line for each key: tokens (B, T), 0 after their end, and log-probabilities (B,)."""
     apply = partial(model.apply, {"params": params})
@@ -94,7 +103,7 @@ def _sample_lines(
     def body(loop: _Loop) -> _Loop:
         carry, logits = apply(loop.carry, loop.token, method="step")
         row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.t)
-        token = draw_token(row_keys, logits, bend).astype(jnp.int32)
+        token = draw_token(row_keys, logits, decoding).astype(jnp.int32)
         token = jnp.where(loop.t < prompt_size, prompt[loop.t], token)
         token = jnp.where(loop.ended | (loop.t == T - 1), 0, token)  # no line is longer than T - 1
         log_prob = jnp.where(loop.ended, 0.0, -token_losses(logits, token))
@@ -126,79 +135,92 @@ class Sample(NamedTuple):
     log_prob: float  # natural log under the model itself, the end included
 
 
-def check_prompt(prompt: str, vocab: Vocab, block_size: int) -> None:
-    """UserError if no line can begin with this prompt."""
-    if unknown := vocab.unknown(prompt):
-        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
-    if len(prompt) >= block_size:
-        raise UserError(
-            f"--prompt: {len(prompt)} characters are too long; "
-            f"the model's lines have at most {block_size - 1}"
-        )
-
-
 def sample(
-    model: nn.Module,
-    params: Any,
-    vocab: Vocab,
-    block_size: int,
+    lm: LanguageModel,
     key: Array,
     num: int,
     prompt: str = "",
-    bend: Filter = Filter(),  # noqa: B008  (frozen)
+    decoding: Decoding = Decoding(),  # noqa: B008  (it is frozen)
     first: int = 0,
 ) -> list[Sample]:
     """Draw lines number `first` to `first + num - 1` of a key, each beginning with `prompt`.
 
     The log-probability is that of the whole line, its prompt included, under the model as it is,
-    whatever the filter. UserError for a prompt with which no line can begin.
+    however the logits are bent. UserError for a prompt with which no line can begin.
     """
-    check_prompt(prompt, vocab, block_size)
-    tokens = np.zeros(block_size, np.int32)
-    tokens[: len(prompt)] = vocab.encode(prompt)
+    if unknown := lm.vocab.unknown(prompt):
+        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
+    if len(prompt) >= lm.block_size:
+        raise UserError(
+            f"--prompt: {len(prompt)} characters are too many; "
+            f"the lines of this model have at most {lm.block_size - 1}"
+        )
+    decoding.check()
+    tokens = np.zeros(lm.block_size, np.int32)
+    tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
     batch_size = min(num, MOST_AT_ONCE)
     for start in range(first, first + num, MOST_AT_ONCE):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
         drawn, log_probs = _sample_lines(
-            model, params, keys, jnp.asarray(tokens), len(prompt), block_size, bend
+            lm.model, lm.params, keys, jnp.asarray(tokens), len(prompt), lm.block_size, decoding
         )
-        texts = map(vocab.decode, np.asarray(drawn).tolist())
+        texts = map(lm.vocab.decode, np.asarray(drawn).tolist())
         samples += map(Sample, texts, np.asarray(log_probs).tolist())
     return samples[:num]
 
 
 def sample_new(
-    dataset: Dataset, most_tries: int = 100, **arguments: Any
-) -> Iterator[Sample]:
-    """Draw until `num` lines are in no split of the data, or `most_tries` times as many are drawn.
+    lm: LanguageModel,
+    dataset: Dataset,
+    key: Array,
+    num: int,
+    prompt: str = "",
+    decoding: Decoding = Decoding(),  # noqa: B008  (it is frozen)
+    most_rounds: int = 100,
+) -> list[Sample]:
+    """As `sample`, but of the lines in their order only those that are in no split of the data.
 
-    Takes the keyword arguments of `sample`.
+    Gives fewer than `num` when `most_rounds * num` draws hold no more.
     """
-    num, wanted = arguments["num"], arguments["num"]
-    for i in range(most_tries):
-        samples = sample(**arguments, first=i * num)
-        found = dataset.found_in([s.text for s in samples])
-        for drawn in (s for s, where in zip(samples, found, strict=True) if where == "new"):
-            yield drawn
-            wanted -= 1
-            if not wanted:
-                return
+    new: list[Sample] = []
+    for i in range(most_rounds):
+        samples = sample(lm, key, num, prompt, decoding, first=i * num)
+        places = dataset.found_in([line.text for line in samples])
+        new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
+        if len(new) >= num or decoding.temperature == 0:  # all further lines would be the same
+            break
+    return new[:num]
 
 
 @partial(jax.jit, static_argnames="model")
-def _line_losses(model: nn.Module, params: Any, split: Lines, indices: Array) -> Array:
+def _log_probs(model: nn.Module, params: Any, split: Lines, indices: Array) -> Array:
     inputs, targets = split.take(indices)
-    return token_losses(model.apply({"params": params}, inputs), targets).sum(axis=1)
+    return -token_losses(model.apply({"params": params}, inputs), targets).sum(axis=1)
 
 
-def score(model: nn.Module, params: Any, split: Lines) -> np.ndarray:
-    """The log-probability of each line of a split, the end included. -> (N,) float32"""
-    batch_size = min(split.size, MOST_AT_ONCE)
-    losses = [
-        _line_losses(
-            model, params, split, jnp.minimum(start + jnp.arange(batch_size), split.size - 1)
+def score(lm: LanguageModel, words: list[str]) -> list[float]:
+    """The log-probability of each line, its end included, in nats.
+
+    UserError for a line that is too long or has a character that training never saw.
+    """
+    for word in words:
+        if unknown := lm.vocab.unknown(word):
+            raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {word!r}")
+        if len(word) >= lm.block_size:
+            raise UserError(
+                f"--score: {word[:40]!r} has {len(word)} characters; "
+                f"the lines of this model have at most {lm.block_size - 1}"
+            )
+    split = encode(words, lm.vocab, lm.block_size)
+    batch_size = min(len(words), MOST_AT_ONCE)
+    found = [
+        _log_probs(
+            lm.model,
+            lm.params,
+            split,
+            jnp.minimum(start + jnp.arange(batch_size), len(words) - 1),
         )
-        for start in range(0, split.size, batch_size)
+        for start in range(0, len(words), batch_size)
     ]
-    return -np.concatenate(losses)[: split.size]
+    return np.concatenate(found)[: len(words)].tolist()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,19 +33,17 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
         _check_same(read(workdir), config, dataset, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "vocab.json", list(dataset.vocab.chars))
+        content = {
+            "config": config_lib.to_json(config),
+            "data_file": str(Path(config.data.path).absolute()),
+            "data_sha256": dataset.sha256,
+            "vocab_sha256": _sha256(workdir / "vocab.json"),
+            "versions": versions(),
+        }
+        write_json(workdir / "config.json", content)
     except OSError as error:
-        raise UserError(f"--workdir: {workdir} can't be made: {error.strerror}") from None
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir: {workdir} can't be written to: Permission denied")
-    write_json(workdir / "vocab.json", list(dataset.vocab.chars))
-    content = {
-        "config": config_lib.to_json(config),
-        "data_file": str(Path(config.data.path).absolute()),
-        "data_sha256": dataset.sha256,
-        "vocab_sha256": _sha256(workdir / "vocab.json"),
-        "versions": versions(),
-    }
-    write_json(workdir / "config.json", content)
+        raise UserError(f"--workdir: {workdir} can't be written: {error.strerror}") from None
 
 
 def read(workdir: Path) -> Run:

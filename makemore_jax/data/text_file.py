@@ -3,32 +3,36 @@
 import difflib
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from makemore_jax.errors import UserError
 
 
-def read(path: str, encoding: str) -> tuple[str, str]:
-    """The text of a file and the sha256 of its bytes. UserError if it can't be read."""
+def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
+    """The text of a file (- is stdin) and the sha256 of its bytes, without a byte order mark.
+
+    UserError, about what `flag` says, if it can't be read.
+    """
     file = Path(path)
     if file.is_dir():
-        raise UserError(f"data.path: {path} is a folder, not a text file")
+        raise UserError(f"{flag}: {path} is a folder, not a text file")
     try:
-        raw = file.read_bytes()
+        raw = sys.stdin.buffer.read() if path == "-" else file.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"data.path: {path} does not exist{_nearest(file)}") from None
+        raise UserError(f"{flag}: {path} does not exist{_nearest(file)}") from None
     except OSError as error:
-        raise UserError(f"data.path: {path} can't be read: {error.strerror}") from None
+        raise UserError(f"{flag}: {path} can't be read: {error.strerror}") from None
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.path: {path} is not {encoding} at byte {error.start}; "
-            "give its encoding, as in --config.data.encoding=latin-1"
+            f"{flag}: {path} is not {encoding} at byte {error.start}; "
+            "name its encoding, as in --config.data.encoding=latin-1"
         ) from None
     except LookupError:
-        raise UserError(f'data.encoding: "{encoding}" is not known to Python') from None
+        raise UserError(f'data.encoding: "{encoding}" is no encoding that Python knows') from None
     return text.removeprefix("\ufeff"), hashlib.sha256(raw).hexdigest()
 
 

@@ -11,9 +11,7 @@ def linear(n_in: int, n_out: int, use_bias: bool = True) -> nn.Dense:
     def symmetric_uniform(key, shape, dtype):
         return init.uniform(2 * bound)(key, shape, dtype) - bound
 
-    return nn.Dense(
-        n_out, use_bias, kernel_init=symmetric_uniform, bias_init=symmetric_uniform
-    )
+    return nn.Dense(n_out, use_bias, kernel_init=symmetric_uniform, bias_init=symmetric_uniform)
 
 
 def embedding(n: int, n_embd: int) -> nn.Embed:

@@ -18,6 +18,7 @@ from makemore_jax import data, models, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.metrics import Metrics, device, versions, write_json
+from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
@@ -78,14 +79,9 @@ def train(config: Config, directory: str) -> dict[str, Any]:
                 metrics.write(step, {"dev_loss": dev_loss})
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
             if step % config.train.sample_every == 0 or is_last:
-                drawn = sampling.sample(
-                    model,
-                    state.params,
-                    dataset.vocab,
-                    dataset.block_size,
-                    jax.random.fold_in(sample_key, step),
-                    config.train.num_samples,
-                )
+                lm = LanguageModel(model, state.params, dataset.vocab, dataset.block_size)
+                key = jax.random.fold_in(sample_key, step)
+                drawn = sampling.sample(lm, key, config.train.num_samples)
                 metrics.write_samples(step, dataset.by_place([line.text for line in drawn]))
             if is_best or step % config.train.checkpoint_every == 0 or is_last or signals.received:
                 metrics.flush()

@@ -38,9 +38,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay
         )
     else:
-        descend = optax.chain(
-            optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule)
-        )
+        descend = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
     if config.grad_clip is None:
         return optax.chain(optax.identity(), descend)  # the same state with and without clipping
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), descend)
