@@ -120,8 +120,8 @@ def as_markdown(results: dict) -> str:
     lines += [
         "## names.txt, with the configs as they are",
         "",
-        "What `python train.py --config configs/MODEL.py` ends with: the best model by dev loss, and",
-        "the wall time of the whole command, start-up, compiling and evaluations included.",
+        "What `python train.py --config configs/MODEL.py` ends with: the best model by dev loss,",
+        "and the wall time of the whole command, start-up, compiling and evaluations included.",
         "",
         "| model | parameters | steps | best step | train | dev | test | seconds |",
         "|---|---|---|---|---|---|---|---|",

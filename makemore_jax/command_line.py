@@ -11,9 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from makemore_jax import config as config_lib
 from makemore_jax.errors import UserError, did_you_mean
+
+
+class _OrNone(flags.ArgumentParser):
+    """Lets an override be None, which _check_config has allowed for the fields that can be."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+
+    def parse(self, argument: str) -> int | float | None:
+        return None if str(argument).lower() == "none" else self._parser.parse(argument)
+
+
+config_flags.register_flag_parser_for_type(int, _OrNone(flags.IntegerParser()))
+config_flags.register_flag_parser_for_type(float, _OrNone(flags.FloatParser()))
 
 
 def run(main: Callable[[], None], program_doc: str) -> None:

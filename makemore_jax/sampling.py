@@ -140,7 +140,7 @@ def sample(
     key: Array,
     num: int,
     prompt: str = "",
-    decoding: Decoding = Decoding(),  # noqa: B008  (it is frozen)
+    decoding: Decoding = Decoding(),
     first: int = 0,
 ) -> list[Sample]:
     """Draw lines number `first` to `first + num - 1` of a key, each beginning with `prompt`.
@@ -176,7 +176,7 @@ def sample_new(
     key: Array,
     num: int,
     prompt: str = "",
-    decoding: Decoding = Decoding(),  # noqa: B008  (it is frozen)
+    decoding: Decoding = Decoding(),
     most_rounds: int = 100,
 ) -> list[Sample]:
     """As `sample`, but of the lines in their order only those that are in no split of the data.

@@ -8,9 +8,9 @@ from makemore_jax.config import OptimizerConfig
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Step (from 0) -> learning rate.
 
-    Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or multiplied by `gamma` every
-    `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine down to
-    `min_learning_rate` at step `steps`.
+    Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or
+    times `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine
+    down to `min_learning_rate` at step `steps`.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "step":

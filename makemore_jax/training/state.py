@@ -23,8 +23,13 @@ def create(
     model: nn.Module, optimizer: optax.GradientTransformation, key: Array, block_size: int
 ) -> TrainState:
     """The state before the first step."""
-    params = model.init(key, jnp.zeros((1, block_size), jnp.int32))["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    @jax.jit  # in one compiled call, not in one for each of its many small arrays
+    def init(key: Array) -> TrainState:
+        params = model.init(key, jnp.zeros((1, block_size), jnp.int32))["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return init(key)
 
 
 def num_params(params: Any) -> int:

@@ -77,6 +77,13 @@ def make_train_steps(
             batch = jax.lax.with_sharding_constraint(batch, batch_sharding)
             return train_step(state, batch, jax.random.fold_in(dropout_key, state.step))
 
-        return jax.lax.scan(body, state, length=num_steps)
+        if num_steps > 1:
+            return jax.lax.scan(body, state, length=num_steps)
+        # XLA writes out a loop that it knows to have one step, and rounds differently there. Of
+        # this one it does not know, so that wherever a run is cut, its steps are the same code.
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(body, state, None)[1])
+        one = jax.lax.optimization_barrier(jnp.int32(1))
+        state, metrics = jax.lax.fori_loop(0, one, lambda _, c: body(c[0], None), (state, nothing))
+        return state, jax.tree.map(lambda a: a[None], metrics)
 
     return train_steps

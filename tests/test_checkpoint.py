@@ -1,0 +1,134 @@
+"""Saving and restoring: the latest and the best, and nothing that is not what was saved."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from conftest import BLOCK, assert_same, run, small_model
+
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.errors import UserError
+from makemore_jax.training import state as state_lib
+
+
+def state_at(step: int, optimizer=None) -> state_lib.TrainState:
+    """A state whose parameters tell its step."""
+    model, _ = small_model("rnn")
+    optimizer = optimizer or optax.adam(0.1)
+    state = state_lib.create(model, optimizer, jax.random.key(step), BLOCK)
+    return state.replace(step=jnp.int32(step))
+
+
+def saved(folder, *losses) -> Checkpoints:
+    """Checkpoints at steps 10, 20, ... with these dev losses."""
+    checkpoints = Checkpoints(folder)
+    for i, loss in enumerate(losses, start=1):
+        checkpoints.save(state_at(10 * i), loss)
+    return checkpoints
+
+
+def test_restore_gives_back_every_bit(tmp_path):
+    saved(tmp_path, 2.0)
+    restored = Checkpoints(tmp_path).restore("latest", state_at(0))
+    assert_same(restored, state_at(10))
+    assert restored.step.dtype == jnp.int32
+
+
+def test_the_latest_and_the_best_are_kept_and_no_more(tmp_path):
+    checkpoints = saved(tmp_path, 3.0, 2.0, None, 2.5, 2.2)
+    assert checkpoints.steps() == {"latest": 50, "best": 20}
+    assert checkpoints.best_dev_loss() == 2.0
+    kept = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(kept) == ["20", "50"]
+    again = Checkpoints(tmp_path)
+    assert again.steps() == {"latest": 50, "best": 20}
+    assert_same(again.restore("best", state_at(0)), state_at(20))
+    assert_same(again.restore("latest", state_at(0)), state_at(50))
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):
+    checkpoints = saved(tmp_path, 2.0, math.nan, 3.0)
+    assert checkpoints.steps() == {"latest": 30, "best": 10}
+
+
+def test_parameters_alone(tmp_path):
+    saved(tmp_path, 2.0, 1.0, 3.0)
+    model, _ = small_model("rnn")
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
+    restored = Checkpoints(tmp_path, read_only=True).restore_params("best", like["params"])
+    assert_same(restored, state_at(20).params)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    saved(tmp_path, 2.0)
+    folder = tmp_path / "checkpoints" / "10"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest:
+        if "/d/" not in name:
+            continue
+        intact = (folder / name).read_bytes()
+        damaged = bytearray(intact)
+        damaged[len(damaged) // 2] ^= 1
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged: its sha256"):
+            Checkpoints(tmp_path).restore("latest", state_at(0))
+        (folder / name).write_bytes(intact)
+    assert_same(Checkpoints(tmp_path).restore("latest", state_at(0)), state_at(10))
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    saved(tmp_path, 2.0)
+    (tmp_path / "checkpoints" / "10" / "params" / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match="can't be read"):
+        Checkpoints(tmp_path).restore("latest", state_at(0))
+
+
+def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
+    """orbax would cast, cut or pad them without a word."""
+    saved(tmp_path, 2.0)
+    checkpoints = Checkpoints(tmp_path)
+    state = state_at(0)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state.params)
+    with pytest.raises(UserError, match=r"was saved as float32\[.*needs bfloat16"):
+        checkpoints.restore_params("latest", half)
+    longer = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], a.shape[-1] + 1)), state.params)
+    with pytest.raises(UserError, match=r"was saved as .* needs"):
+        checkpoints.restore_params("latest", longer)
+    with pytest.raises(UserError, match=r"rest opt_state.*needs nothing"):
+        checkpoints.restore("latest", state_at(0, optax.sgd(0.1)))
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.steps() == {}
+    assert checkpoints.best_dev_loss() == math.inf
+    with pytest.raises(UserError, match="no checkpoint has been saved yet"):
+        checkpoints.restore_params("best", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+ON_OTHER_DEVICES = """
+import sys, jax
+sys.path.insert(0, "tests")
+from test_checkpoint import state_at, assert_same
+from makemore_jax import sharding
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import MeshConfig
+
+everywhere = sharding.replicated(sharding.make_mesh(MeshConfig(), 32))
+restored = Checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
+assert_same(restored, state_at(10))
+assert len(restored.step.sharding.device_set) == jax.device_count() == int(sys.argv[2])
+Checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
+"""
+
+
+def test_one_device_opens_what_eight_saved_and_the_other_way_round(tmp_path):
+    saved(tmp_path, 2.0)
+    for folder, devices in ((tmp_path, 8), (tmp_path / "again", 1)):
+        count = f"--xla_force_host_platform_device_count={devices}"
+        done = run("-c", ON_OTHER_DEVICES, folder, devices, XLA_FLAGS=count)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,313 @@
+"""The two commands as a user types them: end to end, and one clear line for each mistake."""
+
+import json
+import re
+
+import pytest
+from conftest import FAMILIES, ROOT, run
+
+from makemore_jax.data.text_file import Vocab
+
+QUICK = (
+    "--config.train.steps=30",
+    "--config.train.log_every=10",
+    "--config.train.eval_every=20",
+    "--config.train.sample_every=20",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A quick run of train.py, and what it printed."""
+    folder = tmp_path_factory.mktemp("cli") / "bigram"
+    done = run("train.py", "--config", "configs/bigram.py", *QUICK, "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("kind", [k for k in FAMILIES if k != "bigram"])
+def test_train_and_sample_every_family(kind, tmp_path):
+    """The README's two commands, at the sizes of the configs, on a few steps."""
+    folder = tmp_path / kind
+    done = run("train.py", f"--config=configs/{kind}.py", *QUICK, "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"best model, of step \d+: test loss \d\.\d{4}", done.stdout)
+    drawn = run("sample.py", "--workdir", folder, "--num", "7", "--format", "json")
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(drawn.stdout.splitlines()) == 7
+
+
+def test_what_training_prints(trained):
+    folder, printed = trained
+    assert "bigram, 729 parameters, on 1 cpu" in printed
+    assert "20,242 train, 1,124 dev, 1,124 test lines" in printed
+    assert re.search(r"step 20: dev loss \d\.\d{4} \(best\)", printed)
+    assert "step 30, samples" in printed
+    assert f"everything is in {folder}" in printed
+
+
+def test_default_workdir_is_runs_and_the_name_of_the_config(tmp_path):
+    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 5))
+    done = run(
+        *(ROOT / "train.py", "--config", ROOT / "configs" / "bigram.py", *QUICK),
+        "--config.data.path=few.txt",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "bigram" / "summary.json").exists()
+
+
+def test_overrides_may_stand_before_the_config_and_apart_from_their_value(tmp_path):
+    done = run(
+        *("train.py", "--config.seed", "5", "--config.data.block_size=None", *QUICK),
+        *("--config.data.dedup", "--config", "configs/bigram.py", "--workdir", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert (config["seed"], config["data"]["dedup"]) == (5, True)
+    assert config["data"]["block_size"] == 15  # what the data gave
+
+
+def test_samples_as_text_are_sorted_by_place(trained):
+    done = run("sample.py", "--workdir", trained[0], "--num", "5")
+    assert done.returncode == 0
+    assert re.match(r"(in (train|dev|test)|new):\n  ", done.stdout)
+
+
+def test_samples_as_json_and_their_score(trained, names):
+    """log_prob is what --score gives, found_in is true, the prompt comes first."""
+    flags = ("--format", "json", "--prompt", "an", "--top_k", "9", "--top_p", "0.9")
+    done = run("sample.py", "--workdir", trained[0], "--num", "50", *flags)
+    drawn = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(drawn) == 50
+    texts = [line["text"] for line in drawn]
+    assert all(text.startswith("an") for text in texts)
+    assert [line["found_in"] for line in drawn] == names_of(trained[0]).found_in(texts)
+
+    flags = ("--score", "-", "--format", "json")
+    done = run("sample.py", "--workdir", trained[0], *flags, stdin="\n".join(texts) + "\n\n")
+    *scored, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in scored] == texts
+    for line, known in zip(scored, drawn, strict=True):
+        assert line["log_prob"] == pytest.approx(known["log_prob"], abs=1e-4)
+        assert line["loss"] == pytest.approx(-line["log_prob"] / (len(line["text"]) + 1))
+    tokens = sum(len(text) + 1 for text in texts)
+    summary = last["summary"]
+    assert (summary["lines"], summary["tokens"]) == (50, tokens)
+    assert summary["loss"] == pytest.approx(-sum(s["log_prob"] for s in scored) / tokens)
+
+
+def names_of(workdir):
+    """The data of a run."""
+    from makemore_jax import data
+    from makemore_jax.config import from_json
+
+    config = from_json(json.loads((workdir / "config.json").read_text())["config"])
+    config.data.path = str(ROOT / "names.txt")
+    return data.load(config.data, config.seed)
+
+
+def test_score_of_the_test_split_is_the_test_loss(trained, tmp_path):
+    """Scoring the very lines gives the number that training printed."""
+    summary = json.loads((trained[0] / "summary.json").read_text())
+    lines = "\n".join(names_of(trained[0]).words["test"])
+    (tmp_path / "test.txt").write_text(lines)
+    flags = ("--score", tmp_path / "test.txt", "--format", "json")
+    done = run("sample.py", "--workdir", trained[0], *flags)
+    last = json.loads(done.stdout.splitlines()[-1])["summary"]
+    assert last["loss"] == pytest.approx(summary["test_loss"], abs=1e-5)
+
+
+def test_seeds_and_checkpoints(trained):
+    def drawn(*flags):
+        done = run("sample.py", "--workdir", trained[0], "--format", "json", *flags)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert drawn() == drawn("--num", "20", "--checkpoint", "best")
+    assert drawn() != drawn("--seed", "4")
+    new = [json.loads(line) for line in drawn("--new_only", "--num", "9").splitlines()]
+    assert [line["found_in"] for line in new] == ["new"] * 9
+
+
+def test_sampling_without_the_data_says_so(trained, tmp_path):
+    """A run that was carried to another machine still speaks; it can't say what is new."""
+    content = json.loads((trained[0] / "config.json").read_text())
+    intact = (trained[0] / "config.json").read_text()
+    content["data_file"] = str(tmp_path / "gone.txt")
+    (trained[0] / "config.json").write_text(json.dumps(content))
+    try:
+        done = run("sample.py", "--workdir", trained[0], "--format", "json")
+        assert done.returncode == 0
+        assert "gone.txt is gone or has changed" in done.stderr
+        assert json.loads(done.stdout.splitlines()[0])["found_in"] is None
+        done = run("sample.py", "--workdir", trained[0], "--new_only")
+        assert (done.returncode, done.stdout) == (2, "")
+    finally:
+        (trained[0] / "config.json").write_text(intact)
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_help(script):
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
+    if script == "train.py":
+        assert "optimizer.learning_rate (0.0005)" in done.stdout
+
+
+# Bad input: one line on stderr, exit code 2, nothing written.
+
+CONFIG = ("--config", "configs/bigram.py")
+BAD_TRAIN = [
+    ((), "--config is missing"),
+    (("--config", "configs/bigrm.py"), "does not exist; did you mean configs/bigram.py?"),
+    (("configs/bigram.py",), "--config is missing"),
+    ((*CONFIG, "configs/gru.py"), "not a flag; did you mean --config=configs/gru.py?"),
+    ((*CONFIG, "--wrkdir=x"), "wrkdir"),
+    ((*CONFIG, "--config.model.n_emb=3"), "model.n_emb: no such field; did you mean model.n_embd?"),
+    ((*CONFIG, "--config.n_layer=3"), "n_layer: no such field; did you mean model.n_layer?"),
+    ((*CONFIG, "--config.model=3"), "--config.model: no such field"),
+    ((*CONFIG, "--config.train.steps=1e3"), "train.steps: '1e3' is not an integer; write 1000"),
+    ((*CONFIG, "--config.data.dedup=maybe"), "data.dedup: 'maybe' is neither true nor false"),
+    ((*CONFIG, "--config.train.batch_size=0"), "train.batch_size: 0 must be at least 1"),
+    ((*CONFIG, "--config.optimizer.learning_rate=nan"), "nan is not a finite number"),
+    (("--config", "configs/transformer.py", "--config.model.n_embd=30"), "divisible by"),
+    ((*CONFIG, "--config.model.kind=lstmm"), "did you mean lstm?"),
+    ((*CONFIG, "--config.data.kind=words"), 'data.kind: "words" is not one of lines'),
+    ((*CONFIG, "--config.data.path=name.txt"), "does not exist; did you mean names.txt?"),
+    ((*CONFIG, "--config.data.path=configs"), "configs is a folder, not a text file"),
+    ((*CONFIG, "--config.data.path={tmp}/empty"), "is empty"),
+    ((*CONFIG, "--config.data.path={tmp}/blank"), "is empty"),
+    ((*CONFIG, "--config.data.path={tmp}/one"), "has 1 line, too few: the holdout split"),
+    ((*CONFIG, "--config.data.path={tmp}/latin"), "is not utf-8 at byte 3"),
+    ((*CONFIG, "--config.data.encoding=utf-99"), 'data.encoding: "utf-99"'),
+    ((*CONFIG, "--config.data.block_size=5"), "5 is too short for the line 'elizabethgrace'"),
+    ((*CONFIG, "--config.mesh.data=3"), "mesh.data: 3 devices are asked for, 1 are here"),
+    ((*CONFIG, "--config.mesh.model=2"), "mesh.model: 2 must be 1"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of which no data can be made."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "empty").write_bytes(b"")
+    (folder / "blank").write_bytes(b" \n\n")
+    (folder / "one").write_bytes(b"anna\n")
+    (folder / "latin").write_bytes("Jos\u00e9\nAna\nEva\nZoe\n".encode("latin-1"))
+    return folder
+
+
+def assert_one_line(done, script, message):
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{script}: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_TRAIN)
+def test_bad_input_to_train(flags, message, files, tmp_path):
+    workdir = tmp_path / "run"
+    flags = [flag.format(tmp=files) for flag in flags]
+    assert_one_line(run("train.py", "--workdir", workdir, *flags), "train.py", message)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", "the file fails with division by zero"),
+        ("def get_config(:\n", "the file fails with invalid syntax"),
+        ("x = 3\n", "has no attribute 'get_config'"),
+        ("def get_config():\n    return {}\n", "get_config() gives dict, not a Config"),
+    ],
+)
+def test_config_files_that_fail(content, message, tmp_path):
+    (tmp_path / "broken.py").write_text(content)
+    flags = ("--config", tmp_path / "broken.py", "--workdir", tmp_path / "run")
+    assert_one_line(run("train.py", *flags), "train.py", message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--config", "configs/gru.py"), 'model.kind: {run} holds a run with "bigram", not "gru"'),
+        ((*CONFIG, "--config.seed=4"), "seed: {run} holds a run with 3407, not 4"),
+        ((*CONFIG, "--config.data.dedup=true"), "data.dedup: {run} holds a run with false"),
+        ((*CONFIG, "--config.data.path={files}/other"), "is not the file that the run in"),
+    ],
+)
+def test_a_workdir_that_holds_another_run(flags, message, trained, files):
+    (files / "other").write_text((ROOT / "names.txt").read_text() + "aaaa\n")
+    before = {p: p.stat().st_mtime_ns for p in trained[0].rglob("*")}
+    flags = [flag.format(files=files) for flag in flags]
+    done = run("train.py", *flags, "--workdir", trained[0])
+    assert_one_line(done, "train.py", message.format(run=trained[0]))
+    assert {p: p.stat().st_mtime_ns for p in trained[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize("workdir", ["/proc/run", "{files}/one", "{files}/one/run"])
+def test_a_workdir_that_cannot_be_written(workdir, files):
+    done = run("train.py", *CONFIG, "--workdir", workdir.format(files=files))
+    assert_one_line(done, "train.py", "can't be written")
+
+
+BAD_SAMPLE = [
+    (("--prompt", "anZé"), "--prompt: training never saw 'Z', 'é'"),
+    (("--prompt", "a" * 15), "--prompt: 15 characters are too many"),
+    (("--temperature", "-0.1"), "--temperature: -0.1 must be a number, 0 or above"),
+    (("--temperature", "nan"), "--temperature: nan must be a number, 0 or above"),
+    (("--top_p", "0"), "--top_p: 0.0 must be above 0 and at most 1"),
+    (("--top_p", "1.5"), "--top_p: 1.5 must be above 0 and at most 1"),
+    (("--top_k", "0"), "--top_k: 0 must be at least 1"),
+    (("--num", "0"), "--num: 0 must be at least 1"),
+    (("--num", "many"), "--num"),
+    (("--seed", "-1"), "--seed: -1 must be between 0 and 4294967295"),
+    (("--checkpoint", "first"), "--checkpoint"),
+    (("--score", "{files}/none"), "--score: {files}/none does not exist"),
+    (("--score", "{files}/blank"), "--score: {files}/blank has no lines"),
+    (("--score", "{files}/latin"), "--score: {files}/latin is not utf-8 at byte 3"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_SAMPLE)
+def test_bad_input_to_sample(flags, message, trained, files):
+    flags = [flag.format(files=files) for flag in flags]
+    done = run("sample.py", "--workdir", trained[0], *flags)
+    assert_one_line(done, "sample.py", message.format(files=files))
+
+
+def test_sample_without_a_run(trained, tmp_path):
+    assert_one_line(run("sample.py"), "sample.py", "--workdir is missing")
+    done = run("sample.py", "--workdir", tmp_path / "none")
+    assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'none'} holds no run")
+    done = run("sample.py", "--workdir", str(trained[0]) + "s")
+    assert_one_line(done, "sample.py", f"did you mean {trained[0]}?")
+    assert not (tmp_path / "none").exists()
+
+
+def test_sample_of_a_run_that_has_saved_nothing_yet(trained, tmp_path):
+    for name in ("config.json", "vocab.json"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    done = run("sample.py", "--workdir", tmp_path)
+    assert_one_line(done, "sample.py", "no checkpoint has been saved yet")
+
+
+def test_sample_of_damaged_files(trained, tmp_path):
+    content = (trained[0] / "config.json").read_bytes()
+    (tmp_path / "vocab.json").write_text(json.dumps(list("abc")))
+    (tmp_path / "config.json").write_bytes(content[:100])
+    done = run("sample.py", "--workdir", tmp_path)
+    assert_one_line(done, "sample.py", "holds a damaged run")
+    (tmp_path / "config.json").write_bytes(content)
+    done = run("sample.py", "--workdir", tmp_path)
+    assert_one_line(done, "sample.py", "vocab.json is not the one of its config.json")
+
+
+def test_a_vocabulary_decodes_what_it_encodes():
+    vocab = Vocab(tuple("añb"))
+    assert vocab.decode([*vocab.encode("bañ"), 0, 1]) == "bañ"
+    assert vocab.unknown("bxax") == ["x"]

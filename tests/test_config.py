@@ -1,0 +1,124 @@
+"""The config: fixed names, JSON there and back, and every value checked."""
+
+import dataclasses
+import json
+
+import pytest
+from conftest import FAMILIES, ROOT
+
+from makemore_jax import config as config_lib
+from makemore_jax import models
+from makemore_jax.config import Config
+from makemore_jax.errors import UserError
+
+# Scripts rely on these names and defaults.
+FIXED = {
+    "seed": 3407,
+    "data.path": "names.txt",
+    "data.kind": "lines",
+    "data.split": "holdout",
+    "data.dedup": False,
+    "data.block_size": None,
+    "model.n_layer": 4,
+    "model.n_head": 4,
+    "model.n_embd": 64,
+    "model.n_embd2": 64,
+    "model.dropout": 0.0,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 5e-4,
+    "optimizer.b1": 0.9,
+    "optimizer.b2": 0.99,
+    "optimizer.weight_decay": 0.01,
+    "train.batch_size": 32,
+    "mesh.data": -1,
+    "mesh.model": 1,
+}
+
+
+def set_field(config: Config, name: str, value) -> None:
+    group, _, leaf = name.rpartition(".")
+    setattr(getattr(config, group) if group else config, leaf, value)
+
+
+def test_names_and_defaults():
+    flat = config_lib.flatten(Config())
+    assert FIXED.items() <= flat.items()
+    assert flat.keys() == config_lib.field_types().keys()
+    also = {"model.kind", "optimizer.schedule", "optimizer.warmup_steps", "optimizer.grad_clip"}
+    every = {f"train.{n}_every" for n in ("log", "eval", "sample", "checkpoint")}
+    assert also | every | {"train.steps", "train.num_samples"} <= flat.keys()
+
+
+def test_json_there_and_back():
+    config = Config(seed=5)
+    set_field(config, "data.path", "naïve ö.txt")
+    set_field(config, "data.block_size", 17)
+    set_field(config, "optimizer.learning_rate", 1e-7)
+    set_field(config, "optimizer.grad_clip", 0.5)
+    text = json.dumps(config_lib.to_json(config))
+    assert config_lib.from_json(json.loads(text)) == config
+    assert config_lib.from_json(config_lib.to_json(Config())) == Config()
+
+
+def test_json_with_an_unknown_field_is_refused():
+    with pytest.raises(UserError, match=r"model.n_embd3: no such field; did you mean model.n_embd"):
+        config_lib.from_json({"model": {"n_embd3": 3}})
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_each_family_has_a_config_file_with_its_story(kind):
+    scope = {}
+    source = (ROOT / "configs" / f"{kind}.py").read_text()
+    exec(compile(source, kind, "exec"), scope)
+    config = scope["get_config"]()
+    config_lib.validate(config)
+    assert config.model.kind == kind
+    assert models.create(config.model, 27, 16).__class__ is models.MODELS[kind]
+    for word in (f"python train.py --config configs/{kind}.py", "seconds", "test loss"):
+        assert word in scope["__doc__"]
+
+
+def test_config_files_are_those_of_the_families():
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", -1, "seed: -1 must be between 0 and 4294967295"),
+        ("seed", 1.5, "seed: 1.5 is not of type int"),
+        ("seed", True, "seed: True is not of type int"),
+        ("data.path", 3, "data.path: 3 is not of type str"),
+        ("data.split", "houldout", 'data.split: "houldout" is not one of .*; did you mean holdout'),
+        ("data.block_size", 0, "data.block_size: 0 must be at least 1"),
+        ("data.block_size", "8", "data.block_size: '8' is not of type int or None"),
+        ("model.n_layer", 0, "model.n_layer: 0 must be at least 1"),
+        ("model.n_embd", 66, "model.n_embd: 66 must be divisible by model.n_head=4"),
+        ("model.dropout", 1.0, "model.dropout: 1.0 must be at least 0 and below 1"),
+        ("optimizer.name", "adam", 'optimizer.name: "adam" is not one of .*; did you mean adamw'),
+        ("optimizer.learning_rate", float("nan"), "learning_rate: nan is not a finite number"),
+        ("optimizer.learning_rate", float("inf"), "learning_rate: inf is not a finite number"),
+        ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: 0.0 must be above 0"),
+        ("optimizer.b2", 1.0, "optimizer.b2: 1.0 must be at least 0 and below 1"),
+        ("optimizer.weight_decay", -0.1, "optimizer.weight_decay: -0.1 must be at least 0"),
+        ("optimizer.schedule", "linear", 'optimizer.schedule: "linear" is not one of'),
+        ("optimizer.warmup_steps", -1, "optimizer.warmup_steps: -1 must be at least 0"),
+        ("optimizer.grad_clip", 0.0, "optimizer.grad_clip: 0.0 must be above 0"),
+        ("train.batch_size", 0, "train.batch_size: 0 must be at least 1"),
+        ("train.steps", 0, "train.steps: 0 must be at least 1"),
+        ("train.eval_every", 0, "train.eval_every: 0 must be at least 1"),
+        ("mesh.data", 0, "mesh.data: 0 must be -1 or at least 1"),
+    ],
+)
+def test_bad_values_are_named(name, value, message):
+    config = Config()
+    set_field(config, name, value)
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+def test_dropout_without_a_transformer():
+    config = Config()
+    config.model = dataclasses.replace(config.model, kind="gru", dropout=0.1)
+    with pytest.raises(UserError, match=r"model.dropout: only the transformer has it, not 'gru'"):
+        config_lib.validate(config)

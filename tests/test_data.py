@@ -1,0 +1,226 @@
+"""From text to integers: the splits are the published ones, the examples are makemore's."""
+
+import hashlib
+import http.server
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import published, run
+
+from makemore_jax import data
+from makemore_jax.config import DataConfig
+from makemore_jax.data import download, lines, splits, text_file
+from makemore_jax.errors import UserError
+
+# torch 2.13: torch.manual_seed(3407); torch.randperm(32033)
+TORCH_FIRST = [18545, 10853, 360, 10522, 2312, 27407]
+TORCH_LAST = [5509, 2957, 9964, 30618, 16636, 29400]
+
+
+def write(folder, content, encoding="utf-8"):
+    path = folder / "lines.txt"
+    path.write_bytes(content.encode(encoding))
+    return str(path)
+
+
+def test_randperm_is_torchs():
+    order = splits.torch_randperm(32033, 3407)
+    assert order[:6].tolist() == TORCH_FIRST
+    assert order[-6:].tolist() == TORCH_LAST
+    assert sorted(order) == list(range(32033))
+
+
+def test_makemore_split_of_makemores_list():
+    config = DataConfig(path=str(published("names")), split="makemore")
+    dataset = data.load(config, seed=3407)
+    words = published("names").read_text().split()
+    assert [dataset.splits[k].size for k in ("train", "dev", "test")] == [31033, 1000, 1000]
+    assert dataset.words["test"] == dataset.words["dev"]
+    assert dataset.words["train"][:6] == [words[i] for i in TORCH_FIRST]
+    assert dataset.words["test"][-6:] == [words[i] for i in TORCH_LAST]
+    assert (dataset.vocab.size, dataset.block_size) == (27, 16)
+
+
+def test_makemore_split_of_a_short_list_takes_a_tenth():
+    indices = splits.makemore(57, seed=1)
+    assert len(indices["test"]) == 5
+    assert len(indices["train"]) == 52
+
+
+def test_lecture_split_of_makemores_list():
+    """Each character and each end of a line is one of the lecture's examples."""
+    config = DataConfig(path=str(published("names")), split="lecture")
+    dataset = data.load(config, seed=3407)
+    examples = [sum(len(w) + 1 for w in dataset.words[k]) for k in ("train", "dev", "test")]
+    assert examples == [182_625, 22_655, 22_866]
+    assert dataset.words["train"][:3] == ["yuheng", "diondre", "xavien"]
+
+
+@pytest.mark.parametrize("split", splits.SPLITS)
+@pytest.mark.parametrize("n", [20, 1009])
+def test_splits_cover_every_line_once(split, n):
+    indices = splits.SPLITS[split](n, 5)
+    parts = [indices["train"], indices["test"]]
+    if split != "makemore":  # whose dev is its test
+        parts.append(indices["dev"])
+    assert sorted(np.concatenate(parts)) == list(range(n))
+
+
+def test_holdout_is_90_5_5_and_another_seed_is_another_split():
+    first, second = splits.holdout(1000, 1), splits.holdout(1000, 2)
+    assert [len(first[k]) for k in ("train", "dev", "test")] == [900, 50, 50]
+    assert set(first["test"]) != set(second["test"])
+
+
+def test_dedup(tmp_path):
+    config = DataConfig(path=str(published("names")), dedup=True)
+    dataset = data.load(config, seed=1)
+    words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
+    assert len(words) == len(set(words)) == 29_494
+
+
+def test_examples_are_makemores():
+    vocab = text_file.Vocab(("a", "b", "c"))
+    split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)
+    inputs, targets = split.take(jnp.array([2, 0, 1]))
+    assert inputs.tolist() == [[0, 3, 2, 1, 0], [0, 1, 2, 0, 0], [0, 3, 0, 0, 0]]
+    assert targets.tolist() == [[3, 2, 1, 0, -1], [1, 2, 0, -1, -1], [3, 0, -1, -1, -1]]
+    assert split.stream.dtype == np.uint8
+
+
+def test_every_line_of_names_survives_encoding(names):
+    for name, split in names.splits.items():
+        inputs, targets = map(np.asarray, split.take(jnp.arange(split.size)))
+        assert [names.vocab.decode(row[1:]) for row in inputs.tolist()] == names.words[name]
+        assert [names.vocab.decode(row) for row in targets.tolist()] == names.words[name]
+        assert (inputs[:, 0] == 0).all()
+
+
+def test_a_batch_is_drawn_from_the_key_alone(names):
+    split = names.splits["train"]
+    first = data.draw(split, jax.random.key(1), 7)
+    again = data.draw(split, jax.random.key(1), 7)
+    other = data.draw(split, jax.random.key(2), 7)
+    assert (first[0] == again[0]).all()
+    assert not (first[0] == other[0]).all()
+
+
+def test_draws_are_uniform_with_replacement():
+    vocab = text_file.Vocab(tuple("abcdefg"))
+    split = lines.encode(list("abcdefg"), vocab, 2)
+    inputs, _ = data.draw(split, jax.random.key(0), 7000)
+    counts = np.bincount(np.asarray(inputs)[:, 1], minlength=8)[1:]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 22.5  # chi-square, 6 degrees, p = 0.001
+
+
+def test_many_characters_take_a_wider_integer(tmp_path):
+    words = [chr(0x4E00 + i) + "x" for i in range(400)]
+    dataset = data.load(DataConfig(path=write(tmp_path, "\n".join(words))), seed=1)
+    assert dataset.splits["train"].stream.dtype == np.uint16
+    inputs, _ = dataset.splits["train"].take(jnp.array([3]))
+    assert dataset.vocab.decode(inputs[0, 1:].tolist()) == dataset.words["train"][3]
+
+
+def test_byte_order_mark_carriage_returns_and_blank_lines(tmp_path):
+    content = "\ufeffanna\r\n\r\n  bob \r\n\nclé\r\ndora\r\n"
+    dataset = data.load(DataConfig(path=write(tmp_path, content)), seed=1)
+    words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
+    assert sorted(words) == ["anna", "bob", "clé", "dora"]
+    assert dataset.vocab.chars == tuple(sorted(set("annabobclédora")))
+
+
+def test_other_encodings(tmp_path):
+    path = write(tmp_path, "José\nZoë\nAna\nEva\n", "latin-1")
+    dataset = data.load(DataConfig(path=path, encoding="latin-1"), seed=1)
+    assert "é" in dataset.vocab.chars
+    with pytest.raises(UserError, match=r"is not utf-8 at byte 3"):
+        data.load(DataConfig(path=path), seed=1)
+
+
+def test_found_in(names):
+    first = {k: names.words[k][0] for k in ("train", "dev", "test")}
+    assert names.found_in([*first.values(), "qqqq"]) == ["train", "dev", "test", "new"]
+    assert names.by_place(["qqqq", first["dev"]])["in dev"] == [first["dev"]]
+
+
+# The download, against a server on this machine.
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAKEMORE_DATA", raising=False)
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+@pytest.fixture
+def source(server, monkeypatch):
+    """A small text on the server that passes for makemore's list."""
+    folder, url = server
+    content = b"emma\nolivia\n"
+    (folder / "names.txt").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    known = download.Source("makemore_names.txt", f"{url}/names.txt", sha256)
+    monkeypatch.setitem(download.SOURCES, "names", known)
+    return folder / "names.txt"
+
+
+def test_download_keeps_the_file_and_does_not_fetch_it_twice(source, tmp_path):
+    path = download.download("names", tmp_path / "data")
+    assert path.read_bytes() == source.read_bytes()
+    source.unlink()  # so that a second fetch would fail
+    assert download.download("names", tmp_path / "data") == path
+    assert [p.name for p in path.parent.iterdir()] == ["makemore_names.txt"]
+
+
+def test_download_refuses_another_text_and_leaves_nothing(source, tmp_path):
+    source.write_bytes(b"emma\nmallory\n")
+    with pytest.raises(UserError, match="not the text expected"):
+        download.download("names", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_download_without_a_server_says_so(source, tmp_path):
+    with pytest.raises(UserError, match="can't be fetched"):
+        download.download("names", tmp_path / "data", url=download.SOURCES["names"].url + "x")
+    assert not (tmp_path / "data").exists()
+
+
+def test_download_takes_what_makemore_data_holds(source, tmp_path, monkeypatch):
+    (tmp_path / "makemore_names.txt").write_bytes(source.read_bytes())
+    monkeypatch.setenv("MAKEMORE_DATA", str(tmp_path))
+    assert download.download("names", tmp_path / "data") == tmp_path / "makemore_names.txt"
+    assert not (tmp_path / "data").exists()
+
+
+def test_download_command(tmp_path):
+    """As a user calls it: the text's own sha256, from a file of another content."""
+    (tmp_path / "other.txt").write_text("x")
+    url = (tmp_path / "other.txt").as_uri()
+    folder = tmp_path / "data"
+    command = ("-m", "makemore_jax.data.download", "shakespeare", "--folder", folder, "--url", url)
+    done = run(*command, MAKEMORE_DATA="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("download: file://")
+    assert "not the text expected" in done.stderr
+    assert not folder.exists()
+
+
+def test_published_texts_are_the_ones_expected():
+    for name, known in download.SOURCES.items():
+        assert hashlib.sha256(published(name).read_bytes()).hexdigest() == known.sha256

@@ -1,0 +1,204 @@
+"""Whole runs: what they write, that they can be resumed exactly, and how they end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from conftest import FAMILIES, ROOT, assert_same, run, small_config
+
+from makemore_jax import data, models
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import Config
+from makemore_jax.errors import Diverged
+from makemore_jax.training import loop
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+
+
+def final_state(config: Config, folder) -> state_lib.TrainState:
+    """The latest state of a run."""
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    like = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
+    return Checkpoints(folder, read_only=True).restore("latest", like)
+
+
+def read_metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+TRAIN_ALL = """
+import sys
+sys.path.insert(0, "tests")
+from conftest import FAMILIES, small_config
+from makemore_jax.training import loop
+
+for kind in FAMILIES:
+    config = small_config(kind, steps=int(sys.argv[2]), log_every=10)
+    loop.train(config, f"{sys.argv[1]}/{kind}")
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every family trained for 20 steps: in one go, and with a restart in a new process."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, steps in (("whole", 20), ("halves", 10), ("halves", 20)):
+        done = run("-c", TRAIN_ALL, folder / name, steps)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not(runs, kind):
+    config = small_config(kind, steps=20)
+    whole = final_state(config, runs / "whole" / kind)
+    assert int(whole.step) == 20
+    assert_same(final_state(config, runs / "halves" / kind), whole)
+    samples = [(runs / name / kind / "samples.txt").read_text() for name in ("whole", "halves")]
+    assert samples[1].endswith(samples[0])
+    summaries = [
+        json.loads((runs / name / kind / "summary.json").read_text())
+        for name in ("whole", "halves")
+    ]
+    for field in ("train_loss", "dev_loss", "test_loss", "steps", "best_step"):
+        assert summaries[0][field] == summaries[1][field]
+
+
+def test_what_a_run_writes(runs):
+    folder = runs / "whole" / "gru"
+    names = {path.name for path in folder.iterdir()}
+    expected = {"config.json", "vocab.json", "metrics.jsonl", "summary.json", "samples.txt"}
+    assert expected | {"checkpoints"} <= names
+    assert sum(name.startswith("events.out.") for name in names) == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == summary["best_step"] == 20
+    assert summary["num_params"] == state_lib.num_params(
+        final_state(small_config("gru", steps=20), folder).params
+    )
+    assert 1 < summary["train_loss"] < summary["dev_loss"] + 1 < 5
+    assert summary["seconds"] > 0
+    assert summary["device"] == "1 cpu"
+    assert summary["versions"]["jax"] == jax.__version__
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines] == [10, 20, 20]
+    assert {"train_loss", "learning_rate", "steps_per_second", "seconds"} <= lines[0].keys()
+    assert lines[2]["dev_loss"] == summary["dev_loss"]
+    vocab = json.loads((folder / "vocab.json").read_text())
+    assert vocab == list("abcdefghijklmnopqrstuvwxyz")
+    assert (folder / "samples.txt").read_text().startswith("step 20, samples\n")
+
+
+def test_tensorboard_reads_the_curves(tmp_path):
+    """Also of a resumed run, in which nothing may stand twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small_config("bigram", steps=10, log_every=5, eval_every=10)
+    loop.train(config, str(tmp_path))
+    config.train.steps = 20
+    loop.train(config, str(tmp_path))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [e.step for e in events.Scalars("train_loss")] == [5, 10, 15, 20]
+    assert [e.step for e in events.Scalars("dev_loss")] == [10, 20]
+    losses = [line["train_loss"] for line in read_metrics(tmp_path) if "train_loss" in line]
+    assert [e.value for e in events.Scalars("train_loss")] == pytest.approx(losses)
+
+
+def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
+    """Lines after the last checkpoint, and a line that was being written, do not stay."""
+    config = small_config("bigram", steps=10, log_every=5, eval_every=10)
+    loop.train(config, str(tmp_path))
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 15, "train_loss": 9.0}\n{"step": 20, "tra')
+    with (tmp_path / "samples.txt").open("a") as file:
+        file.write("step 15, samples\n  new: zzz\n")
+    config.train.steps = 20
+    loop.train(config, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [5, 10, 10, 15, 20, 20]
+    assert "zzz" not in (tmp_path / "samples.txt").read_text()
+    seconds = [line["seconds"] for line in read_metrics(tmp_path) if "seconds" in line]
+    assert seconds == sorted(seconds)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
+    config = small_config("bigram", steps=10)
+    first = loop.train(config, str(tmp_path))
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    again = loop.train(config, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    assert again["test_loss"] == first["test_loss"]
+    assert "going on from step 10" in capsys.readouterr().out
+
+
+def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
+    """With a learning rate that rises until it harms, the best is an early one."""
+    config = small_config("bigram", steps=60, log_every=10, eval_every=10)
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 600.0, 60
+    summary = loop.train(config, str(tmp_path))
+    dev = {line["step"]: line["dev_loss"] for line in read_metrics(tmp_path) if "dev_loss" in line}
+    assert summary["best_step"] == min(dev, key=dev.get) < 60
+    assert summary["dev_loss"] == pytest.approx(min(dev.values()), abs=1e-6)
+
+
+def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
+    config = small_config("mlp", steps=200, log_every=10, eval_every=20)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e20
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower"):
+        loop.train(config, str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    """Bit for bit, wherever the signal came."""
+    config = small_config("rnn", steps=4000, log_every=10, eval_every=4000)
+    config.train.checkpoint_every = 4000
+    flags = [f"--config.train.{n}={getattr(config.train, n)}" for n in ("steps", "log_every")]
+    flags += [f"--config.train.{n}_every=4000" for n in ("eval", "checkpoint", "sample")]
+    flags += ["--config.seed=11", "--config.model.n_embd=10", "--config.model.n_embd2=11"]
+    flags += ["--config.train.batch_size=5", "--config.model.n_layer=2", "--config.model.n_head=2"]
+    command = [sys.executable, "train.py", "--config", "configs/rnn.py", *flags]
+    stopped = tmp_path / "stopped"
+    with subprocess.Popen(
+        [*command, "--workdir", stopped], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (stopped / "metrics.jsonl").exists() or not read_metrics(stopped):
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    step = Checkpoints(stopped, read_only=True).steps()["latest"]
+    assert 0 < step < 4000
+    assert f"SIGTERM: saved at step {step}" in errors
+    for folder in (stopped, tmp_path / "whole"):
+        done = run(*command[1:], "--workdir", folder)
+        assert done.returncode == 0, done.stderr
+    assert_same(final_state(config, stopped), final_state(config, tmp_path / "whole"))
+    assert read_metrics(stopped)[-1] == read_metrics(tmp_path / "whole")[-1]
+
+
+def test_eight_devices_compute_what_one_does(tmp_path):
+    """Batches spread over eight virtual devices: the same losses, up to the order of sums."""
+    losses = {}
+    for devices in (1, 8):
+        folder = tmp_path / str(devices)
+        count = f"--xla_force_host_platform_device_count={devices}"
+        done = run(
+            *("train.py", "--config", "configs/gru.py", "--workdir", folder),
+            *("--config.train.steps=20", "--config.train.log_every=1"),
+            XLA_FLAGS=count,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"on {devices} cpu" in done.stdout
+        losses[devices] = [m["train_loss"] for m in read_metrics(folder) if "train_loss" in m]
+    assert len(losses[1]) == 20
+    assert losses[8] == pytest.approx(losses[1], rel=1e-5)

@@ -1,0 +1,226 @@
+"""What every model promises: three methods that agree, causality, PyTorch's initial values."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import BLOCK, FAMILIES, VOCAB, assert_close, small_config, small_model
+
+from makemore_jax import models
+from makemore_jax.config import Config, ModelConfig
+from makemore_jax.errors import UserError
+from makemore_jax.models.layers import layer_norm, linear
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.step import make_train_step
+
+B, T = 3, 5
+
+# makemore's sizes on makemore's list: 27 tokens, context 16. The six that makemore has are
+# published; lstm is four gates where gru has three, and one more first state.
+NUM_PARAMS = {
+    "bigram": 729,
+    "bow": 12_827,
+    "rnn": 11_803,
+    "mlp": 69_147,
+    "gru": 28_315,
+    "lstm": 28_315 + 128 * 64 + 64 + 64,
+    "transformer": 204_544,
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_step_equals_call(kind):
+    model, params = small_model(kind)
+    tokens = jax.random.randint(jax.random.key(1), (B, BLOCK), 0, VOCAB)
+    at_once = jax.jit(model.apply)({"params": params}, tokens)
+    assert at_once.shape == (B, BLOCK, VOCAB)
+    carry = model.apply({"params": params}, B, method="init_carry")
+    step = jax.jit(partial(model.apply, {"params": params}, method="step"))
+    for t in range(BLOCK):
+        carry, logits = step(carry, tokens[:, t])
+        assert_close(logits, at_once[:, t])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_no_logit_depends_on_a_later_token(kind):
+    """By gradient: all tokens differ, so each row of the embedding stands for one position."""
+    model, params = small_model(kind)
+    tokens = jnp.arange(1, BLOCK + 1)[None]
+
+    def logits_at(rows, t):
+        other = {"logits": rows} if kind == "bigram" else {"wte": {"embedding": rows}}
+        return model.apply({"params": params | other}, tokens)[0, t].sum()
+
+    rows = params["logits"] if kind == "bigram" else params["wte"]["embedding"]
+    gradient = jax.jit(jax.grad(logits_at))
+    for t in range(BLOCK):
+        touched = np.abs(gradient(rows, t)).sum(axis=1)[1 : BLOCK + 1] > 0
+        assert not touched[t + 1 :].any(), f"position {t} sees {np.flatnonzero(touched)}"
+        first = {"bigram": t, "cnn": t - 3}.get(kind, 0)  # the two that do not see all
+        seen = range(max(first, 0), t + 1)
+        assert touched[list(seen)].all(), f"position {t} sees only {np.flatnonzero(touched)}"
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_one_batch_can_be_learnt_by_heart(kind):
+    """No input occurs twice with different targets, so even a bigram can reach a loss of 0."""
+    model, _ = small_model(kind)
+    inputs = jnp.array([[0, 1, 2, 3, 0, 0, 0], [0, 4, 5, 6, 7, 8, 0]])
+    targets = jnp.array([[-1, 2, 3, 0, -1, -1, -1], [4, 5, 6, 7, 8, 9, -1]])
+    optimizer = optax.adam(0.05)
+    state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
+    step = jax.jit(make_train_step(model, optimizer))
+    for _ in range(300):
+        state, metrics = step(state, (inputs, targets), jax.random.key(0))
+    assert metrics["train_loss"] < 0.02
+
+
+@pytest.mark.parametrize("kind", NUM_PARAMS)
+def test_number_of_parameters(kind):
+    model = models.create(ModelConfig(kind=kind), vocab_size=27, block_size=16)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16), jnp.int32))
+    assert state_lib.num_params(params) == NUM_PARAMS[kind]
+
+
+def test_linear_starts_as_in_pytorch():
+    """torch.nn.Linear: weight and bias uniform within 1 / sqrt(fan_in)."""
+    params = linear(25, 4001).init(jax.random.key(0), jnp.zeros((1, 25)))["params"]
+    for values in (params["kernel"], params["bias"]):
+        assert np.abs(values).max() <= 0.2
+        assert abs(values.mean()) < 0.01
+        assert abs(values.std() - 0.2 / 3**0.5) < 0.005  # of a uniform distribution
+
+
+@pytest.mark.parametrize("kind", ["mlp", "rnn", "transformer"])
+def test_embeddings_start_as_in_pytorch(kind):
+    """torch.nn.Embedding: N(0, 1). (flax's own would be narrower.)"""
+    model = models.create(ModelConfig(kind=kind), vocab_size=997, block_size=16)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
+    assert abs(params["wte"]["embedding"].std() - 1) < 0.01
+    assert abs(params["wte"]["embedding"].mean()) < 0.01
+
+
+def test_layer_norm_has_pytorchs_epsilon_and_an_exact_variance():
+    x = jnp.array([[1e-3, 2e-3, 4e-3], [1000.001, 1000.002, 1000.004]], jnp.float32)
+    norm = layer_norm()
+    y = norm.apply(norm.init(jax.random.key(0), x), x)
+    exact = np.asarray(x, np.float64)
+    centred = exact - exact.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    assert_close(y[0], expected[0], 1e-5)
+    assert_close(y[1], expected[1], 5e-2)  # float32 holds 1000.001 to 3e-5, of a spread of 1e-3
+
+
+def test_gru_is_makemores():
+    """By hand: reset before the product, and z is how much is replaced."""
+    model, params = small_model("gru")
+    cell, h = params["cell"], params["start"].repeat(B, axis=0)
+    tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
+    expected = []
+    for t in range(T):
+        x = params["wte"]["embedding"][tokens[:, t]]
+
+        def product(name, state, x=x):
+            return np.hstack([x, state]) @ cell[name]["kernel"] + cell[name]["bias"]
+
+        z = 1 / (1 + np.exp(-product("xh_to_z", h)))
+        r = 1 / (1 + np.exp(-product("xh_to_r", h)))
+        h = (1 - z) * h + z * np.tanh(product("xh_to_hbar", r * h))
+        expected.append(h @ params["lm_head"]["kernel"] + params["lm_head"]["bias"])
+    assert_close(model.apply({"params": params}, tokens), np.stack(expected, axis=1))
+
+
+def test_mlp_sees_the_nearest_token_first_and_blanks_before_the_start():
+    model, params = small_model("mlp")
+    tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
+    for t in range(T):
+        context = [tokens[:, t - k] if k <= t else np.full(B, VOCAB) for k in range(BLOCK)]
+        x = np.hstack([params["wte"]["embedding"][c] for c in context])
+        h = np.tanh(x @ params["mlp_0"]["kernel"] + params["mlp_0"]["bias"])
+        expected = h @ params["mlp_2"]["kernel"] + params["mlp_2"]["bias"]
+        assert_close(model.apply({"params": params}, tokens)[:, t], expected)
+
+
+def test_transformer_block_by_hand():
+    """Attention by a loop over heads and positions, GELU in its tanh form, norms before."""
+    config = small_config("transformer").model
+    config.n_layer = 1
+    model = models.create(config, VOCAB, BLOCK)
+    tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
+    params = model.init(jax.random.key(0), tokens)["params"]
+    block, hs = params["h_0"], config.n_embd // config.n_head
+
+    def dense(layer, x):
+        return x @ layer["kernel"] + layer.get("bias", 0)
+
+    def norm(layer, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * layer["scale"] + layer["bias"]
+
+    x = params["wte"]["embedding"][tokens] + params["wpe"]["embedding"][:T]
+    q, k, v = np.split(np.asarray(dense(block["attn"]["c_attn"], norm(block["ln_1"], x))), 3, -1)
+    y = np.zeros_like(q)
+    for b in range(B):
+        for head in range(config.n_head):
+            part = slice(head * hs, (head + 1) * hs)
+            for t in range(T):
+                weights = np.exp(k[b, : t + 1, part] @ q[b, t, part] / hs**0.5)
+                y[b, t, part] = weights / weights.sum() @ v[b, : t + 1, part]
+    x = x + dense(block["attn"]["c_proj"], y)
+    h = dense(block["mlp"]["c_fc"], norm(block["ln_2"], x))
+    h = 0.5 * h * (1 + np.tanh((2 / np.pi) ** 0.5 * (h + 0.044715 * h**3)))
+    x = x + dense(block["mlp"]["c_proj"], h)
+    expected = norm(params["ln_f"], x) @ params["lm_head"]["kernel"]
+    assert_close(model.apply({"params": params}, tokens), expected)
+
+
+def test_bow_averages_what_it_has_seen():
+    model, params = small_model("bow")
+    tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
+    x = params["wte"]["embedding"][tokens] + params["wpe"]["embedding"][:T]
+    mlp = params["context_block"]["mlp"]
+    for t in range(T):
+        y = x[:, t] + np.mean(x[:, : t + 1], axis=1)
+        h = np.tanh(y @ mlp["c_fc"]["kernel"] + mlp["c_fc"]["bias"])
+        y = y + h @ mlp["c_proj"]["kernel"] + mlp["c_proj"]["bias"]
+        expected = y @ params["lm_head"]["kernel"] + params["lm_head"]["bias"]
+        assert_close(model.apply({"params": params}, tokens)[:, t], expected)
+
+
+def test_cnn_sees_exactly_two_to_the_number_of_layers():
+    """The dilations double, so two layers see 4 tokens and not the fifth before."""
+    model, params = small_model("cnn", vocab_size=23, block_size=19)
+    tokens = jnp.arange(1, 20)[None]
+
+    def last_logit(rows):
+        return model.apply({"params": params | {"wte": {"embedding": rows}}}, tokens)[0, -1].sum()
+
+    grads = np.abs(jax.jit(jax.grad(last_logit))(params["wte"]["embedding"])).sum(axis=1)[1:20]
+    assert (grads[-4:] > 0).all()
+    assert (grads[:-4] == 0).all()
+
+
+def test_dropout_drops_in_training_only_and_depends_on_its_key():
+    config = small_config("transformer").model
+    config.dropout = 0.5
+    model = models.create(config, VOCAB, BLOCK)
+    tokens = jnp.ones((B, T), jnp.int32)
+    params = model.init(jax.random.key(0), tokens)["params"]
+
+    def logits(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, tokens, train=True, rngs=rngs)
+
+    assert (logits(1) == logits(1)).all()
+    assert not (logits(1) == logits(2)).all()
+    assert (
+        model.apply({"params": params}, tokens) == model.apply({"params": params}, tokens)
+    ).all()
+
+
+def test_unknown_kind_names_the_nearest():
+    with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
+        models.create(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)

@@ -1,0 +1,196 @@
+"""Drawing lines: the right frequencies, the right keys, and log-probabilities that are true."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BLOCK, FAMILIES, VOCAB, small_model
+
+from makemore_jax import models, sampling
+from makemore_jax.config import ModelConfig
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError
+from makemore_jax.sampling import Decoding, LanguageModel, draw_token, filter_logits
+
+CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
+KEY = jax.random.key(7)
+
+
+def small_lm(kind: str) -> LanguageModel:
+    model, params = small_model(kind)
+    return LanguageModel(model, params, CHARS, BLOCK)
+
+
+def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
+    """The language model whose next-token probabilities are the rows of a table."""
+    model = models.create(ModelConfig(kind="bigram"), len(table), block_size)
+    vocab = Vocab(CHARS.chars[: len(table) - 1])
+    with np.errstate(divide="ignore"):
+        return LanguageModel(model, {"logits": jnp.log(jnp.asarray(table))}, vocab, block_size)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_same_key_draws_the_same_lines_and_another_key_others(kind):
+    lm = small_lm(kind)
+    lines = sampling.sample(lm, KEY, 23)
+    assert lines == sampling.sample(lm, KEY, 23)
+    assert lines != sampling.sample(lm, jax.random.key(8), 23)
+    assert len({line.text for line in lines}) > 5
+
+
+def test_a_line_depends_on_its_number_alone(monkeypatch):
+    """Ten of fifty are the ten of ten, also where they are drawn in several calls."""
+    lm = small_lm("gru")
+    fifty = [line.text for line in sampling.sample(lm, KEY, 50)]
+    assert [line.text for line in sampling.sample(lm, KEY, 10)] == fifty[:10]
+    assert [line.text for line in sampling.sample(lm, KEY, 10, first=31)] == fifty[31:41]
+    monkeypatch.setattr(sampling, "MOST_AT_ONCE", 17)
+    assert [line.text for line in sampling.sample(lm, KEY, 50)] == fifty
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_log_prob_is_that_of_scoring_the_line(kind):
+    """What the loop adds up token by token is what the whole line gives at once."""
+    lm = small_lm(kind)
+    for decoding in (Decoding(), Decoding(0.5, top_k=5)):  # which bends the draw, not the model
+        drawn = sampling.sample(lm, KEY, 19, decoding=decoding)
+        scores = sampling.score(lm, [line.text for line in drawn])
+        np.testing.assert_allclose([line.log_prob for line in drawn], scores, atol=2e-4)
+
+
+def test_lines_end_and_the_longest_is_cut():
+    """A model that never ends a line by itself is ended at block_size - 1 characters."""
+    table = np.full((3, 3), 0.5)
+    table[:, 0] = 0
+    lines = sampling.sample(bigram_lm(table, block_size=5), KEY, 13)
+    assert {len(line.text) for line in lines} == {4}
+    table[:, 0] = 1
+    assert {line.text for line in sampling.sample(bigram_lm(table * [1, 0, 0]), KEY, 3)} == {""}
+
+
+def test_sampled_frequencies_agree_with_a_known_table():
+    """Chi-square of the characters that follow each character, with 1 - 1e-3 quantiles."""
+    table = np.random.RandomState(3).dirichlet([2.0] * 5, size=5)
+    table = 0.8 * table + 0.2 * np.eye(5)[0]  # every fifth character at least is an end
+    lm = bigram_lm(table, block_size=61)  # long enough that hardly any line is cut
+    lines = [line.text for line in sampling.sample(lm, KEY, 4000)]
+    counts = np.zeros((5, 5))
+    for line in lines:
+        tokens = [0, *lm.vocab.encode(line), 0]
+        np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
+    assert max(map(len, lines)) < 60
+    for row, expected in zip(counts, table, strict=True):
+        expected = expected * row.sum()
+        assert ((row - expected) ** 2 / expected).sum() < 18.47  # 4 degrees of freedom
+
+
+def test_temperature_bends_frequencies():
+    """At temperature 0.5 probabilities are squared and normed."""
+    logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
+    keys = jax.random.split(KEY, 20_000)
+    drawn = draw_token(keys, jnp.tile(logits, (20_000, 1)), Decoding(temperature=0.5))
+    expected = 20_000 * np.array([1, 4, 9, 16]) / 30
+    counts = np.bincount(drawn, minlength=4)
+    assert ((counts - expected) ** 2 / expected).sum() < 16.27  # 3 degrees of freedom, 1e-3
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 50])
+def test_top_k_never_leaves_its_set(top_k):
+    logits = jax.random.normal(KEY, (11, VOCAB))
+    filtered = filter_logits(logits, Decoding(top_k=top_k))
+    for row, kept in zip(logits, jnp.isfinite(filtered), strict=True):
+        expected = set(np.argsort(row)[::-1][:top_k].tolist())
+        assert set(np.flatnonzero(kept).tolist()) == expected
+    drawn = [
+        draw_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_k=top_k))
+        for i in range(200)
+    ]
+    assert jnp.isfinite(filtered)[jnp.arange(11), jnp.stack(drawn)].all()
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 1.0])
+def test_top_p_never_leaves_its_set(top_p):
+    """The set: the likeliest tokens, one by one, until they together reach p."""
+    logits = 2 * jax.random.normal(KEY, (11, VOCAB))
+    filtered = filter_logits(logits, Decoding(top_p=top_p))
+    for row, kept in zip(jax.nn.softmax(logits), jnp.isfinite(filtered), strict=True):
+        order, expected, mass = np.argsort(row)[::-1], set(), 0.0
+        for token in order.tolist():
+            if mass >= top_p:
+                break
+            expected.add(token)
+            mass += float(row[token])
+        assert set(np.flatnonzero(kept).tolist()) == expected
+    drawn = [
+        draw_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_p=top_p))
+        for i in range(200)
+    ]
+    assert jnp.isfinite(filtered)[jnp.arange(11), jnp.stack(drawn)].all()
+
+
+def test_equal_logits_do_not_widen_top_k():
+    filtered = filter_logits(jnp.zeros((2, VOCAB)), Decoding(top_k=3))
+    assert (jnp.isfinite(filtered).sum(axis=1) == 3).all()
+
+
+def test_temperature_zero_takes_the_likeliest():
+    lm = small_lm("lstm")
+    lines = sampling.sample(lm, KEY, 3, decoding=Decoding(temperature=0))
+    assert len(set(lines)) == 1
+    text = ""
+    while len(text) < BLOCK - 1:
+        tokens = jnp.array([[0, *CHARS.encode(text)]])
+        token = int(jnp.argmax(lm.model.apply({"params": lm.params}, tokens)[0, -1]))
+        if token == 0:
+            break
+        text += CHARS.decode([token])
+    assert lines[0].text == text
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_line_begins_with_the_prompt(kind):
+    lm = small_lm(kind)
+    lines = sampling.sample(lm, KEY, 17, prompt="dab")
+    assert all(line.text.startswith("dab") for line in lines)
+    assert len({line.text for line in lines}) > 3
+    full = sampling.sample(lm, KEY, 3, prompt="dabdab")  # leaves no room for more
+    assert {line.text for line in full} == {"dabdab"}
+
+
+def test_what_follows_a_prompt_has_the_right_frequencies():
+    """The prompt is fed through the carry: the first free token depends on the last forced one."""
+    table = np.random.RandomState(4).dirichlet([2.0] * 4, size=4)
+    lines = sampling.sample(bigram_lm(table, 40), KEY, 3000, prompt="cab")
+    follows = [CHARS.encode(line.text[3])[0] if len(line.text) > 3 else 0 for line in lines]
+    counts, expected = np.bincount(follows, minlength=4), 3000 * table[2]
+    assert ((counts - expected) ** 2 / expected).sum() < 16.27
+
+
+def test_bad_prompts_and_lines():
+    lm = small_lm("bigram")
+    with pytest.raises(UserError, match="--prompt: training never saw 'é', 'Z'"):
+        sampling.sample(lm, KEY, 1, prompt="aéZé")
+    with pytest.raises(UserError, match="--prompt: 7 characters are too many"):
+        sampling.sample(lm, KEY, 1, prompt="abababa")
+    with pytest.raises(UserError, match="--score: training never saw 'Z', which is in 'aZ'"):
+        sampling.score(lm, ["a", "aZ"])
+    with pytest.raises(UserError, match="--score: 'abababa' has 7 characters"):
+        sampling.score(lm, ["a", "abababa"])
+
+
+def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
+    uniform = np.full((names.vocab.size, names.vocab.size), 1 / names.vocab.size)
+    lm = bigram_lm(uniform, names.block_size)._replace(vocab=names.vocab)
+    lm.params["logits"] = lm.params["logits"].at[:, 0].add(2.0)  # short lines, many of them known
+    some_known = sampling.sample(lm, KEY, 400)
+    assert "train" in names.found_in([line.text for line in some_known])
+    new = sampling.sample_new(lm, names, KEY, 400)
+    assert len(new) == 400
+    assert set(names.found_in([line.text for line in new])) == {"new"}
+
+
+def test_score_of_a_known_table():
+    table = np.array([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25], [0.1, 0.3, 0.6]])
+    scores = sampling.score(bigram_lm(table), ["a", "ab", "aab"])
+    expected = [0.8 * 0.5, 0.8 * 0.25 * 0.1, 0.8 * 0.25 * 0.25 * 0.1]
+    np.testing.assert_allclose(scores, np.log(expected), atol=1e-6)

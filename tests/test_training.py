@@ -1,0 +1,197 @@
+"""The step, the optimizer and the evaluation: each against a computation by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import BLOCK, FAMILIES, VOCAB, assert_close, assert_same, small_config, small_model
+
+from makemore_jax import data, models, sharding
+from makemore_jax.config import OptimizerConfig
+from makemore_jax.training import evaluate, step
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer, make_schedule
+
+B, T = 3, 5
+
+
+def random_batch(batch_size=B, length=BLOCK):
+    """Inputs, and targets of which some are -1."""
+    key, mask_key = jax.random.split(jax.random.key(9))
+    tokens = jax.random.randint(key, (2, batch_size, length), 0, VOCAB)
+    keep = jax.random.bernoulli(mask_key, 0.6, (batch_size, length))
+    return tokens[0], jnp.where(keep, tokens[1], -1)
+
+
+def test_loss_is_the_mean_over_targets_that_are_not_padding():
+    _, targets = random_batch()
+    logits = 3 * jax.random.normal(jax.random.key(1), (B, BLOCK, VOCAB))
+    losses = []
+    for row, target in zip(
+        np.asarray(logits, np.float64).reshape(-1, VOCAB), targets.ravel(), strict=True
+    ):
+        if target != -1:
+            losses.append(np.log(np.exp(row).sum()) - row[target])
+    assert len(losses) < B * BLOCK
+    assert_close(step.mean_loss(logits, targets), np.mean(losses), 1e-6)
+    by_optax = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(targets, 0))
+    assert_close(step.mean_loss(logits, targets), by_optax[targets != -1].mean(), 1e-6)
+
+
+def test_loss_ignores_padding_exactly():
+    """Whatever the logits of padding are, loss and gradient do not move by one bit."""
+    _, targets = random_batch()
+    padding = targets == -1
+    logits = jax.random.normal(jax.random.key(1), (B, BLOCK, VOCAB))
+    other = jnp.where(padding[..., None], 1e4 * logits - 7, logits)
+    loss, gradient = jax.value_and_grad(step.mean_loss)(logits, targets)
+    other_loss, other_gradient = jax.value_and_grad(step.mean_loss)(other, targets)
+    assert loss == other_loss
+    assert_same(gradient, other_gradient)
+    assert (gradient[padding] == 0).all()
+    assert (np.abs(gradient[~padding]).sum(axis=-1) > 0).all()
+
+
+def test_a_batch_of_padding_alone_has_no_loss():
+    assert step.mean_loss(jnp.ones((B, T, VOCAB)), jnp.full((B, T), -1)) == 0
+
+
+def run_optimizer(config: OptimizerConfig, gradients: np.ndarray, start: np.ndarray) -> list:
+    """The parameter after each gradient."""
+    optimizer = make_optimizer(config, steps=len(gradients))
+    params = jnp.asarray(start)
+    state, path = optimizer.init(params), []
+    for gradient in gradients:
+        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+GRADIENTS = np.random.RandomState(1).randn(7, 3).astype(np.float32)
+START = np.array([1.0, -2.0, 0.5], np.float32)
+
+
+def test_adamw_is_pytorchs():
+    """torch.optim.AdamW, from its documentation: decay first, eps outside the root."""
+    config = OptimizerConfig(learning_rate=0.1, b1=0.9, b2=0.99, weight_decay=0.3)
+    p, m, v = START.astype(np.float64), 0.0, 0.0
+    for t, (g, found) in enumerate(
+        zip(GRADIENTS, run_optimizer(config, GRADIENTS, START), strict=True), start=1
+    ):
+        p = p * (1 - 0.1 * 0.3)
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        p = p - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        assert_close(found, p, 2e-6)
+
+
+def test_sgd_is_pytorchs_with_weight_decay_and_steps():
+    config = OptimizerConfig("sgd", 0.1, weight_decay=0.3, schedule="step", step_size=3, gamma=0.5)
+    p = START.astype(np.float64)
+    for t, (g, found) in enumerate(
+        zip(GRADIENTS, run_optimizer(config, GRADIENTS, START), strict=True)
+    ):
+        p = p - 0.1 * 0.5 ** (t // 3) * (g + 0.3 * p)
+        assert_close(found, p, 1e-6)
+
+
+def test_clipping_is_by_the_global_norm():
+    config = OptimizerConfig("sgd", 1.0, weight_decay=0.0, grad_clip=0.5)
+    long, short = np.array([3.0, 4.0, 0.0], np.float32), np.array([0.3, 0.0, 0.0], np.float32)
+    first, second = run_optimizer(config, np.stack([long, short]), START)
+    assert_close(START - first, 0.5 * long / 5, 1e-6)
+    assert_close(first - second, short, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, [2, 2, 2, 2, 2, 2, 2, 2]),
+        ({"schedule": "step", "step_size": 3, "gamma": 0.1}, [2, 2, 2, 0.2, 0.2, 0.2, 0.02, 0.02]),
+        ({"warmup_steps": 4}, [0.5, 1, 1.5, 2, 2, 2, 2, 2]),
+        ({"warmup_steps": 1}, [2, 2, 2, 2, 2, 2, 2, 2]),
+        (
+            {"schedule": "cosine", "warmup_steps": 2, "min_learning_rate": 1.0},
+            [1, 2, *(1.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))],
+        ),
+    ],
+)
+def test_schedules(fields, expected):
+    schedule = make_schedule(OptimizerConfig(learning_rate=2.0, **fields), steps=8)
+    assert_close([schedule(i) for i in range(8)], expected, 1e-6)
+
+
+def test_cosine_ends_at_its_minimum():
+    config = OptimizerConfig(schedule="cosine", min_learning_rate=1e-5)
+    assert_close(1e5 * make_schedule(config, 100)(100), 1.0, 1e-5)
+
+
+def start(kind):
+    """The compiled steps of a small model on names.txt, and its first state."""
+    config = small_config(kind)
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, 20)
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
+    steps = step.make_train_steps(model, optimizer, 5, sharding.batch(mesh))
+
+    def first():
+        return state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
+
+    return steps, first, dataset.splits["train"]
+
+
+@pytest.mark.parametrize("kind", ["bigram", "gru", "transformer"])
+def test_many_steps_in_one_call_are_the_same_steps(kind):
+    """Bit for bit, however they are cut into calls: where a run stops does not matter."""
+    steps, first, split = start(kind)
+    key = jax.random.key(2)
+    whole, metrics = steps(first(), split, key, num_steps=12)
+    state, losses = first(), []
+    for n in (1, 11):
+        state, part = steps(state, split, key, num_steps=n)
+        losses.append(part["train_loss"])
+    assert_same(state, whole)
+    assert_same(jnp.concatenate(losses), metrics["train_loss"])
+    assert int(whole.step) == 12
+
+
+def test_the_state_is_donated():
+    """The old state's memory is given to the new one, so it can't be read again."""
+    steps, first, split = start("mlp")
+    state = first()
+    steps(state, split, jax.random.key(2), num_steps=2)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_train_step_is_pure():
+    model, _ = small_model("rnn")
+    optimizer = optax.adam(0.1)
+    train_step = jax.jit(step.make_train_step(model, optimizer))
+    state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
+    first = train_step(state, random_batch(), jax.random.key(1))
+    assert_same(first, train_step(state, random_batch(), jax.random.key(1)))
+    assert int(state.step) == 0
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_evaluation_is_exact(kind, names):
+    """Every line once, weighted by tokens, though the lines do not fill the last batch."""
+    model, params = small_model(kind, names.vocab.size, names.block_size)
+    split = names.splits["dev"]
+    assert split.size % (evaluate.TOKENS_PER_BATCH // names.block_size) != 0
+    inputs, targets = split.take(jnp.arange(split.size))
+    log_probs = jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, inputs))
+    rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
+    chosen = np.asarray(targets).ravel()
+    expected = -rows[np.arange(len(rows)), chosen][chosen != -1].mean()
+    found = evaluate.make_evaluate(model)(params, split)
+    assert abs(found - expected) < 1e-5
+
+
+def test_evaluation_of_the_first_lines(names):
+    model, params = small_model("bigram", names.vocab.size, names.block_size)
+    run = evaluate.make_evaluate(model)
+    head = data.lines.encode(names.words["dev"][:37], names.vocab, names.block_size)
+    assert run(params, names.splits["dev"], 37) == pytest.approx(run(params, head), rel=1e-6)
