@@ -1,3 +1,13 @@
+"""Dilated causal convolutions: four layers, each reaching twice as far back.
+
+van den Oord et al. 2016, WaveNet: A Generative Model for Raw Audio, arXiv:1609.03499.
+
+    python train.py --config configs/cnn.py
+
+On names.txt, two CPU cores: 49 seconds, test loss 1.988. On makemore's list and split
+after 20,000 steps: 1.965. Both by `python -m benchmarks.reproduce`.
+"""
+
 from makemore_jax.config import Config
 
 

@@ -150,14 +150,11 @@ def _abstract(tree: Any) -> Any:
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """The shape and dtype of each leaf by its name, which namedtuples and dicts have alike."""
-    tree = getattr(tree, "tree", tree)
+    """The shape and dtype of each leaf by its path, which namedtuples and dicts have alike."""
+    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
     return {
-        "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path): (
-            f"{a.dtype}{list(a.shape)}"
-        )
-        for path, a in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(a, "shape")
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{a.dtype}{list(a.shape)}"
+        for path, a in leaves
     }
 
 

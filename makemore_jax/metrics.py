@@ -64,7 +64,7 @@ class Metrics:
             total=steps, initial=start, unit=" steps", dynamic_ncols=True, disable=None, leave=False
         )
         self._pending: tuple[int, Array, float] | None = None
-        self._start = self._last = start
+        self._last = start
         self._began = self._last_time = time.perf_counter()
         self._compiled: tuple[int, float] | None = None  # step and time after the first call
 
@@ -75,7 +75,7 @@ class Metrics:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of this process after its first compiled call; None if there was no other."""
+        """Of this process, after its first compiled call; None if there was no second."""
         if self._compiled is None or self._last == self._compiled[0]:
             return None
         return (self._last - self._compiled[0]) / (self._last_time - self._compiled[1])
@@ -128,8 +128,7 @@ class Metrics:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Write what is left and close the files."""
-        self.flush()
+        """Close the files and the bar."""
         self._bar.close()
         self._lines.close()
         self._samples.close()

@@ -64,7 +64,7 @@ def filter_logits(logits: Array, decoding: Decoding) -> Array:
 
 
 def _rank(logits: Array) -> Array:
-    """The place of each token when they are sorted by logit: 0 for the likeliest. No ties."""
+    """The place of each token by falling logit, 0 for the likeliest; of equals the first leads."""
     return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)
 
 

@@ -134,8 +134,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     lines = (tmp_path / "metrics.jsonl").read_text()
     again = loop.train(config, str(tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text() == lines
-    assert again["test_loss"] == first["test_loss"]
-    assert "going on from step 10" in capsys.readouterr().out
+    assert again == first
+    assert "trained for 10 steps already" in capsys.readouterr().out
 
 
 def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
@@ -157,33 +157,38 @@ def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
-    """Bit for bit, wherever the signal came."""
-    config = small_config("rnn", steps=4000, log_every=10, eval_every=4000)
-    config.train.checkpoint_every = 4000
-    flags = [f"--config.train.{n}={getattr(config.train, n)}" for n in ("steps", "log_every")]
-    flags += [f"--config.train.{n}_every=4000" for n in ("eval", "checkpoint", "sample")]
-    flags += ["--config.seed=11", "--config.model.n_embd=10", "--config.model.n_embd2=11"]
-    flags += ["--config.train.batch_size=5", "--config.model.n_layer=2", "--config.model.n_head=2"]
-    command = [sys.executable, "train.py", "--config", "configs/rnn.py", *flags]
-    stopped = tmp_path / "stopped"
+def test_sampling_while_training_and_sigterm(tmp_path):
+    """An endless run is sampled, stopped anywhere, and goes on bit for bit as if it was not."""
+    flags = {"log_every": 10, "eval_every": 50, "checkpoint_every": 70, "batch_size": 5}
+    config = small_config("rnn", **flags)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 10, "n_embd2": 11}
+    command = ["train.py", "--config", "configs/rnn.py", "--config.seed=11"]
+    command += [f"--config.train.{name}={value}" for name, value in flags.items()]
+    command += [f"--config.model.{name}={value}" for name, value in sizes.items()]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    endless = [*command, "--config.train.steps=1000000", "--workdir", stopped]
     with subprocess.Popen(
-        [*command, "--workdir", stopped], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, endless)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not (stopped / "metrics.jsonl").exists() or not read_metrics(stopped):
-            time.sleep(0.02)
+        while not (stopped / "metrics.jsonl").exists() or len(read_metrics(stopped)) < 8:
+            time.sleep(0.05)
             assert process.poll() is None
+        for which in ("best", "latest", "best"):  # while both are replaced all the time
+            drawn = run("sample.py", "--workdir", stopped, "--num", "3", "--checkpoint", which)
+            assert drawn.returncode == 0, drawn.stderr
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     step = Checkpoints(stopped, read_only=True).steps()["latest"]
-    assert 0 < step < 4000
     assert f"SIGTERM: saved at step {step}" in errors
-    for folder in (stopped, tmp_path / "whole"):
-        done = run(*command[1:], "--workdir", folder)
+    config.train.steps = step + 110
+    for folder in (stopped, whole):
+        steps = f"--config.train.steps={config.train.steps}"
+        done = run(*command, steps, "--workdir", folder)
         assert done.returncode == 0, done.stderr
-    assert_same(final_state(config, stopped), final_state(config, tmp_path / "whole"))
-    assert read_metrics(stopped)[-1] == read_metrics(tmp_path / "whole")[-1]
+    assert_same(final_state(config, stopped), final_state(config, whole))
+    assert read_metrics(stopped)[-1] == read_metrics(whole)[-1]
 
 
 def test_eight_devices_compute_what_one_does(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from makemore_jax.errors import UserError
@@ -56,14 +57,17 @@ class Vocab:
         """Number of tokens, the 0 included."""
         return len(self.chars) + 1
 
+    @cached_property
+    def _tokens(self) -> dict[str, int]:
+        return {c: i for i, c in enumerate(self.chars, start=1)}
+
     def unknown(self, text: str) -> list[str]:
         """The characters of `text` that have no token, each once."""
-        return [c for c in dict.fromkeys(text) if c not in self.chars]
+        return [c for c in dict.fromkeys(text) if c not in self._tokens]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text all of whose characters are known."""
-        token = {c: i for i, c in enumerate(self.chars, start=1)}
-        return [token[c] for c in text]
+        return [self._tokens[c] for c in text]
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, up to the first 0."""

@@ -6,6 +6,8 @@ from a key that is a function of (seed, step), so a run that was stopped and res
 bit the run that was not.
 """
 
+import contextlib
+import json
 import signal
 import sys
 from pathlib import Path
@@ -54,6 +56,9 @@ def train(config: Config, directory: str) -> dict[str, Any]:
         state = checkpoints.restore("latest", state)
     best_dev_loss = checkpoints.best_dev_loss()
     step = start = int(state.step)
+    if start >= config.train.steps and (folder / "summary.json").exists():
+        print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
+        return json.loads((folder / "summary.json").read_text("utf-8"))
     metrics = Metrics(folder, start, config.train.steps)
     sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
     metrics.say(
@@ -63,7 +68,8 @@ def train(config: Config, directory: str) -> dict[str, Any]:
         f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
     )
 
-    with _Signals() as signals:
+    dev_loss = None
+    with contextlib.closing(metrics), _Signals() as signals:
         while step < config.train.steps and not signals.received:
             num_steps = _next_stop(step, config.train) - step
             state, step_metrics = train_steps(state, splits["train"], train_key, num_steps)
@@ -78,28 +84,29 @@ def train(config: Config, directory: str) -> dict[str, Any]:
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
-            if step % config.train.sample_every == 0 or is_last:
+            if config.train.num_samples and (step % config.train.sample_every == 0 or is_last):
                 lm = LanguageModel(model, state.params, dataset.vocab, dataset.block_size)
                 key = jax.random.fold_in(sample_key, step)
                 drawn = sampling.sample(lm, key, config.train.num_samples)
                 metrics.write_samples(step, dataset.by_place([line.text for line in drawn]))
-            if is_best or step % config.train.checkpoint_every == 0 or is_last or signals.received:
+            if is_best or step % config.train.checkpoint_every == 0 or is_last:
                 metrics.flush()
                 checkpoints.save(state, dev_loss)
-    metrics.close()
+        metrics.flush()
+        checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
         print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
         sys.exit(128 + signals.received)
 
-    best = checkpoints.restore("best", state)
+    best = checkpoints.restore_params("best", state.params)
     at_most = config.train.train_eval_examples
     summary = {
         "steps": step,
-        "best_step": int(best.step),
-        "train_loss": evaluate(best.params, splits["train"], at_most),
-        "dev_loss": evaluate(best.params, splits["dev"]),
-        "test_loss": evaluate(best.params, splits["test"]),
+        "best_step": checkpoints.steps()["best"],
+        "train_loss": evaluate(best, splits["train"], at_most),
+        "dev_loss": evaluate(best, splits["dev"]),
+        "test_loss": evaluate(best, splits["test"]),
         "num_params": state_lib.num_params(state.params),
         "seconds": metrics.seconds,
         "steps_per_second": metrics.steps_per_second,
