@@ -1,6 +1,7 @@
 """Whole runs: what they write, that they can be resumed exactly, and how they end."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,18 +96,23 @@ def test_what_a_run_writes(runs):
 
 
 def test_tensorboard_reads_the_curves(tmp_path):
-    """Also of a resumed run, in which nothing may stand twice."""
+    """Also of a run that was killed after its last checkpoint: nothing may stand twice."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
-    loop.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path / "run"))
+    shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "at_step_10")
     config.train.steps = 20
-    loop.train(config, str(tmp_path))
-    events = EventAccumulator(str(tmp_path))
+    loop.train(config, str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "at_step_10").rename(tmp_path / "run" / "checkpoints")
+    loop.train(config, str(tmp_path / "run"))
+    events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("train_loss")] == [5, 10, 15, 20]
     assert [e.step for e in events.Scalars("dev_loss")] == [10, 20]
-    losses = [line["train_loss"] for line in read_metrics(tmp_path) if "train_loss" in line]
+    lines = read_metrics(tmp_path / "run")
+    losses = [line["train_loss"] for line in lines if "train_loss" in line]
     assert [e.value for e in events.Scalars("train_loss")] == pytest.approx(losses)
 
 
@@ -207,3 +213,22 @@ def test_eight_devices_compute_what_one_does(tmp_path):
         losses[devices] = [m["train_loss"] for m in read_metrics(folder) if "train_loss" in m]
     assert len(losses[1]) == 20
     assert losses[8] == pytest.approx(losses[1], rel=1e-5)
+
+
+COMPILED_ON_EIGHT = """
+import sys
+sys.path.insert(0, "tests")
+import jax
+from test_training import start
+
+steps, first, split = start("gru", batch_size=16)
+compiled = steps.lower(first(), split, jax.random.key(0), num_steps=2).compile().as_text()
+assert jax.device_count() == 8
+assert "all-reduce" in compiled  # of the gradients: each device has its part of the batch
+assert "all-gather" not in compiled  # and no device collects the others'
+"""
+
+
+def test_each_device_computes_its_own_part_of_the_batch():
+    done = run("-c", COMPILED_ON_EIGHT, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert done.returncode == 0, done.stderr

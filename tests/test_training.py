@@ -127,14 +127,14 @@ def test_cosine_ends_at_its_minimum():
     assert_close(1e5 * make_schedule(config, 100)(100), 1.0, 1e-5)
 
 
-def start(kind):
+def start(kind, batch_size=5):
     """The compiled steps of a small model on names.txt, and its first state."""
     config = small_config(kind)
     dataset = data.load(config.data, config.seed)
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, 20)
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
-    steps = step.make_train_steps(model, optimizer, 5, sharding.batch(mesh))
+    mesh = sharding.make_mesh(config.mesh, batch_size)
+    steps = step.make_train_steps(model, optimizer, batch_size, sharding.batch(mesh))
 
     def first():
         return state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
@@ -155,6 +155,24 @@ def test_many_steps_in_one_call_are_the_same_steps(kind):
     assert_same(state, whole)
     assert_same(jnp.concatenate(losses), metrics["train_loss"])
     assert int(whole.step) == 12
+
+
+def test_each_step_draws_its_own_batch_and_drops_its_own_units():
+    """With a learning rate of next to nothing, only batch and dropout change the loss."""
+    config = small_config("transformer")
+    config.optimizer.learning_rate = 1e-30
+    vocab = data.text_file.Vocab(tuple("abcdefgh"))
+    many = data.lines.encode([a + b for a in vocab.chars for b in vocab.chars], vocab, 3)
+    one = data.lines.encode(["ab"], vocab, 3)
+    optimizer = make_optimizer(config.optimizer, 20)
+    place = sharding.batch(sharding.make_mesh(config.mesh, 5))
+    for dropout, split in ((0.0, many), (0.5, one)):
+        config.model.dropout = dropout
+        model = models.create(config.model, vocab.size, 3)
+        steps = step.make_train_steps(model, optimizer, 5, place)
+        state = state_lib.create(model, optimizer, jax.random.key(0), 3)
+        _, metrics = steps(state, split, jax.random.key(1), num_steps=7)
+        assert len(set(metrics["train_loss"].tolist())) == 7
 
 
 def test_the_state_is_donated():
