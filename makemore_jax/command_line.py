@@ -4,6 +4,7 @@
 say what is wrong in the user's words, where it would end in a bare KeyError, or not at all.
 """
 
+import inspect
 import re
 import sys
 import typing
@@ -31,12 +32,23 @@ config_flags.register_flag_parser_for_type(int, _OrNone(flags.IntegerParser()))
 config_flags.register_flag_parser_for_type(float, _OrNone(flags.FloatParser()))
 
 
-def run(main: Callable[[], None], program_doc: str) -> None:
-    """Parse sys.argv and call `main`. Every UserError ends as one line and its exit code."""
-    name = Path(sys.argv[0]).name
+def run(
+    main: Callable[..., None], program_doc: str, config_required: bool = True, name: str = ""
+) -> None:
+    """Parse sys.argv and call `main`. Every UserError ends as one line and its exit code.
+
+    A `main` with a parameter is given the arguments that are no flags; otherwise there may be none.
+    """
+    name = name or Path(sys.argv[0]).name
     try:
-        _parse(sys.argv, program_doc)
-        main()
+        leftover = _parse(sys.argv, program_doc, config_required)
+        if inspect.signature(main).parameters:
+            main(leftover)
+        elif leftover:
+            meant = f"; did you mean --config={leftover[0]}?" if leftover[0][-3:] == ".py" else ""
+            raise UserError(f"{leftover[0]}: not a flag{meant}")
+        else:
+            main()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -44,7 +56,7 @@ def run(main: Callable[[], None], program_doc: str) -> None:
         sys.exit(130)
 
 
-def _parse(argv: list[str], program_doc: str) -> None:
+def _parse(argv: list[str], program_doc: str, config_required: bool) -> list[str]:
     if {"-h", "-help", "--help"} & set(argv):
         print(program_doc.strip() + "\n")
         print(flags.FLAGS.main_module_help())
@@ -54,33 +66,35 @@ def _parse(argv: list[str], program_doc: str) -> None:
                 print(f"  {name} ({value})")
         sys.exit(0)
     if "config" in flags.FLAGS:
-        argv[1:] = _config_first(argv[1:])
+        argv[1:] = _config_first(argv[1:], config_required)
         _check_config(argv[1:])
+    flags.FLAGS.set_gnu_getopt(True)  # flags may stand after arguments that are none
     try:
-        leftover = flags.FLAGS(argv)[1:]
+        return flags.FLAGS(argv)[1:]
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     except Exception as error:
         # All else was checked before, so this comes out of the config file's own code.
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(f"--config: the file fails with {lines[-1]}") from None
-    if leftover:
-        what = f"; did you mean --config={leftover[0]}?" if leftover[0].endswith(".py") else ""
-        raise UserError(f"{leftover[0]}: not a flag{what}")
 
 
-def _config_first(arguments: list[str]) -> list[str]:
+def _config_first(arguments: list[str], required: bool) -> list[str]:
     """The arguments with --config before its overrides, the only order that config_flags takes."""
     for i, argument in enumerate(arguments):
         if re.match(r"--?config=", argument):
             return [argument, *arguments[:i], *arguments[i + 1 :]]
         if re.fullmatch(r"--?config", argument) and i + 1 < len(arguments):
             return [f"--config={arguments[i + 1]}", *arguments[:i], *arguments[i + 2 :]]
+    if not required and not any(re.match(r"--?(no)?config\.", a) for a in arguments):
+        return arguments
     raise UserError("--config is missing; one of those in configs/, as configs/transformer.py")
 
 
 def _check_config(arguments: list[str]) -> None:
     """UserError for a config file that is not there, and for overrides that fit no field."""
+    if not arguments or not re.match(r"--?config=", arguments[0]):
+        return
     file = Path(arguments[0].partition("=")[2])
     if not file.is_file():
         near = [str(path) for path in file.parent.glob("*.py")]

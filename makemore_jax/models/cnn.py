@@ -1,8 +1,12 @@
 """CNN: dilated causal convolutions, each layer reaching twice as far back as the one before.
 
 van den Oord et al. 2016, WaveNet, arXiv:1609.03499: dilated causal convolutions (section 2.1),
-gated units (equation 2), residual and skip connections (section 2.4).
+gated units (equation 2), residual and skip connections (section 2.4). Before the output stands
+GELU where the paper has ReLU: at the kink of a ReLU rounding decides whether a unit is on, and two
+runs that differ in rounding alone drift apart (docs/parity.md).
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,8 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models.layers import embedding, linear
+
+_gelu = partial(nn.gelu, approximate=True)
 
 
 class CausalConv(nn.Module):
@@ -44,10 +50,12 @@ class Block(nn.Module):
     n_embd: int
     n_embd2: int
     dilation: int
+    is_last: bool  # nothing reads the stream after it
 
     def setup(self):
         self.conv = CausalConv(self.n_embd, 2 * self.n_embd2, self.dilation)
-        self.residual = linear(self.n_embd2, self.n_embd)
+        if not self.is_last:
+            self.residual = linear(self.n_embd2, self.n_embd)
         self.skip = linear(self.n_embd2, self.n_embd2)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -64,7 +72,7 @@ class Block(nn.Module):
     def _gated(self, x: Array, y: Array) -> tuple[Array, Array]:
         signal, gate = jnp.split(y, 2, axis=-1)
         z = jnp.tanh(signal) * jax.nn.sigmoid(gate)
-        return x + self.residual(z), self.skip(z)
+        return x if self.is_last else x + self.residual(z), self.skip(z)
 
 
 class CNN(nn.Module):
@@ -77,7 +85,10 @@ class CNN(nn.Module):
 
     def setup(self):
         self.wte = embedding(self.vocab_size, self.n_embd)
-        self.h = [Block(self.n_embd, self.n_embd2, 2**i) for i in range(self.n_layer)]
+        self.h = [
+            Block(self.n_embd, self.n_embd2, 2**i, is_last=i == self.n_layer - 1)
+            for i in range(self.n_layer)
+        ]
         self.c_proj = linear(self.n_embd2, self.n_embd2)
         self.lm_head = linear(self.n_embd2, self.vocab_size)
 
@@ -101,4 +112,4 @@ class CNN(nn.Module):
         return new_carry, self._logits(skips)
 
     def _logits(self, skips: Array) -> Array:
-        return self.lm_head(nn.relu(self.c_proj(nn.relu(skips))))
+        return self.lm_head(_gelu(self.c_proj(_gelu(skips))))
