@@ -48,5 +48,5 @@ def test_every_file_that_the_readme_names_is_there():
 def test_every_flag_that_the_readme_names_is_known():
     flags = set(re.findall(r"--(\w+)", README.replace("--config.", "--config ")))
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
-    known |= {"config", "workdir", "help", "logdir"}
+    known |= {"config", "workdir", "help", "logdir", "steps"}
     assert flags - known == set()

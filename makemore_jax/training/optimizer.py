@@ -1,6 +1,8 @@
 """The optimizer and its learning rate, as optax transformations with PyTorch's meaning."""
 
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from makemore_jax.config import OptimizerConfig
 
@@ -13,18 +15,22 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     down to `min_learning_rate` at step `steps`.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "step":
-        main = optax.exponential_decay(peak, config.step_size, config.gamma, staircase=True)
-    elif config.schedule == "cosine":
-        decay_steps = max(1, steps - warmup)
-        main = optax.cosine_decay_schedule(peak, decay_steps, config.min_learning_rate / peak)
-    else:
-        main = optax.constant_schedule(peak)
-    if not warmup:
-        return main
-    # From peak / warmup, not from 0: a first step without a learning rate would be lost.
-    ramp = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
-    return optax.join_schedules([ramp, main], [warmup])
+
+    # Written out, with Python floats, because optax's schedules divide the int32 step by an
+    # integer, which gives float32 even where all else is float64.
+    def schedule(step: Array) -> Array:
+        after = jnp.maximum(step - warmup, 0)
+        learning_rate = peak
+        if config.schedule == "step":
+            learning_rate = peak * config.gamma ** (after // config.step_size)
+        elif config.schedule == "cosine":
+            part = jnp.minimum(after / float(max(1, steps - warmup)), 1.0)
+            floor = config.min_learning_rate
+            learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * part))
+        # From peak / warmup, not from 0: a first step without a learning rate would be lost.
+        return jnp.where(step < warmup, peak * (step + 1) / float(max(1, warmup)), learning_rate)
+
+    return schedule
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -1,0 +1,107 @@
+"""Carry a trained model from PyTorch into a run here, or back.
+
+    python -m makemore_jax.torch_parity.convert from-torch model.pt \\
+        --config configs/gru.py --workdir runs/gru-from-torch
+    python -m makemore_jax.torch_parity.convert to-torch --workdir runs/gru model.pt
+
+The first takes the model.pt that makemore.py writes (or the same tensors as .npz or .safetensors)
+and makes a run of it: sample.py samples and scores it, train.py goes on training it. The data of
+the config gives the vocabulary, so it must be the file that the model was trained on. The second
+writes a model.pt that loads strictly into makemore's model of the same sizes.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from makemore_jax import command_line, data, models, workdir
+from makemore_jax.config import Config, validate
+from makemore_jax.errors import UserError
+from makemore_jax.torch_parity import weights
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.state import TrainState
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "from-torch: the experiment")
+WORKDIR = flags.DEFINE_string("workdir", None, "the run to make, or to read")
+CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "to-torch: which state")
+
+
+def from_torch(file: Path, config: Config, folder: Path) -> float:
+    """Make a run in `folder` of the weights in `file`; its dev loss.
+
+    UserError, with nothing written, where file, config and data do not fit together.
+    """
+    from makemore_jax.checkpoint import Checkpoints
+
+    validate(config)
+    if (folder / "config.json").exists():
+        raise UserError(f"--workdir: {folder} holds a run already; give another")
+    tensors = weights.read(file)
+    dataset = data.load(config.data, config.seed)
+    config.data.block_size = dataset.block_size
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    like = weights.shapes(model, dataset.block_size)
+    try:
+        tensors = weights.without_masks(tensors, config.model.kind, dataset.block_size)
+        values = weights.from_torch(tensors, like, config.model.kind)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    dev_loss = make_evaluate(model)(params, dataset.splits["dev"])
+    workdir.prepare(folder, config, dataset)
+    Checkpoints(folder).save(state, dev_loss)
+    return dev_loss
+
+
+def to_torch(folder: Path, file: Path, which: str) -> None:
+    """Write the weights of a run to `file`: a state_dict with makemore's names and buffers."""
+    import torch
+
+    from makemore_jax.checkpoint import Checkpoints
+
+    run = workdir.read(folder)
+    block_size = run.config.data.block_size
+    model = models.create(run.config.model, run.vocab.size, block_size)
+    like = weights.shapes(model, block_size)
+    params = Checkpoints(folder, read_only=True).restore_params(which, like)
+    module = weights.reference(run.config, run.vocab.size, block_size)
+    weights.load_into(module, params, run.config.model.kind)
+    tensors = module.state_dict()
+    try:
+        if file.suffix == ".npz":
+            np.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        elif file.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(tensors, file)
+        else:
+            torch.save(tensors, file)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{file} can't be written: {error!s:.200}") from None
+
+
+def main(arguments: list[str]) -> None:
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing; the run to make, or to read")
+    if len(arguments) != 2 or arguments[0] not in ("from-torch", "to-torch"):
+        raise UserError("needs from-torch FILE or to-torch FILE; --help shows both in full")
+    direction, file, folder = arguments[0], Path(arguments[1]), Path(WORKDIR.value)
+    if direction == "to-torch":
+        to_torch(folder, file, CHECKPOINT.value)
+        print(f"{file}: the {CHECKPOINT.value} weights of {folder}")
+        return
+    if CONFIG.value is None:
+        raise UserError("--config is missing; the experiment that the weights are of")
+    dev_loss = from_torch(file, CONFIG.value, folder)
+    print(f"{folder}: a run with the weights of {file}, dev loss {dev_loss:.4f}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__, config_required=False, name="convert")

@@ -1,0 +1,277 @@
+"""The eight models in PyTorch, to be read beside their twins in `makemore_jax/models/`.
+
+The names and shapes of their state_dicts are makemore's for the six families that makemore has,
+its buffers (the causal masks) among them, so that a `model.pt` can go either way. cnn and lstm are
+written in the same manner. All sizes come as keyword arguments with the names of the config, and
+all initial values are PyTorch's defaults.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Bigram(nn.Module):
+    def __init__(self, vocab_size: int, **_):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(vocab_size, vocab_size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.logits[tokens]
+
+
+class MLP(nn.Module):
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_embd2: int, **_):
+        super().__init__()
+        self.vocab_size, self.block_size = vocab_size, block_size
+        self.wte = nn.Embedding(vocab_size + 1, n_embd)  # the last row: before the start
+        self.mlp = nn.Sequential(
+            nn.Linear(block_size * n_embd, n_embd2), nn.Tanh(), nn.Linear(n_embd2, vocab_size)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        T = tokens.shape[1]
+        padded = F.pad(tokens, (self.block_size - 1, 0), value=self.vocab_size)
+        ago = [padded[:, self.block_size - 1 - k :][:, :T] for k in range(self.block_size)]
+        return self.mlp(torch.cat([self.wte(a) for a in ago], dim=-1))
+
+
+class RNNCell(nn.Module):
+    def __init__(self, n_embd: int, n_embd2: int):
+        super().__init__()
+        self.xh_to_h = nn.Linear(n_embd + n_embd2, n_embd2)
+
+    def forward(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(self.xh_to_h(torch.cat([x, h], dim=-1)))
+        return h, h
+
+
+class GRUCell(nn.Module):
+    def __init__(self, n_embd: int, n_embd2: int):
+        super().__init__()
+        self.xh_to_z = nn.Linear(n_embd + n_embd2, n_embd2)
+        self.xh_to_r = nn.Linear(n_embd + n_embd2, n_embd2)
+        self.xh_to_hbar = nn.Linear(n_embd + n_embd2, n_embd2)
+
+    def forward(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        xh = torch.cat([x, h], dim=-1)
+        z = torch.sigmoid(self.xh_to_z(xh))
+        r = torch.sigmoid(self.xh_to_r(xh))
+        hbar = torch.tanh(self.xh_to_hbar(torch.cat([x, r * h], dim=-1)))
+        h = (1 - z) * h + z * hbar
+        return h, h
+
+
+class LSTMCell(nn.Module):
+    def __init__(self, n_embd: int, n_embd2: int):
+        super().__init__()
+        self.xh_to_i = nn.Linear(n_embd + n_embd2, n_embd2)
+        self.xh_to_f = nn.Linear(n_embd + n_embd2, n_embd2)
+        self.xh_to_o = nn.Linear(n_embd + n_embd2, n_embd2)
+        self.xh_to_cbar = nn.Linear(n_embd + n_embd2, n_embd2)
+
+    def forward(
+        self, state: tuple[Tensor, Tensor], x: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        h, c = state
+        xh = torch.cat([x, h], dim=-1)
+        i = torch.sigmoid(self.xh_to_i(xh))
+        f = torch.sigmoid(self.xh_to_f(xh))
+        o = torch.sigmoid(self.xh_to_o(xh))
+        c = f * c + i * torch.tanh(self.xh_to_cbar(xh))
+        h = o * torch.tanh(c)
+        return (h, c), h
+
+
+class Recurrent(nn.Module):
+    Cell: type[nn.Module]
+
+    def __init__(self, vocab_size: int, n_embd: int, n_embd2: int, **_):
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(1, n_embd2))
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.cell = self.Cell(n_embd, n_embd2)
+        self.lm_head = nn.Linear(n_embd2, vocab_size)
+
+    def first_state(self, batch_size: int):
+        return self.start.expand(batch_size, -1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        state, embedded, hidden = self.first_state(len(tokens)), self.wte(tokens), []
+        for t in range(tokens.shape[1]):
+            state, h = self.cell(state, embedded[:, t])
+            hidden.append(h)
+        return self.lm_head(torch.stack(hidden, dim=1))
+
+
+class RNN(Recurrent):
+    Cell = RNNCell
+
+
+class GRU(Recurrent):
+    Cell = GRUCell
+
+
+class LSTM(Recurrent):
+    Cell = LSTMCell
+
+    def __init__(self, n_embd2: int, **sizes):
+        super().__init__(n_embd2=n_embd2, **sizes)
+        self.start_c = nn.Parameter(torch.zeros(1, n_embd2))
+
+    def first_state(self, batch_size: int):
+        return super().first_state(batch_size), self.start_c.expand(batch_size, -1)
+
+
+class CausalAverage(nn.Module):
+    """The mean of all positions so far, as attention whose scores are all zero."""
+
+    def __init__(self, block_size: int):
+        super().__init__()
+        mask = torch.tril(torch.ones(block_size, block_size))
+        self.register_buffer("bias", mask.view(1, block_size, block_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        T = x.shape[1]
+        scores = torch.zeros(1, T, T, dtype=x.dtype, device=x.device)
+        weights = F.softmax(scores.masked_fill(self.bias[:, :T, :T] == 0, -torch.inf), dim=-1)
+        return weights @ x
+
+
+class ContextBlock(nn.Module):
+    def __init__(self, block_size: int, n_embd: int, n_embd2: int):
+        super().__init__()
+        self.cbow = CausalAverage(block_size)
+        self.mlp = nn.ModuleDict(
+            {"c_fc": nn.Linear(n_embd, n_embd2), "c_proj": nn.Linear(n_embd2, n_embd)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.cbow(x)
+        return x + self.mlp["c_proj"](torch.tanh(self.mlp["c_fc"](x)))
+
+
+class BoW(nn.Module):
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_embd2: int, **_):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.wpe = nn.Embedding(block_size, n_embd)
+        self.context_block = ContextBlock(block_size, n_embd, n_embd2)
+        self.lm_head = nn.Linear(n_embd, vocab_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
+        return self.lm_head(self.context_block(x))
+
+
+class CausalConv(nn.Module):
+    def __init__(self, n_in: int, n_out: int, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+        self.linear = nn.Linear(2 * n_in, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ago = F.pad(x, (0, 0, self.dilation, 0))[:, : x.shape[1]]
+        return self.linear(torch.cat([ago, x], dim=-1))
+
+
+class GatedBlock(nn.Module):
+    def __init__(self, n_embd: int, n_embd2: int, dilation: int, is_last: bool):
+        super().__init__()
+        self.conv = CausalConv(n_embd, 2 * n_embd2, dilation)
+        self.residual = None if is_last else nn.Linear(n_embd2, n_embd)
+        self.skip = nn.Linear(n_embd2, n_embd2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        signal, gate = self.conv(x).chunk(2, dim=-1)
+        z = torch.tanh(signal) * torch.sigmoid(gate)
+        return x if self.residual is None else x + self.residual(z), self.skip(z)
+
+
+class CNN(nn.Module):
+    def __init__(self, vocab_size: int, n_layer: int, n_embd: int, n_embd2: int, **_):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.h = nn.ModuleList(
+            GatedBlock(n_embd, n_embd2, 2**i, is_last=i == n_layer - 1) for i in range(n_layer)
+        )
+        self.c_proj = nn.Linear(n_embd2, n_embd2)
+        self.lm_head = nn.Linear(n_embd2, vocab_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, skips = self.wte(tokens), 0.0
+        for block in self.h:
+            x, skip = block(x)
+            skips = skips + skip
+        hidden = self.c_proj(F.gelu(skips, approximate="tanh"))
+        return self.lm_head(F.gelu(hidden, approximate="tanh"))
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, block_size: int, n_head: int, n_embd: int):
+        super().__init__()
+        self.n_head = n_head
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
+        self.c_proj = nn.Linear(n_embd, n_embd)
+        mask = torch.tril(torch.ones(block_size, block_size))
+        self.register_buffer("bias", mask.view(1, 1, block_size, block_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        q, k, v = (a.view(heads).transpose(1, 2) for a in self.c_attn(x).split(C, dim=2))
+        scores = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5  # (B, nh, T, T)
+        weights = F.softmax(scores.masked_fill(self.bias[:, :, :T, :T] == 0, -torch.inf), dim=-1)
+        return self.c_proj((weights @ v).transpose(1, 2).reshape(B, T, C))
+
+
+class Block(nn.Module):
+    def __init__(self, block_size: int, n_head: int, n_embd: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(n_embd)
+        self.attn = CausalSelfAttention(block_size, n_head, n_embd)
+        self.ln_2 = nn.LayerNorm(n_embd)
+        self.mlp = nn.ModuleDict(
+            {"c_fc": nn.Linear(n_embd, 4 * n_embd), "c_proj": nn.Linear(4 * n_embd, n_embd)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        h = F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")
+        return x + self.mlp["c_proj"](h)
+
+
+class Transformer(nn.Module):
+    def __init__(
+        self, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int, **_
+    ):
+        super().__init__()
+        blocks = (Block(block_size, n_head, n_embd) for _ in range(n_layer))
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(vocab_size, n_embd),
+                "wpe": nn.Embedding(block_size, n_embd),
+                "h": nn.ModuleList(blocks),
+                "ln_f": nn.LayerNorm(n_embd),
+            }
+        )
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts, position = self.transformer, torch.arange(tokens.shape[1], device=tokens.device)
+        x = parts["wte"](tokens) + parts["wpe"](position)
+        for block in parts["h"]:
+            x = block(x)
+        return self.lm_head(parts["ln_f"](x))
+
+
+MODELS = {
+    "bigram": Bigram,
+    "mlp": MLP,
+    "cnn": CNN,
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+    "bow": BoW,
+    "transformer": Transformer,
+}

@@ -1,0 +1,121 @@
+"""Parity with PyTorch without torch: against stored arrays, in float64 (make_golden.py)."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import FAMILIES, ROOT, run
+from golden_sizes import SIZES, STEPS, optimizer_configs
+
+from makemore_jax import models
+from makemore_jax.config import ModelConfig
+from makemore_jax.torch_parity import weights
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import make_train_step, mean_loss
+
+MOVED = "a change of the results: mend it, or run tests/make_golden.py if it is meant"
+
+
+def stored(kind: str) -> dict[str, np.ndarray]:
+    with np.load(ROOT / "tests" / "golden" / f"{kind}.npz") as arrays:
+        return dict(arrays)
+
+
+def part(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The arrays under a name, as a state_dict without masks."""
+    name = f"{name}/"
+    return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
+
+
+def small(kind: str):
+    sizes = {k: v for k, v in SIZES.items() if k not in ("vocab_size", "block_size")}
+    return models.create(ModelConfig(kind=kind, **sizes), SIZES["vocab_size"], SIZES["block_size"])
+
+
+def worst(ours: dict, theirs: dict) -> float:
+    """The largest difference, relative to the largest entry of its tensor."""
+    assert ours.keys() == theirs.keys()
+    return max(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max() for k in ours)
+
+
+def differences(kind: str) -> dict[str, float]:
+    """How far everything is from what is stored. Runs with jax_enable_x64."""
+    golden, model = stored(kind), small(kind)
+    like = weights.shapes(model, SIZES["block_size"])
+    tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
+    params = jax.tree.map(jax.numpy.asarray, weights.from_torch(tensors, like, kind))
+    inputs, targets = golden["inputs"], golden["targets"]
+
+    def loss_fn(params):
+        logits = model.apply({"params": params}, inputs)
+        return mean_loss(logits, targets), logits
+
+    (loss, logits), gradients = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
+    assert logits.dtype == np.float64
+    found = {
+        "logits": np.abs(logits - golden["logits"]).max(),
+        "loss": np.abs(loss - golden["loss"]),
+        "gradients": worst(weights.to_torch(gradients, kind), part(golden, "gradients")),
+    }
+    for name, config in optimizer_configs().items():
+        optimizer = make_optimizer(config, STEPS)
+        state = TrainState(jax.numpy.int32(0), params, optimizer.init(params))
+        step = jax.jit(make_train_step(model, optimizer))
+        for known in golden[f"losses/{name}"]:
+            state, metrics = step(state, (inputs, targets), jax.random.key(0))
+            found[f"{name} loss"] = max(
+                found.get(f"{name} loss", 0.0), abs(float(metrics["train_loss"]) - known)
+            )
+        found[name] = worst(weights.to_torch(state.params, kind), part(golden, name))
+    return {name: float(value) for name, value in found.items()}
+
+
+MEASURE = """
+import json, sys
+sys.path.insert(0, "tests")
+from test_golden import FAMILIES, differences
+print(json.dumps({kind: differences(kind) for kind in FAMILIES}))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured():
+    done = run("-c", MEASURE, JAX_ENABLE_X64="1")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_float64(kind, measured):
+    bounds = {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11}
+    for name, value in measured[kind].items():
+        assert value <= bounds.get(name, 1e-9), f"{name} is off by {value}; {MOVED}"
+    assert len(measured[kind]) == 3 + 2 * len(optimizer_configs())
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_float32(kind):
+    """The same weights in the precision that users train in."""
+    golden, model = stored(kind), small(kind)
+    like = weights.shapes(model, SIZES["block_size"])
+    tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
+    params = jax.tree.map(np.float32, weights.from_torch(tensors, like, kind))
+    logits = jax.jit(model.apply)({"params": params}, golden["inputs"])
+    assert logits.dtype == np.float32
+    assert np.abs(logits - golden["logits"]).max() < 1e-5, MOVED
+    assert abs(mean_loss(logits, golden["targets"]) - golden["loss"]) < 1e-6, MOVED
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_there_and_back_keeps_every_bit(kind):
+    tensors = part(stored(kind), "weights")
+    parameters = weights.without_masks(tensors, kind, SIZES["block_size"])
+    like = weights.shapes(small(kind), SIZES["block_size"])
+    back = weights.to_torch(weights.from_torch(parameters, like, kind), kind)
+    assert back.keys() == parameters.keys()
+    for name, tensor in parameters.items():
+        assert back[name].shape == tensor.shape
+        assert back[name].tobytes() == tensor.tobytes()
+    assert (len(tensors) > len(parameters)) == (kind in ("bow", "transformer"))  # which have masks

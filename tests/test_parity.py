@@ -1,0 +1,278 @@
+"""Parity with PyTorch, live: lockstep, weights both ways, and what may not be opened.
+
+Needs torch: pip install -e ".[parity]". Where MAKEMORE_REQUIRE_TORCH is set, none of it is skipped.
+"""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from conftest import FAMILIES, ROOT, run
+
+if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
+
+from makemore_jax import models as jax_models
+from makemore_jax.config import Config
+from makemore_jax.errors import UserError
+from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity.models import MODELS
+
+CONVERT = ("-m", "makemore_jax.torch_parity.convert")
+COMPARE = ("-m", "makemore_jax.torch_parity.compare")
+QUICK = ("--config.train.steps=20", "--config.train.eval_every=10", "--config.train.log_every=10")
+
+
+def layer(name, n_in, n_out, bias=True):
+    return {f"{name}.weight": (n_out, n_in)} | ({f"{name}.bias": (n_out,)} if bias else {})
+
+
+def makemore_shapes(kind: str, V: int, T: int, C: int = 64) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of makemore.py's state_dicts at its defaults, its buffers included."""
+    wte, head = {"wte.weight": (V, C)}, layer("lm_head", C, V)
+    cells = {"rnn": ["xh_to_h"], "gru": ["xh_to_z", "xh_to_r", "xh_to_hbar"]}
+    if kind == "bigram":
+        return {"logits": (V, V)}
+    if kind == "mlp":
+        return {"wte.weight": (V + 1, C)} | layer("mlp.0", T * C, C) | layer("mlp.2", C, V)
+    if kind in cells:
+        gates = {k: v for g in cells[kind] for k, v in layer(f"cell.{g}", 2 * C, C).items()}
+        return {"start": (1, C)} | wte | gates | head
+    if kind == "bow":
+        block = layer("context_block.mlp.c_fc", C, C) | layer("context_block.mlp.c_proj", C, C)
+        mask = {"context_block.cbow.bias": (1, T, T)}
+        return wte | {"wpe.weight": (T, C)} | mask | block | head
+    found = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    for i in range(4):
+        found |= {f"h.{i}.{ln}.{p}": (C,) for ln in ("ln_1", "ln_2") for p in ("weight", "bias")}
+        found |= {f"h.{i}.attn.bias": (1, 1, T, T)} | layer(f"h.{i}.attn.c_attn", C, 3 * C)
+        found |= layer(f"h.{i}.attn.c_proj", C, C) | layer(f"h.{i}.mlp.c_fc", C, 4 * C)
+        found |= layer(f"h.{i}.mlp.c_proj", 4 * C, C)
+    found |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    return {f"transformer.{k}": v for k, v in found.items()} | layer("lm_head", C, V, bias=False)
+
+
+def torch_model(kind: str, seed: int = 5):
+    """A reference model at the sizes of its config on names.txt, as makemore would begin."""
+    torch.manual_seed(seed)
+    config = Config()
+    config.model.kind = kind
+    return weights.reference(config, vocab_size=27, block_size=15)
+
+
+@pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("cnn", "lstm")])
+def test_state_dicts_are_makemores(kind):
+    shapes = {name: tuple(t.shape) for name, t in torch_model(kind).state_dict().items()}
+    assert shapes == makemore_shapes(kind, V=27, T=15)
+
+
+def test_every_family_has_a_reference():
+    assert MODELS.keys() == jax_models.MODELS.keys()
+
+
+@pytest.mark.parametrize("flags", [(), ("--float64",)], ids=["float32", "float64"])
+def test_all_families_in_lockstep(flags, tmp_path):
+    """The tolerances are those of compare.py, which exits with 1 when one is exceeded."""
+    done = run(*COMPARE, "--all", "--steps", "200", *flags, "--workdir", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parity = json.loads((tmp_path / "parity.json").read_text())
+    assert [r["kind"] for r in parity["results"]] == FAMILIES
+    for r in parity["results"]:
+        assert r["exceeded"] == []
+        assert len(r["curves"]["jax"]) == len(r["curves"]["torch"]) == 200
+        assert r["curves"]["jax"][-1] < r["curves"]["jax"][0]  # both have learnt
+        assert r["dtype"] == ("float64" if flags else "float32")
+        assert len(r["continuations"]) == 10
+        if flags:
+            assert r["differences"]["logits"] <= 1e-12
+            assert r["differences"]["gradients"] <= 1e-11
+            assert r["differences"]["parameters"] <= 1e-9
+        else:
+            assert r["differences"]["logits"] <= 1e-5
+            assert r["differences"]["loss"] <= 1e-6
+            assert r["differences"]["gradients"] <= 1e-4
+            assert r["differences"]["loss_curve"] <= 1e-3
+    assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+SIZES = ("--config.model.n_layer=3", "--config.model.n_head=3", "--config.model.n_embd=33")
+SGD = (
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=0.1",
+    "--config.optimizer.schedule=step",
+    "--config.optimizer.step_size=37",
+)
+COSINE = (
+    "--config.optimizer.schedule=cosine",
+    "--config.optimizer.warmup_steps=11",
+    "--config.optimizer.min_learning_rate=1e-5",
+)
+
+
+@pytest.mark.parametrize("flags", [SGD, COSINE, ("--config.train.batch_size=7",)])
+def test_other_sizes_and_optimizers_in_lockstep(flags, tmp_path):
+    command = (*COMPARE, "--config", "configs/transformer.py", *SIZES, *flags, "--workdir")
+    done = run(*command, tmp_path, "--float64", "--steps", "100")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BROKEN = """
+import sys
+import torch
+from torch.nn import functional as F
+from makemore_jax import command_line
+from makemore_jax.torch_parity import compare, models
+
+erf_gelu = F.gelu
+models.F.gelu = lambda x, approximate: erf_gelu(x)  # torch's default, not GPT-2's
+config = ["--config", "configs/transformer.py", "--steps", "20"]
+sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
+command_line.run(compare.main, "", config_required=False, name="compare")
+"""
+
+
+def test_a_difference_is_found_and_named(tmp_path):
+    done = run("-c", BROKEN, tmp_path)
+    assert done.returncode == 1
+    assert "compare: transformer in float32: logits differ by" in done.stderr
+    assert json.loads((tmp_path / "parity.json").read_text())["results"][0]["exceeded"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
+    """Through the two commands, every tensor and every buffer."""
+    module = torch_model(kind)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    config = ("--config", f"configs/{kind}.py")
+    done = run(
+        *CONVERT, "from-torch", tmp_path / "model.pt", *config, "--workdir", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    suffix = {"mlp": "npz", "gru": "safetensors"}.get(kind, "pt")
+    back = tmp_path / f"back.{suffix}"
+    done = run(*CONVERT, "to-torch", "--workdir", tmp_path / "run", back)
+    assert done.returncode == 0, done.stderr
+    if suffix == "pt":
+        found = torch.load(back, weights_only=True)
+        torch_model(kind, seed=6).load_state_dict(found, strict=True)
+        found = {name: tensor.numpy() for name, tensor in found.items()}
+    else:
+        found = weights.read(back)
+    known = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    assert found.keys() == known.keys()
+    for name, tensor in known.items():
+        assert found[name].shape == tensor.shape
+        assert found[name].tobytes() == tensor.tobytes(), name
+
+
+def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):
+    module = torch_model("gru")
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    folder, config = tmp_path / "run", ("--config", "configs/gru.py")
+    done = run(*CONVERT, "from-torch", tmp_path / "model.pt", *config, "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    scored = run("sample.py", "--workdir", folder, "--score", "-", "--format=json", stdin="anna")
+    tokens = torch.tensor([[0, 1, 14, 14, 1]])
+    log_probs = torch.log_softmax(module(tokens)[0], -1)[range(5), [1, 14, 14, 1, 0]]
+    found = json.loads(scored.stdout.splitlines()[0])["log_prob"]
+    assert found == pytest.approx(log_probs.sum().item(), abs=1e-4)
+    assert run("sample.py", "--workdir", folder, "--num", "3").returncode == 0
+    done = run("train.py", *config, *QUICK, "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 20
+
+
+class Evil:
+    """What a pickle can do when it is trusted."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def bad_files(folder, case: str):
+    """A file that can't become a gru, and what is said of it."""
+    tensors = torch_model("gru").state_dict()
+    file = folder / "model.pt"
+    if case == "shape":
+        tensors["cell.xh_to_r.weight"] = torch.zeros(64, 129)
+        message = "cell.xh_to_r.weight is (64, 129), the config needs (64, 128)"
+    elif case == "missing":
+        del tensors["start"]
+        message = "start is missing; is it of a model of the kind gru?"
+    elif case == "more":
+        tensors["other"] = torch.zeros(3)
+        message = "other is not a tensor of a gru with the sizes of the config"
+    elif case == "kind":
+        tensors = torch_model("rnn").state_dict()
+        message = "cell.xh_to_hbar.bias is missing"
+    elif case == "integers":
+        tensors["lm_head.bias"] = torch.zeros(27, dtype=torch.int64)
+        message = "lm_head.bias holds int64"
+    elif case == "no tensors":
+        tensors = {"epoch": 3}
+        message = "holds no state_dict"
+    torch.save(tensors, file)
+    if case == "evil":
+        file.write_bytes(pickle.dumps(Evil(str(folder / "pwned"))))
+        message = "can't be read as .pt"
+    elif case == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+        message = "can't be read as .pt"
+    elif case == "objects":
+        file = folder / "model.npz"
+        np.savez(file, start=np.array([Evil(str(folder / "pwned"))], dtype=object))
+        message = "can't be read as .npz"
+    elif case == "none":
+        file = folder / "none.pt"
+        message = "does not exist"
+    return file, message
+
+
+CASES = ["shape", "missing", "more", "kind", "integers", "no tensors", "evil", "cut", "objects"]
+
+
+@pytest.mark.parametrize("case", [*CASES, "none"])
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(case, tmp_path):
+    file, message = bad_files(tmp_path, case)
+    folder, config = tmp_path / "run", ("--config", "configs/gru.py")
+    done = run(*CONVERT, "from-torch", file, *config, "--workdir", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert not folder.exists()
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_another_context_is_named(tmp_path):
+    torch.save(torch_model("transformer").state_dict(), tmp_path / "model.pt")
+    config = ("--config", "configs/transformer.py", "--config.data.block_size=20")
+    done = run(
+        *CONVERT, "from-torch", tmp_path / "model.pt", *config, "--workdir", tmp_path / "run"
+    )
+    assert done.returncode == 2
+    assert "transformer.h.0.attn.bias is (1, 1, 15, 15), for a context of 15" in done.stderr
+
+
+def test_pickles_are_not_opened_by_a_torch_with_known_holes(tmp_path, monkeypatch):
+    torch.save(torch_model("rnn").state_dict(), tmp_path / "model.pt")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(UserError, match=r"torch 2.9.1\+cpu can't open pickles safely"):
+        weights.read(tmp_path / "model.pt")
+
+
+def test_nothing_else_imports_torch():
+    """The core works without it, so no file of the core may name it."""
+    core = [p for p in (ROOT / "makemore_jax").rglob("*.py") if "torch_parity" not in p.parts]
+    for path in [*core, ROOT / "train.py", ROOT / "sample.py"]:
+        source = path.read_text("utf-8")
+        assert "import torch" not in source and "from torch" not in source, path
