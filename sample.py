@@ -43,7 +43,7 @@ def main() -> None:
     decoding = sampling.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
     run = workdir.read(Path(WORKDIR.value))
-    words = read_lines(run) if SCORE.value else None
+    words = read_lines(run) if SCORE.value is not None else None
     lm = load(run)
     if words:
         print_scores(words, sampling.score(lm, words))
@@ -77,7 +77,12 @@ def load(run: workdir.Run) -> sampling.LanguageModel:
 
 def read_lines(run: workdir.Run) -> list[str]:
     """The lines that are to be scored."""
-    text, _ = text_file.read(SCORE.value, run.config.data.encoding, "--score")
+    encoding = run.config.data.encoding
+    if SCORE.value == "-":
+        raw = sys.stdin.buffer.read() if sys.stdin else b""
+        text = text_file.decode(raw, "standard input", encoding, "--score")
+    else:
+        text, _ = text_file.read(SCORE.value, encoding, "--score")
     words = lines.split_lines(text)
     if not words:
         raise UserError(f"--score: {SCORE.value} has no lines")

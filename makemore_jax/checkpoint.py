@@ -1,4 +1,4 @@
-"""Saving and restoring a TrainState. The only file that knows orbax.
+"""Saving and restoring a train state (step, params, opt_state). The only file that knows orbax.
 
 Kept are the latest state and the best by dev loss. Parameters and the rest are separate items, so
 that sampling reads the parameters alone. orbax writes a step under another name and renames it
@@ -10,6 +10,8 @@ import hashlib
 import json
 import logging
 import math
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
 from makemore_jax.errors import UserError
-from makemore_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
-RETRIES = 5  # of a reader under whose hands a running training deletes what it replaced
+RETRIES = 20  # of a reader under whose hands a running training deletes what it has replaced,
+PAUSE = 0.1  # with so many seconds between them
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each of its steps
 
@@ -31,6 +33,11 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, read_only: bool = False):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        self._read_only = read_only
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when it is needed: it reads the folder, which a reader may have to try again."""
         # best_fn alone, with max_to_keep=1, would delete the latest; hence the policy.
         options = ocp.CheckpointManagerOptions(
             best_fn=_dev_loss,
@@ -47,11 +54,11 @@ class Checkpoints:
                 ]
             ),
             enable_async_checkpointing=False,
-            create=not read_only,
-            read_only=read_only,
+            create=not self._read_only,
+            read_only=self._read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
-        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
+        return ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
 
     def steps(self) -> dict[str, int]:
         """The steps of the checkpoints that there are: {"latest": 500, "best": 400} or {}."""
@@ -67,7 +74,7 @@ class Checkpoints:
         metrics = self._manager.metrics(steps["best"]) if steps else None
         return _dev_loss(metrics) if metrics else math.inf
 
-    def save(self, state: TrainState, dev_loss: float | None = None) -> None:
+    def save(self, state: Any, dev_loss: float | None = None) -> None:
         """Save a state. With its dev loss, where that was measured at this step."""
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -85,14 +92,14 @@ class Checkpoints:
         partial.write_text(json.dumps(_hashes(folder), indent=1))
         partial.rename(folder / MANIFEST)
 
-    def restore(self, which: str, like: TrainState) -> TrainState:
+    def restore(self, which: str, like: Any) -> Any:
         """The `latest` or `best` state, with the shapes, dtypes and shardings of `like`.
 
         UserError if there is none, or if it is damaged or of another shape.
         """
         rest = {"step": like.step, "opt_state": like.opt_state}
         restored = self._restore(which, params=like.params, rest=rest)
-        return TrainState(params=restored["params"], **restored["rest"])
+        return like.replace(params=restored["params"], **restored["rest"])
 
     def restore_params(self, which: str, like: Any) -> Any:
         """The parameters alone, likewise."""
@@ -100,19 +107,32 @@ class Checkpoints:
 
     def _restore(self, which: str, **items: Any) -> ocp.args.Composite:
         for attempt in range(1, RETRIES + 1):
-            steps = self.steps()
-            if not steps:
-                raise UserError(f"{self.folder}: no checkpoint has been saved yet")
-            folder = self.folder / str(steps[which])
+            step = None
             try:
-                self._check_hashes(folder)
-                self._check_shapes(steps[which], items)
+                step = self.steps().get(which)
+                if step is None:
+                    break
+                self._check_hashes(self.folder / str(step))
+                self._check_shapes(step, items)
                 wanted = {k: ocp.args.StandardRestore(_abstract(v)) for k, v in items.items()}
-                return self._manager.restore(steps[which], args=ocp.args.Composite(**wanted))
-            except (OSError, KeyError, ValueError) as error:
-                if attempt == RETRIES or folder.exists():
-                    raise UserError(f"{folder} can't be read: {error!s:.200}") from error
-        raise AssertionError("the last attempt returns or raises")
+                return self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            # Files that vanish make orbax fail in many ways. What fails and stays is damaged.
+            except Exception as error:
+                if attempt < RETRIES and not self._is_settled(step):
+                    continue
+                if isinstance(error, UserError):
+                    raise
+                where = self.folder if step is None else self.folder / str(step)
+                raise UserError(f"{where} can't be read: {error!s:.200}") from error
+        raise UserError(f"{self.folder}: no checkpoint has been saved yet")
+
+    def _is_settled(self, step: int | None) -> bool:
+        """Whether a step is still wanted a little later: no running training is deleting it."""
+        time.sleep(PAUSE)
+        try:
+            return step in self.steps().values() and (self.folder / str(step) / MANIFEST).exists()
+        except Exception:  # the folder changes while it is read
+            return False
 
     def _check_hashes(self, folder: Path) -> None:
         if not (folder / MANIFEST).exists():
@@ -143,8 +163,12 @@ def _dev_loss(metrics: dict[str, float]) -> float:
 
 
 def _abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings. One device, where none is given: orbax would take the saved."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)),
+        lambda a: jax.ShapeDtypeStruct(
+            a.shape, a.dtype, sharding=getattr(a, "sharding", None) or here
+        ),
         tree,
     )
 

@@ -40,13 +40,20 @@ def run(
     A `main` with a parameter is given the arguments that are no flags; otherwise there may be none.
     """
     name = name or Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a terminal that lacks a character must not end a training
+            stream.reconfigure(errors="backslashreplace")
     try:
         leftover = _parse(sys.argv, program_doc, config_required)
         if inspect.signature(main).parameters:
             main(leftover)
         elif leftover:
-            meant = f"; did you mean --config={leftover[0]}?" if leftover[0][-3:] == ".py" else ""
-            raise UserError(f"{leftover[0]}: not a flag{meant}")
+            way_out = ""
+            if leftover[0].endswith(".py"):
+                way_out = f"; did you mean --config={leftover[0]}?"
+            elif leftover[0].lower() in ("true", "false"):
+                way_out = f"; a switch takes its value after =, as in --switch={leftover[0]}"
+            raise UserError(f"{leftover[0]}: not a flag{way_out}")
         else:
             main()
     except UserError as error:
@@ -81,6 +88,8 @@ def _parse(argv: list[str], program_doc: str, config_required: bool) -> list[str
 
 def _config_first(arguments: list[str], required: bool) -> list[str]:
     """The arguments with --config before its overrides, the only order that config_flags takes."""
+    if sum(bool(re.fullmatch(r"--?config(=.*)?", a, re.DOTALL)) for a in arguments) > 1:
+        raise UserError("--config is given twice")
     for i, argument in enumerate(arguments):
         if re.match(r"--?config=", argument):
             return [argument, *arguments[:i], *arguments[i + 1 :]]

@@ -1,7 +1,8 @@
 """What an experiment is: typed fields, their only defaults, their checks, to and from JSON.
 
 The files of `configs/` return a `Config`; any field can be overridden on the command line, as
-`--config.model.n_embd2=128`. No default stands anywhere else in the code.
+`--config.model.n_embd2=128`. No default stands anywhere else in the code. (`slots`: a misspelt
+field in a config file is an error, not a new field that nobody reads.)
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from typing import Any
 from makemore_jax.errors import UserError, did_you_mean
 
 
-@dataclass
+@dataclass(slots=True)
 class DataConfig:
     """Which text, and how it becomes examples."""
 
@@ -27,7 +28,7 @@ class DataConfig:
     block_size: int | None = None  # longest context; None: longest line + 1
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelConfig:
     """Which model, and its sizes. Each family reads the fields that it needs."""
 
@@ -39,7 +40,7 @@ class ModelConfig:
     dropout: float = 0.0  # transformer
 
 
-@dataclass
+@dataclass(slots=True)
 class OptimizerConfig:
     """The optimizer, with PyTorch's meaning of every field (torch.optim.AdamW, SGD, StepLR)."""
 
@@ -49,14 +50,14 @@ class OptimizerConfig:
     b2: float = 0.99
     weight_decay: float = 0.01  # adamw: decoupled, on every parameter; sgd: L2
     schedule: str = "constant"
-    warmup_steps: int = 0  # linear, from 0
+    warmup_steps: int = 0  # linear, up to the learning rate
     step_size: int = 100_000  # schedule "step": every so many steps ...
     gamma: float = 0.1  # ... the learning rate is multiplied by this
     min_learning_rate: float = 0.0  # schedule "cosine": reached at train.steps
     grad_clip: float | None = None  # largest global norm of the gradient; None: no clipping
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainConfig:
     """How long, and what happens on the way. All in steps."""
 
@@ -70,7 +71,7 @@ class TrainConfig:
     train_eval_examples: int = 5_000  # the final train_loss is over the first so many examples
 
 
-@dataclass
+@dataclass(slots=True)
 class MeshConfig:
     """Devices along each axis."""
 
@@ -78,7 +79,7 @@ class MeshConfig:
     model: int = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class Config:
     """One experiment, whole. A seed and a step determine every random number of a run."""
 
@@ -118,6 +119,9 @@ def check_field_name(name: str) -> None:
     known = field_types()
     if name not in known:
         # A field is often right and its group wrong or left out: data.n_embd, n_embd.
+        fields = [k for k in known if k.startswith(f"{name}.")]
+        if fields:
+            raise UserError(f"--config.{name}: is a group of fields, {', '.join(fields)}")
         same_leaf = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
         hint = f"; did you mean {same_leaf[0]}?" if same_leaf else did_you_mean(name, known)
         raise UserError(f"--config.{name}: no such field{hint}")
@@ -142,6 +146,9 @@ def from_json(tree: dict[str, Any]) -> Config:
 
 def validate(config: Config) -> None:
     """Check every field's type and range. UserError names the field, the value and the rule."""
+    for group, cls in typing.get_type_hints(Config).items():
+        if dataclasses.is_dataclass(cls) and not isinstance(getattr(config, group), cls):
+            raise UserError(f"{group}: {getattr(config, group)!r} is no {cls.__name__}")
     flat = flatten(config)
     for name, hint in field_types().items():
         flat_type = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -152,6 +159,8 @@ def validate(config: Config) -> None:
             raise UserError(f"{name}: {value!r} is not of type {wanted}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name}: {value} is not a finite number")
+        if isinstance(value, int | float) and abs(value) >= 2**31 and name != "seed":
+            raise UserError(f"{name}: {value} is too large")
 
     def require(name: str, holds: bool, rule: str) -> None:
         if not holds:

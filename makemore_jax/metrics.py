@@ -41,8 +41,20 @@ def device() -> str:
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file that at any moment is either the old one or the new one."""
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    partial.write_text(
+        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
     os.replace(partial, file)
+
+
+def check_finite(step: int, loss: float) -> float:
+    """The loss itself. Diverged if it is no number, before anything is made of it."""
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss is {loss} at step {step}: lower optimizer.learning_rate or set "
+            "optimizer.grad_clip, and start again with another --workdir"
+        )
+    return loss
 
 
 class Metrics:
@@ -57,8 +69,9 @@ class Metrics:
         self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
         self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
         self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
+        is_first = not any(workdir.glob("events.out.*"))
         self._events = EventFileWriter(str(workdir))
-        if start:
+        if not is_first:
             self._purge_events(start)
         self._bar = tqdm(
             total=steps, initial=start, unit=" steps", dynamic_ncols=True, disable=None, leave=False
@@ -100,17 +113,13 @@ class Metrics:
         self._bar.update(step - self._last)
         self._last, self._last_time = step, now
         self._compiled = self._compiled or (step, now)
-        if not math.isfinite(train_loss):
-            raise Diverged(
-                f"the loss is {train_loss} at step {step}: lower optimizer.learning_rate or set "
-                "optimizer.grad_clip, and start again with another --workdir"
-            )
+        check_finite(step, train_loss)
         values = {"train_loss": train_loss, "learning_rate": learning_rate}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same values for TensorBoard."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._lines.flush()
         self._write_events(step, values)
 

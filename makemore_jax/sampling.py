@@ -18,7 +18,7 @@ from jax import Array
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
-from makemore_jax.training.step import token_losses
+from makemore_jax.losses import token_losses
 
 MOST_AT_ONCE = 1024  # lines in one compiled call
 
@@ -213,7 +213,7 @@ def score(lm: LanguageModel, words: list[str]) -> list[float]:
                 f"the lines of this model have at most {lm.block_size - 1}"
             )
     split = encode(words, lm.vocab, lm.block_size)
-    batch_size = min(len(words), MOST_AT_ONCE)
+    batch_size = min(len(words), split.batch_size())
     found = [
         _log_probs(
             lm.model,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
@@ -23,16 +24,21 @@ class Run:
     data_sha256: str
 
 
-def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
-    """Make `workdir` the place of this run, or check that it is already.
+def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
+    """Make `workdir` the place of this run, or check that it is already; lock and return the lock.
 
     What may differ from the run that is there: how long and how fast it trains, not what it is.
     UserError names the first field that differs, or why nothing can be written.
     """
     if (workdir / "config.json").exists():
         _check_same(read(workdir), config, dataset, workdir)
+    elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
+        raise UserError(
+            f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(workdir)
         write_json(workdir / "vocab.json", list(dataset.vocab.chars))
         content = {
             "config": config_lib.to_json(config),
@@ -44,6 +50,37 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
         write_json(workdir / "config.json", content)
     except OSError as error:
         raise UserError(f"--workdir: {workdir} can't be written: {error.strerror}") from None
+    except UnicodeError as error:
+        raise UserError(f"--workdir: a path in it is no Unicode text: {error}") from None
+    return lock
+
+
+def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has ended after so many steps, if there is one."""
+    try:
+        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("steps") == steps else None
+
+
+def _is_foreign(file: Path) -> bool:
+    """Whether a file is none that `prepare` leaves behind when it is killed, nor a hidden one."""
+    return file.name != "vocab.json" and file.suffix != ".partial" and file.name[0] != "."
+
+
+def _lock(workdir: Path) -> TextIO:
+    """Take hold of a working directory until the file is closed or the process ends."""
+    file = (workdir / ".lock").open("w")
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"--workdir: {workdir} is in use by another training") from None
+    return file
 
 
 def read(workdir: Path) -> Run:

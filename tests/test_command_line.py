@@ -167,7 +167,15 @@ BAD_TRAIN = [
     ((*CONFIG, "--wrkdir=x"), "wrkdir"),
     ((*CONFIG, "--config.model.n_emb=3"), "model.n_emb: no such field; did you mean model.n_embd?"),
     ((*CONFIG, "--config.n_layer=3"), "n_layer: no such field; did you mean model.n_layer?"),
-    ((*CONFIG, "--config.model=3"), "--config.model: no such field"),
+    ((*CONFIG, "--config.model=3"), "--config.model: is a group of fields, model.kind, "),
+    ((*CONFIG, "--config", "configs/gru.py"), "--config is given twice"),
+    (
+        (*CONFIG, "--config.data.dedup", "true"),
+        "true: not a flag; a switch takes its value after =",
+    ),
+    ((*CONFIG, "--config.optimizer.warmup_steps=99999999999"), "99999999999 is too large"),
+    ((*CONFIG, "--config.data.path=-"), "data.path: - does not exist"),
+    ((*CONFIG, "--config.data.encoding=punycode"), "data.encoding"),
     ((*CONFIG, "--config.train.steps=1e3"), "train.steps: '1e3' is not an integer; write 1000"),
     ((*CONFIG, "--config.data.dedup=maybe"), "data.dedup: 'maybe' is neither true nor false"),
     ((*CONFIG, "--config.train.batch_size=0"), "train.batch_size: 0 must be at least 1"),
@@ -215,6 +223,11 @@ def test_bad_input_to_train(flags, message, files, tmp_path):
     assert not workdir.exists()
 
 
+IMPORT = "from makemore_jax.config import Config\n\n\ndef get_config():\n    c = Config()\n"
+MISSPELT = IMPORT + "    c.model.n_embed = 128\n    return c\n"
+NO_MODEL = IMPORT + "    c.model = None\n    return c\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -222,6 +235,8 @@ def test_bad_input_to_train(flags, message, files, tmp_path):
         ("def get_config(:\n", "the file fails with invalid syntax"),
         ("x = 3\n", "has no attribute 'get_config'"),
         ("def get_config():\n    return {}\n", "get_config() gives dict, not a Config"),
+        (MISSPELT, "the file fails with 'ModelConfig' object has no attribute 'n_embed'"),
+        (NO_MODEL, "model: None is no ModelConfig"),
     ],
 )
 def test_config_files_that_fail(content, message, tmp_path):
@@ -251,8 +266,10 @@ def test_a_workdir_that_holds_another_run(flags, message, trained, files):
 
 @pytest.mark.parametrize("workdir", ["/proc/run", "{files}/one", "{files}/one/run"])
 def test_a_workdir_that_cannot_be_written(workdir, files):
+    before = {p.name: p.read_bytes() for p in files.iterdir()}
     done = run("train.py", *CONFIG, "--workdir", workdir.format(files=files))
     assert_one_line(done, "train.py", "can't be written")
+    assert {p.name: p.read_bytes() for p in files.iterdir()} == before
 
 
 BAD_SAMPLE = [
@@ -268,6 +285,7 @@ BAD_SAMPLE = [
     (("--seed", "-1"), "--seed: -1 must be between 0 and 4294967295"),
     (("--checkpoint", "first"), "--checkpoint"),
     (("--score", "{files}/none"), "--score: {files}/none does not exist"),
+    (("--score=",), "--score:  is a folder"),
     (("--score", "{files}/blank"), "--score: {files}/blank has no lines"),
     (("--score", "{files}/latin"), "--score: {files}/latin is not utf-8 at byte 3"),
 ]

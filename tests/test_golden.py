@@ -10,10 +10,11 @@ from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
 from makemore_jax.config import ModelConfig
+from makemore_jax.losses import mean_loss
 from makemore_jax.torch_parity import weights
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_train_step, mean_loss
+from makemore_jax.training.step import make_train_step
 
 MOVED = "a change of the results: mend it, or run tests/make_golden.py if it is meant"
 

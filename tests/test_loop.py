@@ -11,10 +11,10 @@ import jax
 import pytest
 from conftest import FAMILIES, ROOT, assert_same, run, small_config
 
-from makemore_jax import data, models
+from makemore_jax import data, models, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
-from makemore_jax.errors import Diverged
+from makemore_jax.errors import Diverged, UserError
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -157,10 +157,59 @@ def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
 
 def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
     config = small_config("mlp", steps=200, log_every=10, eval_every=20)
-    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e20
+    # It rises to a million: the first evaluation is that of a model that still learns.
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.1
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e6, 100_000
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower"):
         loop.train(config, str(tmp_path))
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
+    """Whose own loss is finite: it is the next one that is not."""
+    config = small_config("transformer", steps=1)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e9
+    config.optimizer.weight_decay = 1e9
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step 1"):
+        loop.train(config, str(tmp_path))
+    assert Checkpoints(tmp_path, read_only=True).steps() == {}
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
+    """As when a process is killed between its last checkpoint and its summary."""
+    config = small_config("bigram", steps=10)
+    loop.train(config, str(tmp_path))
+    old = (tmp_path / "summary.json").read_text()
+    config.train.steps = 20
+    loop.train(config, str(tmp_path))
+    (tmp_path / "summary.json").write_text(old)
+    assert loop.train(config, str(tmp_path))["steps"] == 20
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
+
+
+def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path):
+    config = small_config("bigram", steps=10)
+    dataset = data.load(config.data, config.seed)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds samples.txt but no run"):
+        loop.train(config, str(tmp_path / "mine"))
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["samples.txt"]
+    config.data.block_size = dataset.block_size
+    with (
+        workdir.prepare(tmp_path / "run", config, dataset),
+        pytest.raises(UserError, match="is in use by another training"),
+    ):
+        loop.train(config, str(tmp_path / "run"))
+    assert loop.train(config, str(tmp_path / "run"))["steps"] == 10
+
+
+def test_a_config_is_not_changed_by_training(tmp_path):
+    config = small_config("bigram", steps=10)
+    loop.train(config, str(tmp_path))
+    assert config == small_config("bigram", steps=10)
 
 
 def test_sampling_while_training_and_sigterm(tmp_path):
@@ -210,6 +259,8 @@ def test_eight_devices_compute_what_one_does(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert f"on {devices} cpu" in done.stdout
+        drawn = run("sample.py", "--workdir", folder, "--num", "3")  # on one device
+        assert drawn.returncode == 0, drawn.stderr
         losses[devices] = [m["train_loss"] for m in read_metrics(folder) if "train_loss" in m]
     assert len(losses[1]) == 20
     assert losses[8] == pytest.approx(losses[1], rel=1e-5)

@@ -224,7 +224,7 @@ def bad_files(folder, case: str):
     torch.save(tensors, file)
     if case == "evil":
         file.write_bytes(pickle.dumps(Evil(str(folder / "pwned"))))
-        message = "can't be read as .pt"
+        message = "is not opened: it holds more than tensors"
     elif case == "cut":
         file.write_bytes(file.read_bytes()[:1000])
         message = "can't be read as .pt"

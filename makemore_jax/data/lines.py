@@ -19,6 +19,8 @@ from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
 
+TOKENS_AT_ONCE = 16_384  # in a batch that is only read, so that its memory is the same for every T
+
 
 @struct.dataclass
 class Lines:
@@ -32,6 +34,10 @@ class Lines:
     def size(self) -> int:
         """N, the number of lines."""
         return self.starts.shape[0] - 1
+
+    def batch_size(self) -> int:
+        """How many lines are evaluated or scored at once."""
+        return max(1, TOKENS_AT_ONCE // self.block_size)
 
     def take(self, indices: Array) -> tuple[Array, Array]:
         """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1."""

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import os
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,29 +11,31 @@ from makemore_jax.errors import UserError
 
 
 def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
-    """The text of a file (- is stdin) and the sha256 of its bytes, without a byte order mark.
-
-    UserError, about what `flag` says, if it can't be read.
-    """
+    """The text of a file, and the sha256 of its bytes. UserError if it can't be read."""
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{flag}: {path} is a folder, not a text file")
     try:
-        raw = sys.stdin.buffer.read() if path == "-" else file.read_bytes()
+        raw = file.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{flag}: {path} does not exist{_nearest(file)}") from None
     except OSError as error:
         raise UserError(f"{flag}: {path} can't be read: {error.strerror}") from None
+    return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
+
+
+def decode(raw: bytes, path: str, encoding: str, flag: str = "data.path") -> str:
+    """Bytes as text, without a byte order mark. UserError, about `flag`, if they are no text."""
     try:
-        text = raw.decode(encoding)
+        return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        way_out = "; name its encoding, as in --config.data.encoding=latin-1"
         raise UserError(
-            f"{flag}: {path} is not {encoding} at byte {error.start}; "
-            "name its encoding, as in --config.data.encoding=latin-1"
+            f"{flag}: {path} is not {encoding} at byte {error.start}"
+            f"{way_out if flag == 'data.path' else ', as the data of the run is'}"
         ) from None
-    except LookupError:
-        raise UserError(f'data.encoding: "{encoding}" is no encoding that Python knows') from None
-    return text.removeprefix("\ufeff"), hashlib.sha256(raw).hexdigest()
+    except (LookupError, UnicodeError):
+        raise UserError(f'data.encoding: "{encoding}" can\'t be read by Python') from None
 
 
 def _nearest(file: Path) -> str:

@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     n_layer: int
     n_head: int
     n_embd: int
-    dropout: float = 0.0
+    dropout: float
 
     def setup(self):
         self.wte = embedding(self.vocab_size, self.n_embd)

@@ -55,8 +55,8 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     dev_loss = make_evaluate(model)(params, dataset.splits["dev"])
-    workdir.prepare(folder, config, dataset)
-    Checkpoints(folder).save(state, dev_loss)
+    with workdir.prepare(folder, config, dataset):
+        Checkpoints(folder).save(state, dev_loss)
     return dev_loss
 
 

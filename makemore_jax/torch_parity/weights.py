@@ -8,7 +8,9 @@ same or, for the matrices of linear layers, turned round:
 Nothing is computed on the way, so a round trip gives back every bit.
 """
 
+import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +133,12 @@ def _read_pickle(file: Path) -> dict[str, np.ndarray]:
             f"{file}: torch {torch.__version__} can't open pickles safely; take torch 2.10 or "
             "newer, or give the weights as .npz or .safetensors"
         )
-    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, which is not the user's concern
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{file} is not opened: it holds more than tensors, or is cut") from None
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise UserError(f"{file} holds no state_dict, a dictionary of tensors by their names")
     return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -10,9 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.data.lines import Lines
-from makemore_jax.training.step import token_losses
-
-TOKENS_PER_BATCH = 16_384  # keeps the memory of an evaluation the same for every context length
+from makemore_jax.losses import token_losses
 
 
 def make_evaluate(model: nn.Module) -> Callable[..., float]:
@@ -35,7 +33,7 @@ def make_evaluate(model: nn.Module) -> Callable[..., float]:
 
     def evaluate(params: Any, split: Lines, max_examples: int | None = None) -> float:
         size = min(split.size, max_examples or split.size)
-        batch_size = max(1, TOKENS_PER_BATCH // split.block_size)
+        batch_size = split.batch_size()
         indices = np.arange(batch_size)
         sums = [
             sum_losses(params, *take(split, start + indices, size))

@@ -7,9 +7,9 @@ bit the run that was not.
 """
 
 import contextlib
-import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import data, models, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
-from makemore_jax.metrics import Metrics, device, versions, write_json
+from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
@@ -36,11 +36,11 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     """
     config_lib.validate(config)
     dataset = data.load(config.data, config.seed)
-    config.data.block_size = dataset.block_size
+    config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
     folder = Path(directory)
-    workdir.prepare(folder, config, dataset)
+    lock = workdir.prepare(folder, config, dataset)
 
     init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -56,9 +56,9 @@ def train(config: Config, directory: str) -> dict[str, Any]:
         state = checkpoints.restore("latest", state)
     best_dev_loss = checkpoints.best_dev_loss()
     step = start = int(state.step)
-    if start >= config.train.steps and (folder / "summary.json").exists():
+    if start >= config.train.steps and (known := workdir.read_summary(folder, start)):
         print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
-        return json.loads((folder / "summary.json").read_text("utf-8"))
+        return known
     metrics = Metrics(folder, start, config.train.steps)
     sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
     metrics.say(
@@ -79,7 +79,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
             dev_loss, is_best = None, False
             if step % config.train.eval_every == 0 or is_last:
                 metrics.flush()
-                dev_loss = evaluate(state.params, splits["dev"])
+                dev_loss = check_finite(step, evaluate(state.params, splits["dev"]))
                 is_best = dev_loss < best_dev_loss
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
@@ -94,6 +94,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
                 checkpoints.save(state, dev_loss)
         metrics.flush()
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
+    lock.close()
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
         print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)

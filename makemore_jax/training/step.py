@@ -11,25 +11,11 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import data
+from makemore_jax.losses import mean_loss
 from makemore_jax.training.state import TrainState
 
 Batch = tuple[Array, Array]  # inputs (B, T), targets (B, T) with -1 where there is nothing
 Metrics = dict[str, Array]
-
-
-def token_losses(logits: Array, targets: Array) -> Array:
-    """Negative log likelihood in nats of each target, 0 where it is -1. (B, T, V) -> (B, T)
-
-    The -1 is taken out by hand: optax's cross-entropy would read it as the last class, silently.
-    """
-    log_probs = jax.nn.log_softmax(logits)
-    picked = jnp.take_along_axis(log_probs, jnp.maximum(targets, 0)[..., None], axis=-1)
-    return jnp.where(targets == -1, 0.0, -picked[..., 0])
-
-
-def mean_loss(logits: Array, targets: Array) -> Array:
-    """The mean over the targets that are not -1, as torch's cross_entropy(ignore_index=-1)."""
-    return token_losses(logits, targets).sum() / jnp.maximum((targets != -1).sum(), 1)
 
 
 def make_train_step(
