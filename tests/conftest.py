@@ -9,6 +9,11 @@ from pathlib import Path
 # Before jax is imported: no other device; and what one process of the tests has compiled is kept
 # for the others, until the first of them ends.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time here goes into compiling what runs for a moment. Machine code that is not
+# optimised is compiled twice as fast; what XLA makes of the program before it is the same. Where
+# it matters that the code is the user's, a test runs with AS_USERS_RUN.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+AS_USERS_RUN = {"XLA_FLAGS": ""}
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="makemore_jax_cache_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name

@@ -9,7 +9,7 @@ import time
 
 import jax
 import pytest
-from conftest import FAMILIES, ROOT, assert_same, run, small_config
+from conftest import AS_USERS_RUN, FAMILIES, ROOT, assert_same, run, small_config
 
 from makemore_jax import data, models, workdir
 from makemore_jax.checkpoint import Checkpoints
@@ -50,7 +50,7 @@ def runs(tmp_path_factory):
     """Every family trained for 20 steps: in one go, and with a restart in a new process."""
     folder = tmp_path_factory.mktemp("runs")
     for name, steps in (("whole", 20), ("halves", 10), ("halves", 20)):
-        done = run("-c", TRAIN_ALL, folder / name, steps)
+        done = run("-c", TRAIN_ALL, folder / name, steps, **AS_USERS_RUN)
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -12,6 +12,7 @@ exits with 1 when a tolerance is exceeded, naming what.
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
-ALL = flags.DEFINE_bool("all", False, "all eight families, with the sizes of their configs")
+ALL = flags.DEFINE_bool("all", False, "all eight families; the config gives all but the kind")
 STEPS = flags.DEFINE_integer("steps", 200, "how many steps to train")
 FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
 WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "where parity.json and the picture go")
@@ -238,6 +239,18 @@ def as_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def as_details(result: dict[str, Any]) -> str:
+    """What the table sums up: the gradient of each parameter, and the ten continuations."""
+    lines = ["", "gradients before the first step, largest difference relative to largest entry:"]
+    for name, value in result["differences"]["gradient_of_each"].items():
+        lines.append(f"  {value:.1e}  {name}")
+    lines += ["", "likeliest continuations of ten prompts:"]
+    for prompt, ours, theirs in result["continuations"]:
+        same = "both" if ours == theirs else f"here; in PyTorch {theirs}"
+        lines.append(f"  {prompt}: {ours} ({same})")
+    return "\n".join(lines)
+
+
 def replace_table(page: Path, dtype: str, table: str) -> None:
     """Put a table between the page's comments that name its precision."""
     begin, end = f"<!-- {dtype} -->", f"<!-- end of {dtype} -->"
@@ -260,14 +273,15 @@ def main() -> None:
         raise UserError(f"--steps: {STEPS.value} must be at least 1")
     if FLOAT64.value:
         jax.config.update("jax_enable_x64", True)
-    if ALL.value == (CONFIG.value is not None):
-        raise UserError("give either --config, as configs/gru.py, or --all")
-    configs = [CONFIG.value] if CONFIG.value else [Config() for _ in models.MODELS]
-    if ALL.value:
-        for config, kind in zip(configs, models.MODELS, strict=True):
-            config.model.kind = kind
+    if CONFIG.value is None and not ALL.value:
+        raise UserError("--config is missing, as configs/gru.py; or --all for all eight")
+    config = CONFIG.value or Config()
+    kinds = list(models.MODELS) if ALL.value else [config.model.kind]
+    configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]
     print(as_table(results))
+    if not ALL.value:
+        print(as_details(results[0]))
     folder = Path(WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"versions": versions() | {"torch": torch.__version__}, "tolerances": TOLERANCES}

@@ -1,0 +1,99 @@
+"""Parity with PyTorch, live: all families trained beside their twins, within the tolerances.
+
+Needs torch: pip install -e ".[parity]". Where MAKEMORE_REQUIRE_TORCH is set, none of it is skipped.
+"""
+
+import json
+import os
+import re
+
+import pytest
+from conftest import AS_USERS_RUN, FAMILIES, run
+
+if not os.environ.get("MAKEMORE_REQUIRE_TORCH"):
+    pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
+
+COMPARE = ("-m", "makemore_jax.torch_parity.compare")
+
+
+@pytest.mark.parametrize("flags", [(), ("--float64",)], ids=["float32", "float64"])
+def test_all_families_in_lockstep(flags, tmp_path):
+    """The tolerances are those of compare.py, which exits with 1 when one is exceeded."""
+    done = run(*COMPARE, "--all", "--steps", "200", *flags, "--workdir", tmp_path, **AS_USERS_RUN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parity = json.loads((tmp_path / "parity.json").read_text())
+    assert [r["kind"] for r in parity["results"]] == FAMILIES
+    for r in parity["results"]:
+        assert r["exceeded"] == []
+        assert len(r["curves"]["jax"]) == len(r["curves"]["torch"]) == 200
+        assert r["curves"]["jax"][-1] < r["curves"]["jax"][0]  # both have learnt
+        assert r["dtype"] == ("float64" if flags else "float32")
+        assert len(r["continuations"]) == 10
+        if flags:
+            assert r["differences"]["logits"] <= 1e-12
+            assert r["differences"]["gradients"] <= 1e-11
+            assert r["differences"]["parameters"] <= 1e-9
+        else:
+            assert r["differences"]["logits"] <= 1e-5
+            assert r["differences"]["loss"] <= 1e-6
+            assert r["differences"]["gradients"] <= 1e-4
+            assert r["differences"]["loss_curve"] <= 1e-3
+    assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+PRIMES = ("--config.model.n_layer=3", "--config.model.n_head=1", "--config.model.n_embd=31")
+SIZES = ("--config.model.n_layer=2", "--config.model.n_head=3", "--config.model.n_embd=33")
+SGD = (
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=0.1",
+    "--config.optimizer.schedule=step",
+    "--config.optimizer.step_size=37",
+)
+COSINE = (
+    "--config.optimizer.schedule=cosine",
+    "--config.optimizer.warmup_steps=11",
+    "--config.optimizer.min_learning_rate=1e-5",
+)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(*PRIMES, "--config.train.batch_size=7"), (*PRIMES, *SGD, "--float64"), (*SIZES, *COSINE)],
+    ids=["primes", "sgd", "cosine"],
+)
+def test_other_sizes_and_optimizers_in_lockstep(flags, tmp_path):
+    command = (*COMPARE, "--config", "configs/transformer.py", "--steps", "200", "--workdir")
+    done = run(*command, tmp_path, *flags, **AS_USERS_RUN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d.\de-\d+  transformer.h.0.attn.c_attn.weight", done.stdout)
+    assert done.stdout.count("(both)") == 10
+
+
+def test_all_families_in_lockstep_under_sgd(tmp_path):
+    command = (*COMPARE, "--all", "--config", "configs/bigram.py", "--float64", "--steps", "100")
+    done = run(*command, *SGD, "--workdir", tmp_path, **AS_USERS_RUN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parity = json.loads((tmp_path / "parity.json").read_text())
+    assert [r["kind"] for r in parity["results"]] == FAMILIES
+
+
+BROKEN = """
+import sys
+import torch
+from torch.nn import functional as F
+from makemore_jax import command_line
+from makemore_jax.torch_parity import compare, models
+
+erf_gelu = F.gelu
+models.F.gelu = lambda x, approximate: erf_gelu(x)  # torch's default, not GPT-2's
+config = ["--config", "configs/transformer.py", "--steps", "20"]
+sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
+command_line.run(compare.main, "", config_required=False, name="compare")
+"""
+
+
+def test_a_difference_is_found_and_named(tmp_path):
+    done = run("-c", BROKEN, tmp_path)
+    assert done.returncode == 1
+    assert "compare: transformer in float32: logits differ by" in done.stderr
+    assert json.loads((tmp_path / "parity.json").read_text())["results"][0]["exceeded"]
