@@ -81,6 +81,12 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
     )
 
 
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a process that sees so many virtual devices."""
+    flag = f"--xla_force_host_platform_device_count={count}"
+    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+
+
 def published(name: str) -> Path:
     """One of the course's texts, or a skip that says how to get it."""
     path = locate(name, ROOT / "data")

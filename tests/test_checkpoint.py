@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from conftest import BLOCK, assert_same, run, small_model
+from conftest import BLOCK, assert_same, on_devices, run, small_model
 
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.errors import UserError
@@ -129,6 +129,5 @@ Checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
 def test_one_device_opens_what_eight_saved_and_the_other_way_round(tmp_path):
     saved(tmp_path, 2.0)
     for folder, devices in ((tmp_path, 8), (tmp_path / "again", 1)):
-        count = f"--xla_force_host_platform_device_count={devices}"
-        done = run("-c", ON_OTHER_DEVICES, folder, devices, XLA_FLAGS=count)
+        done = run("-c", ON_OTHER_DEVICES, folder, devices, **on_devices(devices))
         assert done.returncode == 0, done.stderr

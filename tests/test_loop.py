@@ -9,7 +9,7 @@ import time
 
 import jax
 import pytest
-from conftest import AS_USERS_RUN, FAMILIES, ROOT, assert_same, run, small_config
+from conftest import AS_USERS_RUN, FAMILIES, ROOT, assert_same, on_devices, run, small_config
 
 from makemore_jax import data, models, workdir
 from makemore_jax.checkpoint import Checkpoints
@@ -251,11 +251,10 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     losses = {}
     for devices in (1, 8):
         folder = tmp_path / str(devices)
-        count = f"--xla_force_host_platform_device_count={devices}"
         done = run(
             *("train.py", "--config", "configs/gru.py", "--workdir", folder),
             *("--config.train.steps=20", "--config.train.log_every=1"),
-            XLA_FLAGS=count,
+            **on_devices(devices),
         )
         assert done.returncode == 0, done.stderr
         assert f"on {devices} cpu" in done.stdout
@@ -281,5 +280,5 @@ assert "all-gather" not in compiled  # and no device collects the others'
 
 
 def test_each_device_computes_its_own_part_of_the_batch():
-    done = run("-c", COMPILED_ON_EIGHT, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = run("-c", COMPILED_ON_EIGHT, **on_devices(8))
     assert done.returncode == 0, done.stderr
