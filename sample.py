@@ -68,8 +68,7 @@ def load(run: workdir.Run) -> sampling.LanguageModel:
 
     block_size = run.config.data.block_size
     model = models.create(run.config.model, run.vocab.size, block_size)
-    tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
-    like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    like = models.param_shapes(model, block_size)
     checkpoints = Checkpoints(WORKDIR.value, read_only=True)
     params = checkpoints.restore_params(CHECKPOINT.value, like)
     return sampling.LanguageModel(model, params, run.vocab, block_size)

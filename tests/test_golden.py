@@ -44,7 +44,7 @@ def worst(ours: dict, theirs: dict) -> float:
 def differences(kind: str) -> dict[str, float]:
     """How far everything is from what is stored. Runs with jax_enable_x64."""
     golden, model = stored(kind), small(kind)
-    like = weights.shapes(model, SIZES["block_size"])
+    like = models.param_shapes(model, SIZES["block_size"])
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
     params = jax.tree.map(jax.numpy.asarray, weights.from_torch(tensors, like, kind))
     inputs, targets = golden["inputs"], golden["targets"]
@@ -100,7 +100,7 @@ def test_float64(kind, measured):
 def test_float32(kind):
     """The same weights in the precision that users train in."""
     golden, model = stored(kind), small(kind)
-    like = weights.shapes(model, SIZES["block_size"])
+    like = models.param_shapes(model, SIZES["block_size"])
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
     params = jax.tree.map(np.float32, weights.from_torch(tensors, like, kind))
     logits = jax.jit(model.apply)({"params": params}, golden["inputs"])
@@ -113,7 +113,7 @@ def test_float32(kind):
 def test_there_and_back_keeps_every_bit(kind):
     tensors = part(stored(kind), "weights")
     parameters = weights.without_masks(tensors, kind, SIZES["block_size"])
-    like = weights.shapes(small(kind), SIZES["block_size"])
+    like = models.param_shapes(small(kind), SIZES["block_size"])
     back = weights.to_torch(weights.from_torch(parameters, like, kind), kind)
     assert back.keys() == parameters.keys()
     for name, tensor in parameters.items():

@@ -19,7 +19,9 @@ A ninth family is one file with one class like these, one line in MODELS and one
 """
 
 import dataclasses
+from typing import Any
 
+import jax
 from flax import linen as nn
 
 from makemore_jax.config import ModelConfig
@@ -52,3 +54,9 @@ def create(config: ModelConfig, vocab_size: int, block_size: int) -> nn.Module:
     given = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
     cls = MODELS[config.kind]
     return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
+
+
+def param_shapes(model: nn.Module, block_size: int) -> Any:
+    """The tree of a model's parameters, with shapes and dtypes for values; nothing is computed."""
+    tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
+    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]

@@ -45,7 +45,7 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     dataset = data.load(config.data, config.seed)
     config.data.block_size = dataset.block_size
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    like = weights.shapes(model, dataset.block_size)
+    like = models.param_shapes(model, dataset.block_size)
     try:
         tensors = weights.without_masks(tensors, config.model.kind, dataset.block_size)
         values = weights.from_torch(tensors, like, config.model.kind)
@@ -69,7 +69,7 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
     run = workdir.read(folder)
     block_size = run.config.data.block_size
     model = models.create(run.config.model, run.vocab.size, block_size)
-    like = weights.shapes(model, block_size)
+    like = models.param_shapes(model, block_size)
     params = Checkpoints(folder, read_only=True).restore_params(which, like)
     module = weights.reference(run.config, run.vocab.size, block_size)
     weights.load_into(module, params, run.config.model.kind)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
@@ -35,11 +34,12 @@ def torch_name(path: tuple[str, ...], kind: str) -> str:
     return ".".join([*(["transformer"] if inside else []), *parts, _LEAVES.get(leaf, leaf)])
 
 
-def _walk(tree: Any, kind: str) -> dict[str, tuple[str, Any]]:
-    """Every leaf by its path in Flax: its name in PyTorch and itself."""
+def _walk(tree: Any, kind: str) -> dict[tuple[str, ...], tuple[str, Any]]:
+    """Every leaf by its path in Flax, in the order of the tree: its name in PyTorch and itself."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = [tuple(key.key for key in path) for path, _ in leaves]
     return {
-        tuple(key.key for key in path): (torch_name(tuple(k.key for k in path), kind), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        path: (torch_name(path, kind), leaf[1]) for path, leaf in zip(paths, leaves, strict=True)
     }
 
 
@@ -67,12 +67,11 @@ def from_torch(tensors: dict[str, np.ndarray], like: Any, kind: str) -> Any:
         if name not in known:
             raise UserError(f"{name} is not a tensor of a {kind} with the sizes of the config")
 
-    def leaf_value(path: tuple, leaf: Any) -> np.ndarray:
-        keys = tuple(key.key for key in path)
-        tensor = tensors[torch_name(keys, kind)]
-        return np.ascontiguousarray(tensor.T if keys[-1] == "kernel" else tensor)
-
-    return jax.tree_util.tree_map_with_path(leaf_value, like)
+    values = [
+        np.ascontiguousarray(tensors[name].T if path[-1] == "kernel" else tensors[name])
+        for path, (name, _) in walk.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), values)
 
 
 def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) -> dict:
@@ -91,12 +90,6 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
         if not (tensors[name] == np.tril(np.ones((block_size, block_size)))).all():
             raise UserError(f"{name} is not a causal mask")
     return {name: tensor for name, tensor in tensors.items() if name not in masks}
-
-
-def shapes(model: nn.Module, block_size: int) -> Any:
-    """The tree of a model's parameters, with shapes and dtypes for values."""
-    tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
-    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
 
 
 def read(file: Path) -> dict[str, np.ndarray]:

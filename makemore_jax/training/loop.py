@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
+from jax.sharding import Mesh
 
 from makemore_jax import config as config_lib
 from makemore_jax import data, models, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
+from makemore_jax.data.lines import Dataset
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
@@ -40,8 +43,13 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
     folder = Path(directory)
-    lock = workdir.prepare(folder, config, dataset)
+    with workdir.prepare(folder, config, dataset):  # and hold it until the summary is written
+        return _train(config, dataset, model, mesh, folder)
 
+
+def _train(
+    config: Config, dataset: Dataset, model: nn.Module, mesh: Mesh, folder: Path
+) -> dict[str, Any]:
     init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
@@ -94,7 +102,6 @@ def train(config: Config, directory: str) -> dict[str, Any]:
                 checkpoints.save(state, dev_loss)
         metrics.flush()
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
-    lock.close()
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
         print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
