@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from makemore_jax import command_line, data, models, sampling, workdir
+from makemore_jax import command_line, data, models, sampling, startup, workdir
 from makemore_jax.data import lines, text_file
 from makemore_jax.errors import UserError
 
@@ -42,6 +42,7 @@ def main() -> None:
         raise UserError(f"--seed: {SEED.value} must be between 0 and 4294967295")
     decoding = sampling.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
+    startup.use_compilation_cache()
     run = workdir.read(Path(WORKDIR.value))
     words = read_lines(run) if SCORE.value is not None else None
     lm = load(run)

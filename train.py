@@ -29,7 +29,12 @@ def main() -> None:
         raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
-    from makemore_jax.training import loop  # imported here so that --help is quick
+    from makemore_jax import startup  # imported here so that --help is quick
+
+    startup.use_compilation_cache()
+    startup.use_cores()
+
+    from makemore_jax.training import loop
 
     loop.train(config, WORKDIR.value or f"runs/{name}")
 

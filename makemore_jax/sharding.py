@@ -7,13 +7,24 @@ from jax.sharding import PartitionSpec as P
 from makemore_jax.config import MeshConfig
 from makemore_jax.errors import UserError
 
+# A step of fewer parameters is over before two cores have added up their gradients (measured on
+# two: docs/performance.md), and each core should have this many lines to work on.
+CORES_PAY_FROM_PARAMS = 100_000
+LINES_A_CORE = 8
 
-def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
-    """The mesh of a config. UserError where devices or batch do not divide."""
+
+def make_mesh(config: MeshConfig, batch_size: int, num_params: int) -> Mesh:
+    """The mesh of a config. UserError where devices or batch do not divide.
+
+    `mesh.data=-1` is all devices; of a CPU's cores it is as many as make the model faster.
+    """
     if config.model != 1:
         raise UserError(f"mesh.model: {config.model} must be 1; only batches are spread as yet")
     here = len(jax.devices())
     wanted = here if config.data == -1 else config.data
+    if config.data == -1 and jax.default_backend() == "cpu":
+        most = min(here, batch_size // LINES_A_CORE) if num_params >= CORES_PAY_FROM_PARAMS else 1
+        wanted = max(n for n in range(1, max(most, 1) + 1) if batch_size % n == 0)
     if wanted > here:
         raise UserError(f"mesh.data: {wanted} devices are asked for, {here} are here")
     if batch_size % wanted:

@@ -83,8 +83,7 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
 
 def on_devices(count: int) -> dict[str, str]:
     """The environment of a process that sees so many virtual devices."""
-    flag = f"--xla_force_host_platform_device_count={count}"
-    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+    return {"JAX_NUM_CPU_DEVICES": str(count)}
 
 
 def published(name: str) -> Path:

@@ -118,7 +118,7 @@ from makemore_jax import sharding
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import MeshConfig
 
-everywhere = sharding.replicated(sharding.make_mesh(MeshConfig(), 32))
+everywhere = sharding.replicated(sharding.make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
 restored = Checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
 assert_same(restored, state_at(10))
 assert len(restored.step.sharding.device_set) == jax.device_count() == int(sys.argv[2])

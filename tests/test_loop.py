@@ -254,6 +254,7 @@ def test_eight_devices_compute_what_one_does(tmp_path):
         done = run(
             *("train.py", "--config", "configs/gru.py", "--workdir", folder),
             *("--config.train.steps=20", "--config.train.log_every=1"),
+            f"--config.mesh.data={devices}",
             **on_devices(devices),
         )
         assert done.returncode == 0, done.stderr
@@ -271,7 +272,7 @@ sys.path.insert(0, "tests")
 import jax
 from test_training import start
 
-steps, first, split = start("gru", batch_size=16)
+steps, first, split = start("gru", batch_size=16, devices=8)
 compiled = steps.lower(first(), split, jax.random.key(0), num_steps=2).compile().as_text()
 assert jax.device_count() == 8
 assert "all-reduce" in compiled  # of the gradients: each device has its part of the batch

@@ -12,7 +12,7 @@ from conftest import BLOCK, FAMILIES, VOCAB, assert_close, small_config, small_m
 from makemore_jax import models
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
-from makemore_jax.models.layers import layer_norm, linear
+from makemore_jax.models.layers import Linear, layer_norm
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.step import make_train_step
 
@@ -87,7 +87,7 @@ def test_number_of_parameters(kind):
 
 def test_linear_starts_as_in_pytorch():
     """torch.nn.Linear: weight and bias uniform within 1 / sqrt(fan_in)."""
-    params = linear(25, 4001).init(jax.random.key(0), jnp.zeros((1, 25)))["params"]
+    params = Linear(25, 4001).init(jax.random.key(0), jnp.zeros((1, 25)))["params"]
     for values in (params["kernel"], params["bias"]):
         assert np.abs(values).max() <= 0.2
         assert abs(values.mean()) < 0.01

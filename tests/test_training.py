@@ -19,6 +19,7 @@ from conftest import (
 
 from makemore_jax import data, losses, models, sharding
 from makemore_jax.config import OptimizerConfig
+from makemore_jax.data import layouts
 from makemore_jax.training import evaluate, step
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
@@ -137,14 +138,16 @@ def test_cosine_ends_at_its_minimum():
     assert_close(1e5 * make_schedule(config, 100)(100), 1.0, 1e-5)
 
 
-def start(kind, batch_size=5):
+def start(kind, batch_size=5, devices=1):
     """The compiled steps of a small model on names.txt, and its first state."""
     config = small_config(kind)
+    config.mesh.data = devices
     dataset = data.load(config.data, config.seed)
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, 20)
-    mesh = sharding.make_mesh(config.mesh, batch_size)
-    steps = step.make_train_steps(model, optimizer, batch_size, sharding.batch(mesh))
+    mesh = sharding.make_mesh(config.mesh, batch_size, num_params=0)
+    chosen = layouts.choose(dataset.splits["train"], batch_size // devices, model)
+    steps = step.make_train_steps(model, optimizer, batch_size, chosen, mesh)
 
     def first():
         return state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
@@ -187,11 +190,12 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
     many = data.lines.encode([a + b for a in vocab.chars for b in vocab.chars], vocab, 3)
     one = data.lines.encode(["ab"], vocab, 3)
     optimizer = make_optimizer(config.optimizer, 20)
-    place = sharding.batch(sharding.make_mesh(config.mesh, 5))
+    mesh = sharding.make_mesh(config.mesh, 5, num_params=0)
     for dropout, split in ((0.0, many), (0.5, one)):
         config.model.dropout = dropout
         model = models.create(config.model, vocab.size, 3)
-        steps = step.make_train_steps(model, optimizer, 5, place)
+        chosen = layouts.choose(split, 5, model)
+        steps = step.make_train_steps(model, optimizer, 5, chosen, mesh)
         state = state_lib.create(model, optimizer, jax.random.key(0), 3)
         _, metrics = steps(state, split, jax.random.key(1), num_steps=7)
         assert len(set(metrics["train_loss"].tolist())) == 7

@@ -26,4 +26,9 @@ def load(config: DataConfig, seed: int) -> lines.Dataset:
 
 def draw(split: lines.Lines, key: Array, batch_size: int) -> tuple[Array, Array]:
     """A random batch: inputs (B, T) and targets (B, T), drawn with replacement."""
-    return split.take(jax.random.randint(key, (batch_size,), 0, split.size))
+    return split.take(draw_indices(split, key, batch_size))
+
+
+def draw_indices(split: lines.Lines, key: Array, batch_size: int) -> Array:
+    """Which examples a random batch has, drawn with replacement. (B,)"""
+    return jax.random.randint(key, (batch_size,), 0, split.size)

@@ -19,7 +19,7 @@ from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
 
-TOKENS_AT_ONCE = 16_384  # in a batch that is only read, so that its memory is the same for every T
+TOKENS_AT_ONCE = 4_096  # in a batch that is only read, so that its memory is the same for every T
 
 
 @struct.dataclass
@@ -39,14 +39,38 @@ class Lines:
         """How many lines are evaluated or scored at once."""
         return max(1, TOKENS_AT_ONCE // self.block_size)
 
-    def take(self, indices: Array) -> tuple[Array, Array]:
-        """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1."""
-        position = jnp.arange(self.block_size)
+    def lengths(self, indices: Array) -> Array:
+        """How many tokens the lines at `indices` (B,) have, the 0 at their beginning included."""
+        return self.starts[indices + 1] - self.starts[indices]
+
+    def take(self, indices: Array, width: int | None = None) -> tuple[Array, Array]:
+        """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1.
+
+        T is `width`, or the block_size.
+        """
+        position = jnp.arange(width or self.block_size)
         start, following = self.starts[indices, None], self.starts[indices + 1, None]
         inside = start + position < following  # (B, T)
         inputs = jnp.where(inside, self.stream[start + position].astype(jnp.int32), 0)
         targets = jnp.where(inside, self.stream[start + position + 1].astype(jnp.int32), -1)
         return inputs, targets
+
+    def take_packed(self, indices: Array, num_rows: int, width: int) -> tuple[Array, Array, Array]:
+        """Lines at `indices` (B,), one behind the other through all rows.
+
+        -> inputs, targets, and how far into its line each token is; (num_rows, width) each.
+        """
+        lengths = self.lengths(indices)
+        end = jnp.cumsum(lengths)
+        place = jnp.arange(num_rows * width)
+        line = (place[:, None] >= end).sum(axis=1)  # which of the B, or B behind the last
+        inside = line < len(indices)
+        line = jnp.minimum(line, len(indices) - 1)
+        position = jnp.where(inside, place - (end - lengths)[line], 0)
+        at = self.starts[indices][line] + position
+        inputs = jnp.where(inside, self.stream[at].astype(jnp.int32), 0)
+        targets = jnp.where(inside, self.stream[at + 1].astype(jnp.int32), -1)
+        return tuple(a.reshape(num_rows, width) for a in (inputs, targets, position))
 
 
 @dataclass(frozen=True)

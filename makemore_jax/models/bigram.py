@@ -13,7 +13,9 @@ class Bigram(nn.Module):
     def setup(self):
         self.logits = self.param("logits", init.zeros, (self.vocab_size, self.vocab_size))
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self, tokens: Array, *, train: bool = False, positions: Array | None = None
+    ) -> Array:
         return self.logits[tokens]  # (B, T, V)
 
     def init_carry(self, batch_size: int) -> tuple[()]:

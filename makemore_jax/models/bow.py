@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import embedding, linear
+from makemore_jax.models.layers import Linear, embedding, visible, where_in_line, with_row_before
 
 
 class MLP(nn.Module):
@@ -14,8 +14,8 @@ class MLP(nn.Module):
     n_embd2: int
 
     def setup(self):
-        self.c_fc = linear(self.n_embd, self.n_embd2)
-        self.c_proj = linear(self.n_embd2, self.n_embd)
+        self.c_fc = Linear(self.n_embd, self.n_embd2)
+        self.c_proj = Linear(self.n_embd2, self.n_embd)
 
     def __call__(self, x: Array) -> Array:
         return self.c_proj(jnp.tanh(self.c_fc(x)))
@@ -47,12 +47,16 @@ class BoW(nn.Module):
         self.wte = embedding(self.vocab_size, self.n_embd)
         self.wpe = embedding(self.block_size, self.n_embd)
         self.context_block = ContextBlock(self.n_embd, self.n_embd2)
-        self.lm_head = linear(self.n_embd, self.vocab_size)
+        self.lm_head = Linear(self.n_embd, self.vocab_size)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        position = jnp.arange(tokens.shape[1])
-        x = self.wte(tokens) + self.wpe(position)  # (B, T, C)
-        average = jnp.cumsum(x, axis=1) / (position + 1)[:, None]
+    def __call__(
+        self, tokens: Array, *, train: bool = False, positions: Array | None = None
+    ) -> Array:
+        where = where_in_line(tokens, positions)
+        x = self.wte(tokens) + self.wpe(where)  # (B, T, C)
+        weights = visible(tokens.shape[1], positions) / (where + 1)[..., None]
+        weights = jnp.broadcast_to(weights, (len(tokens), *weights.shape[1:]))
+        average = weights @ with_row_before(x, positions)
         return self.lm_head(self.context_block(x, average))
 
     def init_carry(self, batch_size: int) -> tuple[Array, Array]:

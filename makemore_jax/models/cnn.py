@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import embedding, linear
+from makemore_jax.models.layers import Linear, ago, embedding, where_in_line
 
 _gelu = partial(nn.gelu, approximate=True)
 
@@ -29,11 +29,11 @@ class CausalConv(nn.Module):
     dilation: int
 
     def setup(self):
-        self.linear = linear(2 * self.n_in, self.n_out)
+        self.linear = Linear(2 * self.n_in, self.n_out)
 
-    def __call__(self, x: Array) -> Array:
-        ago = jnp.pad(x, ((0, 0), (self.dilation, 0), (0, 0)))[:, : x.shape[1]]
-        return self.linear(jnp.concatenate([ago, x], axis=-1))  # (B, T, n_in) -> (B, T, n_out)
+    def __call__(self, x: Array, where: Array) -> Array:
+        before = ago(x, self.dilation, where)
+        return self.linear(jnp.concatenate([before, x], axis=-1))  # (B, T, n_in) -> (B, T, n_out)
 
     def init_carry(self, batch_size: int) -> Array:
         """The inputs of the last `dilation` steps, the oldest first. (B, dilation, n_in)"""
@@ -55,11 +55,11 @@ class Block(nn.Module):
     def setup(self):
         self.conv = CausalConv(self.n_embd, 2 * self.n_embd2, self.dilation)
         if not self.is_last:
-            self.residual = linear(self.n_embd2, self.n_embd)
-        self.skip = linear(self.n_embd2, self.n_embd2)
+            self.residual = Linear(self.n_embd2, self.n_embd)
+        self.skip = Linear(self.n_embd2, self.n_embd2)
 
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        return self._gated(x, self.conv(x))
+    def __call__(self, x: Array, where: Array) -> tuple[Array, Array]:
+        return self._gated(x, self.conv(x, where))
 
     def init_carry(self, batch_size: int) -> Array:
         """What the convolution still needs."""
@@ -89,13 +89,16 @@ class CNN(nn.Module):
             Block(self.n_embd, self.n_embd2, 2**i, is_last=i == self.n_layer - 1)
             for i in range(self.n_layer)
         ]
-        self.c_proj = linear(self.n_embd2, self.n_embd2)
-        self.lm_head = linear(self.n_embd2, self.vocab_size)
+        self.c_proj = Linear(self.n_embd2, self.n_embd2)
+        self.lm_head = Linear(self.n_embd2, self.vocab_size)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self, tokens: Array, *, train: bool = False, positions: Array | None = None
+    ) -> Array:
         x, skips = self.wte(tokens), 0.0  # (B, T, C)
+        where = where_in_line(tokens, positions)
         for block in self.h:
-            x, skip = block(x)
+            x, skip = block(x, where)
             skips = skips + skip
         return self._logits(skips)
 

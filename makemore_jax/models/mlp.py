@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import embedding, linear
+from makemore_jax.models.layers import Linear, ago, embedding, linear_of_embedded, where_in_line
 
 
 class MLP(nn.Module):
@@ -22,15 +22,15 @@ class MLP(nn.Module):
     def setup(self):
         # The row after the vocabulary stands for what lies before the start of a line.
         self.wte = embedding(self.vocab_size + 1, self.n_embd)
-        self.mlp_0 = linear(self.block_size * self.n_embd, self.n_embd2)
-        self.mlp_2 = linear(self.n_embd2, self.vocab_size)
+        self.mlp_0 = Linear(self.block_size * self.n_embd, self.n_embd2)
+        self.mlp_2 = Linear(self.n_embd2, self.vocab_size)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        T = tokens.shape[1]
-        blank = ((0, 0), (self.block_size - 1, 0))
-        padded = jnp.pad(tokens, blank, constant_values=self.vocab_size)
-        ago = [padded[:, self.block_size - 1 - k :][:, :T] for k in range(self.block_size)]
-        return self._logits(jnp.stack(ago, axis=-1))  # (B, T, block_size) -> (B, T, V)
+    def __call__(
+        self, tokens: Array, *, train: bool = False, positions: Array | None = None
+    ) -> Array:
+        where = where_in_line(tokens, positions)
+        context = [ago(tokens, n, where, blank=self.vocab_size) for n in range(self.block_size)]
+        return self._logits(jnp.stack(context, axis=-1))  # (B, T, block_size) -> (B, T, V)
 
     def init_carry(self, batch_size: int) -> Array:
         """The last `block_size` tokens, the nearest first: all blank. (B, block_size)"""
@@ -42,5 +42,5 @@ class MLP(nn.Module):
 
     def _logits(self, context: Array) -> Array:
         """(..., block_size) tokens, the nearest first -> (..., V)"""
-        x = self.wte(context).reshape(*context.shape[:-1], -1)  # (..., block_size * C)
-        return self.mlp_2(jnp.tanh(self.mlp_0(x)))
+        x = linear_of_embedded(self.mlp_0, self.wte.embedding, context)
+        return self.mlp_2(jnp.tanh(x))

@@ -5,7 +5,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import embedding, layer_norm, linear
+from makemore_jax.models.layers import (
+    Linear,
+    embedding,
+    layer_norm,
+    visible,
+    where_in_line,
+    with_row_before,
+)
+
+
+@jax.custom_vjp
+def attention_scores(q: Array, k: Array) -> Array:
+    """What each query has to do with each key. (B, T, nh, hs), (B, S, nh, hs) -> (B, nh, T, S)"""
+    return jnp.einsum("btnh,bsnh->bnts", q, k)
+
+
+def _scores_fwd(q: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+    return attention_scores(q, k), (q, k)
+
+
+def _scores_bwd(qk: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    q, k = qk
+    turned = jax.lax.optimization_barrier(g.swapaxes(2, 3))
+    return jnp.einsum("bnts,bsnh->btnh", g, k), jnp.einsum("bnst,btnh->bsnh", turned, q)
+
+
+attention_scores.defvjp(_scores_fwd, _scores_bwd)
+
 
 Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
 
@@ -18,17 +45,17 @@ class CausalSelfAttention(nn.Module):
     dropout: float
 
     def setup(self):
-        self.c_attn = linear(self.n_embd, 3 * self.n_embd)  # query, key and value in one product
-        self.c_proj = linear(self.n_embd, self.n_embd)
+        self.c_attn = Linear(self.n_embd, 3 * self.n_embd)  # query, key and value in one product
+        self.c_proj = Linear(self.n_embd, self.n_embd)
         self.drop_weights = nn.Dropout(self.dropout)
         self.drop_output = nn.Dropout(self.dropout)
 
-    def __call__(self, x: Array, train: bool) -> Array:
-        T = x.shape[1]
-        q, k, v = self._heads(self.c_attn(x))  # (B, T, nh, hs) each
-        scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
-        seen = jnp.tril(jnp.ones((T, T), bool))
-        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+    def __call__(self, x: Array, seen: Array, positions: Array | None, train: bool) -> Array:
+        q, k, v = jnp.split(self.c_attn(x), 3, axis=-1)  # (B, T, C) each
+        k, v = with_row_before(k, positions), with_row_before(v, positions)
+        q, k, v = (self._split_heads(a) for a in (q, k, v))  # (B, T or S, nh, hs)
+        scores = attention_scores(q, k) * q.shape[-1] ** -0.5  # (B, nh, T, S)
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf))
         weights = self.drop_weights(weights, deterministic=not train)
         y = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(x.shape)
         return self.drop_output(self.c_proj(y), deterministic=not train)
@@ -44,9 +71,6 @@ class CausalSelfAttention(nn.Module):
         y = jnp.einsum("bns,sbnh->bnh", weights, v).reshape(x.shape)
         return (keys, values), self.c_proj(y)
 
-    def _heads(self, qkv: Array) -> list[Array]:
-        return [self._split_heads(a) for a in jnp.split(qkv, 3, axis=-1)]
-
     def _split_heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.n_head, -1)  # (..., C) -> (..., nh, hs)
 
@@ -58,8 +82,8 @@ class MLP(nn.Module):
     dropout: float
 
     def setup(self):
-        self.c_fc = linear(self.n_embd, 4 * self.n_embd)
-        self.c_proj = linear(4 * self.n_embd, self.n_embd)
+        self.c_fc = Linear(self.n_embd, 4 * self.n_embd)
+        self.c_proj = Linear(4 * self.n_embd, self.n_embd)
         self.drop_output = nn.Dropout(self.dropout)
 
     def __call__(self, x: Array, train: bool) -> Array:
@@ -80,8 +104,8 @@ class Block(nn.Module):
         self.ln_2 = layer_norm()
         self.mlp = MLP(self.n_embd, self.dropout)
 
-    def __call__(self, x: Array, train: bool) -> Array:
-        x = x + self.attn(self.ln_1(x), train)
+    def __call__(self, x: Array, seen: Array, positions: Array | None, train: bool) -> Array:
+        x = x + self.attn(self.ln_1(x), seen, positions, train)
         return x + self.mlp(self.ln_2(x), train)
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
@@ -106,13 +130,16 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(self.dropout)
         self.h = [Block(self.n_head, self.n_embd, self.dropout) for _ in range(self.n_layer)]
         self.ln_f = layer_norm()
-        self.lm_head = linear(self.n_embd, self.vocab_size, use_bias=False)
+        self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        x = self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))  # (B, T, C)
+    def __call__(
+        self, tokens: Array, *, train: bool = False, positions: Array | None = None
+    ) -> Array:
+        x = self.wte(tokens) + self.wpe(where_in_line(tokens, positions))  # (B, T, C)
         x = self.drop(x, deterministic=not train)
+        seen = visible(tokens.shape[1], positions)
         for block in self.h:
-            x = block(x, train)
+            x = block(x, seen, positions, train)
         return self.lm_head(self.ln_f(x))  # (B, T, V)
 
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache]]:

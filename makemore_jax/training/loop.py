@@ -21,6 +21,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import data, models, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
+from makemore_jax.data.layouts import choose
 from makemore_jax.data.lines import Dataset
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.sampling import LanguageModel
@@ -41,7 +42,8 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     dataset = data.load(config.data, config.seed)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
+    num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params)
     folder = Path(directory)
     with workdir.prepare(folder, config, dataset):  # and hold it until the summary is written
         return _train(config, dataset, model, mesh, folder)
@@ -56,8 +58,10 @@ def _train(
     state = state_lib.create(model, optimizer, init_key, dataset.block_size)
     state = jax.device_put(state, sharding.replicated(mesh))
     splits = jax.device_put(dataset.splits, sharding.replicated(mesh))
-    train_steps = make_train_steps(model, optimizer, config.train.batch_size, sharding.batch(mesh))
-    evaluate = make_evaluate(model)
+    batch_size = config.train.batch_size
+    layouts = choose(dataset.splits["train"], batch_size // mesh.shape["data"], model)
+    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
+    evaluate = make_evaluate(model, mesh)
 
     checkpoints = Checkpoints(folder)
     if checkpoints.steps():

@@ -1,0 +1,114 @@
+"""Milliseconds per training step, beside PyTorch: python -m benchmarks.train_speed
+
+Each model at its config and batch size, on the same data. Here: the compiled call that train.py
+makes, batches drawn inside it. PyTorch: the reference models with batches ready in memory, in
+every way of `torch_side`. Each side in a process of its own; in every round each way has its turn;
+medians over the rounds; the ratio is to the fastest of PyTorch's ways.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import sides, torch_side
+from benchmarks.configs import config_of
+from makemore_jax import data, models, sharding, startup
+from makemore_jax.data.layouts import choose
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+
+def make_jax_trainer(kind: str):
+    """The function (number of calls) -> seconds a step."""
+    startup.use_cores()
+    config = config_of(kind)
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    key = jax.random.key(config.seed)
+    state = state_lib.create(model, optimizer, key, dataset.block_size)
+    num_params = state_lib.num_params(state.params)
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    split = jax.device_put(dataset.splits["train"], sharding.replicated(mesh))
+    batch_size = config.train.batch_size
+    layouts = choose(split, batch_size // mesh.shape["data"], model)
+    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
+    num_steps = config.train.log_every
+
+    def run(calls: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(calls):
+            state, metrics = train_steps(state, split, key, num_steps)
+        assert np.isfinite(np.asarray(metrics["train_loss"])).all()
+        return (time.perf_counter() - began) / (calls * num_steps)
+
+    return run
+
+
+def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, Any]:
+    """The milliseconds a step of every way, for one model."""
+    config = config_of(kind)
+    dataset = data.load(config.data, config.seed)
+    split = dataset.splits["train"]
+    draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
+    batches = [tuple(np.asarray(a) for a in draw(i)) for i in range(100)]
+    ours = sides.Side(make_jax_trainer, kind)
+    theirs = sides.Side(
+        torch_side.make_trainer, kind, dataset.vocab.size, dataset.block_size, batches, threads
+    )
+    ours(1)  # compiles
+    calls = max(1, round(seconds / (ours(1) * config.train.log_every)))
+    ways = {"makemore_jax": lambda: ours(calls)}
+    for way in torch_side.ways():
+        theirs(way, 10)  # compiles
+        steps = max(10, round(seconds / (theirs(way, 20) / 20)))
+        ways[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
+    found = sides.alternate(ways, rounds)
+    ours.close()
+    theirs.close()
+    milliseconds = {way: 1e3 * value for way, value in found.items()}
+    best = min(torch_side.ways(), key=milliseconds.__getitem__)
+    ratio = milliseconds[best] / milliseconds["makemore_jax"]
+    return {"milliseconds": milliseconds, "fastest_of_torch": best, "ratio": ratio}
+
+
+def as_table(results: dict[str, dict]) -> str:
+    """The table of all models and the geometric mean of their ratios."""
+    ways = list(next(iter(results.values()))["milliseconds"])
+    rows = []
+    for kind, found in results.items():
+        times = [f"{found['milliseconds'][way]:.3f}" for way in ways]
+        rows.append([kind, *times, found["fastest_of_torch"], f"{found['ratio']:.2f}"])
+    mean = math.exp(np.mean([math.log(found["ratio"]) for found in results.values()]))
+    rows.append(["geometric mean", *[""] * (len(ways) + 1), f"{mean:.2f}"])
+    return sides.as_table(["ms a step", *ways, "PyTorch's fastest", "ratio"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one way in one round")
+    parser.add_argument("--out", type=Path, default=sides.ROOT / "docs" / "benchmarks")
+    args = parser.parse_args()
+    threads = sides.machine()["cores"]
+    results = {}
+    for kind in args.models:
+        results[kind] = measure(kind, args.rounds, args.seconds, threads)
+        print(as_table({kind: results[kind]}).splitlines()[2], flush=True)
+    print()
+    sides.report(
+        "train_speed", as_table(results), {"threads": threads, "results": results}, args.out
+    )
+
+
+if __name__ == "__main__":
+    main()

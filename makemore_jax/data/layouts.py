@@ -1,0 +1,82 @@
+"""How a batch of lines lies in arrays, so that little is computed on padding.
+
+More than half of a batch of names is padding. It has no target, so that whatever is computed there
+changes neither loss nor gradient, and need not be computed. A compiled program has fixed shapes:
+it gets one branch for each layout, and at every step takes the first that the batch drawn fits in.
+"""
+
+import inspect
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax.data.lines import Lines
+
+Batch = tuple[Array, ...]  # inputs (B, T), targets (B, T) with -1 where there is nothing, and,
+# where lines are packed, positions (B, T): how far into its line each token is
+
+
+class Layout(Protocol):
+    """One way for a batch to lie in arrays."""
+
+    def fits(self, lengths: Array) -> Array:
+        """Whether lines with so many tokens (..., B) have room, all together. () bool"""
+
+    def take(self, split: Lines, indices: Array) -> Batch:
+        """The lines at `indices` (B,)."""
+
+
+class Rows(NamedTuple):
+    """A line in each row, rows cut off at `width`: for models that read lines step by step."""
+
+    width: int
+
+    def fits(self, lengths: Array) -> Array:
+        return lengths.max() <= self.width
+
+    def take(self, split: Lines, indices: Array) -> Batch:
+        return split.take(indices, self.width)
+
+
+class Packed(NamedTuple):
+    """Line behind line through all rows, of which only the last have padding, at their end."""
+
+    num_rows: int
+    width: int  # no line may be longer
+
+    def fits(self, lengths: Array) -> Array:
+        return lengths.sum(axis=-1).max() <= self.num_rows * self.width
+
+    def take(self, split: Lines, indices: Array) -> Batch:
+        return split.take_packed(indices, self.num_rows, self.width)
+
+
+def choose(split: Lines, batch_size: int, model: nn.Module) -> list[Layout]:
+    """The layouts for the batches of a split, the cheapest first; all batches fit in the last.
+
+    Their sizes are such that, of batches drawn from these very lines, nearly all are packed, or
+    half have the first width and nine tenths the second. On an accelerator there is but one, the
+    whole block: its time is not in the products, and it would wait for the host at each branch.
+    """
+    whole = Rows(split.block_size)
+    if jax.default_backend() != "cpu":
+        return [whole]
+    lengths = np.diff(np.asarray(split.starts))
+    drawn = np.random.default_rng(0).choice(lengths, (2_000, batch_size))
+    if "positions" not in inspect.signature(type(model).__call__).parameters:
+        widths = np.quantile(drawn.max(axis=1), (0.5, 0.9), method="higher")
+        return [Rows(int(width)) for width in np.unique(widths) if width < whole.width] + [whole]
+    width = -(-split.block_size // 8) * 8  # eights fill the processor's vectors
+    num_rows = -(-int(np.quantile(drawn.sum(axis=1), 0.999)) // width)
+    packed = Packed(num_rows, width)
+    pays = num_rows * width < 0.8 * batch_size * whole.width
+    return [packed, whole] if pays else [whole]
+
+
+def first_that_fits(layouts: list[Layout], lengths: Array) -> Array:
+    """The index of the layout for batches of lines with so many tokens (..., B). () int32"""
+    return sum((~layout.fits(lengths)).astype(jnp.int32) for layout in layouts[:-1])

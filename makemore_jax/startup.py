@@ -1,0 +1,56 @@
+"""What train.py and sample.py ask of jax before it looks for devices."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+import jaxlib
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs for the next run, in a folder of this user alone.
+
+    One folder for each version of jaxlib and each kind of processor: a home directory may be
+    shared by machines whose instructions differ. JAX_COMPILATION_CACHE_DIR names another folder,
+    or, empty, none. Where no folder can be made, programs are compiled anew each time, as ever.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = home / "makemore_jax" / f"jaxlib-{jaxlib.__version__}-{_processor()}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            return  # someone else's: what lies there would be run
+    except (OSError, RuntimeError):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def use_cores() -> None:
+    """Make each core of a CPU a device, unless JAX_NUM_CPU_DEVICES says how many there are.
+
+    XLA computes the small products of these models on one core, so the second is of use only as a
+    device of its own; `sharding.make_mesh` says for which models.
+    """
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices < 1 and not by_flag:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", count or 1)
+
+
+def _processor() -> str:
+    """A short name for a kind of processor: the same where compiled programs can be shared."""
+    found = [platform.system(), platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found += [line for line in lines if line.startswith(("model name", "flags", "Features"))][
+            :2
+        ]
+    except OSError:
+        pass
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]

@@ -1,0 +1,205 @@
+"""Batches without padding: what is left out changes neither loss nor gradient."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import FAMILIES, assert_close, run, small_config
+
+from makemore_jax import data, losses, models, sharding
+from makemore_jax.data.layouts import Packed, Rows, choose, first_that_fits
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_loss_and_grads, make_train_steps
+
+WORDS = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "e", "fgh", "dddd", "hhhhhh", "ga", "f"]
+VOCAB = data.text_file.Vocab(tuple("abcdefgh"))
+SPLIT = data.lines.encode(WORDS, VOCAB, block_size=9)
+ALL = jnp.arange(len(WORDS))
+PACKING = [kind for kind in FAMILIES if kind not in ("rnn", "gru", "lstm")]
+
+
+def model_of(kind):
+    """A small model of a family for WORDS, and parameters that are nowhere 0."""
+    config = small_config(kind)
+    model = models.create(config.model, VOCAB.size, SPLIT.block_size)
+    like, rng = models.param_shapes(model, SPLIT.block_size), np.random.default_rng(0)
+    return model, jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), like)
+
+
+def test_packed_lines_follow_each_other():
+    inputs, targets, positions = SPLIT.take_packed(jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
+    tokens = [0, *VOCAB.encode("abcdefg"), 0, *VOCAB.encode("ab"), 0, *VOCAB.encode("a")]
+    tokens += [0, *VOCAB.encode("fgh"), 0]
+    assert inputs.shape == targets.shape == positions.shape == (3, 9)
+    assert inputs.flatten()[:17].tolist() == tokens[:17]
+    assert targets.flatten()[:17].tolist() == tokens[1:]
+    assert (targets.flatten()[17:] == -1).all()
+    assert positions.flatten()[:17].tolist() == [*range(8), *range(3), *range(2), *range(4)]
+
+
+@pytest.mark.parametrize("kind", PACKING)
+@pytest.mark.parametrize("num_rows", [6, 8])
+def test_packed_computes_what_rows_do(kind, num_rows):
+    """Values within 1e-6, gradients within 1e-5, where lines go on in the next row and not."""
+    model, params = model_of(kind)
+    loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
+    packed = SPLIT.take_packed(ALL, num_rows, width=9)
+    assert int((packed[1] != -1).sum()) == sum(len(word) + 1 for word in WORDS)
+    loss, grads = loss_and_grads(params, packed, key)
+    plain_loss, plain_grads = loss_and_grads(params, SPLIT.take(ALL), key)
+    assert float(plain_loss) > 1.5
+    assert_close(loss, plain_loss, 1e-6)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
+
+    apply = jax.jit(model.apply)
+    logits = apply({"params": params}, packed[0], positions=packed[2])
+    inputs, targets = SPLIT.take(ALL)
+    plain = apply({"params": params}, inputs)
+    assert_close(logits[packed[1] != -1], plain[targets != -1], 1e-6)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_rows_cut_to_their_longest_compute_the_same(kind):
+    model, params = model_of(kind)
+    short, key = jnp.array([0, 2, 4, 6]), jax.random.key(0)
+    loss_and_grads = jax.jit(make_loss_and_grads(model))
+    loss, grads = loss_and_grads(params, Rows(3).take(SPLIT, short), key)
+    plain_loss, plain_grads = loss_and_grads(params, SPLIT.take(short), key)
+    assert_close(loss, plain_loss, 1e-6)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
+
+
+def test_each_batch_gets_the_first_layout_that_it_fits():
+    chosen = [Rows(3), Rows(6), Rows(9)]
+    for lengths, which in (([3, 1], 0), ([4, 1], 1), ([6, 6], 1), ([7, 1], 2), ([9, 9], 2)):
+        assert first_that_fits(chosen, jnp.array(lengths)) == which
+    # Of several parts of a batch, each on a device of its own, all must fit.
+    assert first_that_fits(chosen, jnp.array([[1, 1], [1, 7]])) == 2
+    chosen = [Packed(2, 8), Rows(9)]
+    for lengths, which in (([8, 8], 0), ([9, 8], 1), ([[8, 8], [8, 9]], 1)):
+        assert first_that_fits(chosen, jnp.array(lengths)) == which
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_is_chosen_for_names(kind, names):
+    """Hardly a batch of names is computed in whole rows."""
+    split, model = names.splits["train"], model_of(kind)[0]
+    chosen = choose(split, 32, model)
+    assert chosen[-1] == Rows(split.block_size)
+    assert isinstance(chosen[0], Packed if kind in PACKING else Rows)
+    assert ("positions" in inspect.signature(type(model).__call__).parameters) == (kind in PACKING)
+    indices = jax.random.randint(jax.random.key(0), (500, 32), 0, split.size)
+    found = jax.vmap(lambda i: first_that_fits(chosen, split.lengths(i)))(indices)
+    share = np.bincount(found, minlength=len(chosen)) / 500
+    assert share[-1] < (0.01 if kind in PACKING else 0.12)
+    assert share[0] > (0.99 if kind in PACKING else 0.45)
+
+
+def test_lines_of_one_length_stay_in_rows():
+    split = data.lines.encode(["abcdefg"] * 40, VOCAB, block_size=8)
+    for kind in ("rnn", "transformer"):
+        assert choose(split, 8, model_of(kind)[0]) == [Rows(8)]
+
+
+STEPS = """
+import sys
+sys.path.insert(0, "tests")
+from test_layouts import check_steps
+check_steps(int(sys.argv[1]))
+"""
+
+
+def check_steps(devices):
+    """Twelve steps whose batches fit now one layout, now another, against twelve in whole rows."""
+    for kind in ("gru", "transformer"):
+        config = small_config(kind)
+        config.mesh.data = devices
+        config.optimizer.name = "sgd"  # Adam makes much of a gradient that is 0 but for rounding
+        model, params = model_of(kind)
+        optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
+        mesh = sharding.make_mesh(config.mesh, 4, num_params=0)
+        first = Packed(3 - devices, 9) if kind in PACKING else Rows(6)
+        found, taken = {}, set()
+        for name, chosen in (("all", [first, Rows(9)]), ("whole", [Rows(9)])):
+            start = state_lib.create(model, optimizer, key, SPLIT.block_size)
+            start = start.replace(params=jax.tree.map(jnp.copy, params))
+            start = jax.device_put(start, sharding.replicated(mesh))
+            split = jax.device_put(SPLIT, sharding.replicated(mesh))
+            steps = make_train_steps(model, optimizer, 4, chosen, mesh)
+            found[name] = steps(start, split, key, num_steps=12)
+        data_key, _ = jax.random.split(key)
+        for i in range(12):
+            indices = data.draw_indices(SPLIT, jax.random.fold_in(data_key, i), 4)
+            lengths = SPLIT.lengths(indices).reshape(devices, -1)
+            taken.add(int(first_that_fits([first, Rows(9)], lengths)))
+        assert taken == {0, 1}
+        (state, metrics), (plain, plain_metrics) = found["all"], found["whole"]
+        assert_close(metrics["train_loss"], plain_metrics["train_loss"], 1e-5)
+        jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), state.params, plain.params)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_steps_take_each_batch_in_its_layout(devices):
+    env = {"JAX_NUM_CPU_DEVICES": str(devices)}
+    done = run("-c", STEPS, devices, **env)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_gradients_of_unrolling_are_those_of_a_scan(kind):
+    """The gradient that is written by hand, against jax's own of the same loop."""
+    from makemore_jax.models import recurrent
+
+    model, params = model_of(kind)
+    bound = model.bind({"params": params})
+    weights, state = bound.cell.weights(), bound.init_carry(3)
+    x = jax.tree.map(
+        lambda w, k: jax.random.normal(k, (5, 3, w.shape[1])),
+        weights,
+        tuple(jax.random.split(jax.random.key(4), len(weights))),
+    )
+    mix = jax.random.normal(jax.random.key(5), (5, 3, weights[0].shape[0]))
+
+    def by_scan(weights, state, x):
+        _, h = jax.lax.scan(lambda s, x: model.cell_of(weights, s, x)[:2], state, x)
+        return (h * mix).sum()
+
+    def by_hand(weights, state, x):
+        return (recurrent.unroll(model.cell_of, weights, state, x) * mix).sum()
+
+    value, grads = jax.jit(jax.value_and_grad(by_hand, (0, 1, 2)))(weights, state, x)
+    plain, plain_grads = jax.jit(jax.value_and_grad(by_scan, (0, 1, 2)))(weights, state, x)
+    assert_close(value, plain, 1e-6)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
+
+
+def test_large_vocabularies_look_their_embeddings_up():
+    """The mlp's first layer does the same both ways."""
+    from makemore_jax.models.layers import Linear, linear_of_embedded
+
+    tokens = jax.random.randint(jax.random.key(0), (4, 7, 3), 0, 5)
+    table = jax.random.normal(jax.random.key(1), (5, 8))
+    linear = Linear(24, 6)
+    params = linear.init(jax.random.key(2), jnp.zeros((1, 24)))
+    many = jnp.pad(table, ((0, 20), (0, 0)))  # 25 rows, more than channels
+
+    def apply(params, table):
+        return linear_of_embedded(linear.bind(params), table, tokens)
+
+    plain = linear.apply(params, table[tokens].reshape(4, 7, 24))
+    assert_close(apply(params, table), plain, 1e-6)
+    assert_close(apply(params, many), plain, 1e-6)
+    grad = jax.jit(jax.grad(lambda p, t: (apply(p, t) ** 2).sum()))
+    of_both = [grad(params, t) for t in (table, many)]
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *of_both)
+
+
+def test_loss_of_a_batch_is_its_mean():
+    model, params = model_of("gru")
+    inputs, targets = SPLIT.take(ALL)
+    loss, _ = jax.jit(make_loss_and_grads(model))(params, (inputs, targets), jax.random.key(0))
+    plain = losses.mean_loss(model.apply({"params": params}, inputs), targets)
+    assert_close(loss, plain, 1e-6)
