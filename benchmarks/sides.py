@@ -11,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from makemore_jax.metrics import versions, write_json
+from makemore_jax.metrics import device, versions, write_json
+
+# Several processes share one GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 ROOT = Path(__file__).parent.parent
+OUT = ROOT / "docs" / "benchmarks"
 KINDS = ("bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer")
 
 
@@ -73,6 +77,7 @@ def machine() -> dict[str, Any]:
     ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = {"processor": names[0] if names else platform.processor(), "cores": cores}
+    found["device"] = device()
     return found | {"versions": versions() | {"torch": _torch_version()}}
 
 

@@ -38,7 +38,7 @@ def make_jax_trainer(kind: str):
     state = jax.device_put(state, sharding.replicated(mesh))
     split = jax.device_put(dataset.splits["train"], sharding.replicated(mesh))
     batch_size = config.train.batch_size
-    layouts = choose(split, batch_size // mesh.shape["data"], model)
+    layouts = choose(split, batch_size, model, mesh.shape["data"])
     train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
     num_steps = config.train.log_every
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one way in one round")
-    parser.add_argument("--out", type=Path, default=sides.ROOT / "docs" / "benchmarks")
+    parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     threads = sides.machine()["cores"]
     results = {}

@@ -10,9 +10,8 @@ def token_losses(logits: Array, targets: Array) -> Array:
 
     The -1 is taken out by hand: optax's cross-entropy would read it as the last class, silently.
     """
-    log_probs = jax.nn.log_softmax(logits)
-    picked = jnp.take_along_axis(log_probs, jnp.maximum(targets, 0)[..., None], axis=-1)
-    return jnp.where(targets == -1, 0.0, -picked[..., 0])
+    picked = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)
+    return jnp.where(targets == -1, 0.0, jax.nn.logsumexp(logits, axis=-1) - picked[..., 0])
 
 
 def mean_loss(logits: Array, targets: Array) -> Array:

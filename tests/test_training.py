@@ -146,7 +146,7 @@ def start(kind, batch_size=5, devices=1):
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, 20)
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params=0)
-    chosen = layouts.choose(dataset.splits["train"], batch_size // devices, model)
+    chosen = layouts.choose(dataset.splits["train"], batch_size, model, devices)
     steps = step.make_train_steps(model, optimizer, batch_size, chosen, mesh)
 
     def first():

@@ -55,26 +55,32 @@ class Packed(NamedTuple):
         return split.take_packed(indices, self.num_rows, self.width)
 
 
-def choose(split: Lines, batch_size: int, model: nn.Module) -> list[Layout]:
-    """The layouts for the batches of a split, the cheapest first; all batches fit in the last.
+def choose(split: Lines, batch_size: int, model: nn.Module, num_parts: int = 1) -> list[Layout]:
+    """The layouts for the parts of a split's batches, the cheapest first; all fit in the last.
 
-    Their sizes are such that, of batches drawn from these very lines, nearly all are packed, or
-    half have the first width and nine tenths the second. On an accelerator there is but one, the
-    whole block: its time is not in the products, and it would wait for the host at each branch.
+    Packed, the batch has as many rows as make it cheapest, what does not fit being computed in
+    whole rows; else half of all batches have the first width and nine tenths the second. Found by
+    drawing from these very lines. On an accelerator there is one layout, the whole block: its time
+    is not in the products, and it would wait for the host at each branch.
     """
     whole = Rows(split.block_size)
     if jax.default_backend() != "cpu":
         return [whole]
     lengths = np.diff(np.asarray(split.starts))
-    drawn = np.random.default_rng(0).choice(lengths, (2_000, batch_size))
+    drawn = np.random.default_rng(0).choice(lengths, (2_000, num_parts, batch_size // num_parts))
     if "positions" not in inspect.signature(type(model).__call__).parameters:
-        widths = np.quantile(drawn.max(axis=1), (0.5, 0.9), method="higher")
+        widths = np.quantile(drawn.max(axis=(1, 2)), (0.5, 0.9), method="higher")
         return [Rows(int(width)) for width in np.unique(widths) if width < whole.width] + [whole]
     width = -(-split.block_size // 8) * 8  # eights fill the processor's vectors
-    num_rows = -(-int(np.quantile(drawn.sum(axis=1), 0.999)) // width)
-    packed = Packed(num_rows, width)
-    pays = num_rows * width < 0.8 * batch_size * whole.width
-    return [packed, whole] if pays else [whole]
+    whole_cost = batch_size // num_parts * whole.width
+    needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # rows, for each batch drawn
+
+    def cost(num_rows: int) -> float:
+        """Tokens computed for a part of a batch, on average."""
+        return np.where(needed <= num_rows, num_rows * width, whole_cost).mean()
+
+    num_rows = min(range(1, int(needed.max()) + 1), key=cost)
+    return [Packed(num_rows, width), whole] if cost(num_rows) < 0.8 * whole_cost else [whole]
 
 
 def first_that_fits(layouts: list[Layout], lengths: Array) -> Array:

@@ -7,32 +7,13 @@ from jax import Array
 
 from makemore_jax.models.layers import (
     Linear,
+    attention_scores,
     embedding,
     layer_norm,
     visible,
     where_in_line,
     with_row_before,
 )
-
-
-@jax.custom_vjp
-def attention_scores(q: Array, k: Array) -> Array:
-    """What each query has to do with each key. (B, T, nh, hs), (B, S, nh, hs) -> (B, nh, T, S)"""
-    return jnp.einsum("btnh,bsnh->bnts", q, k)
-
-
-def _scores_fwd(q: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
-    return attention_scores(q, k), (q, k)
-
-
-def _scores_bwd(qk: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    q, k = qk
-    turned = jax.lax.optimization_barrier(g.swapaxes(2, 3))
-    return jnp.einsum("bnts,bsnh->btnh", g, k), jnp.einsum("bnst,btnh->bsnh", turned, q)
-
-
-attention_scores.defvjp(_scores_fwd, _scores_bwd)
-
 
 Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
 

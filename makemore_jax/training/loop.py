@@ -59,7 +59,7 @@ def _train(
     state = jax.device_put(state, sharding.replicated(mesh))
     splits = jax.device_put(dataset.splits, sharding.replicated(mesh))
     batch_size = config.train.batch_size
-    layouts = choose(dataset.splits["train"], batch_size // mesh.shape["data"], model)
+    layouts = choose(dataset.splits["train"], batch_size, model, mesh.shape["data"])
     train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
     evaluate = make_evaluate(model, mesh)
 

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from makemore_jax import data
 from makemore_jax.data.layouts import Batch, Layout, first_that_fits
 from makemore_jax.losses import token_losses
+from makemore_jax.sharding import replicated
 from makemore_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -107,6 +108,8 @@ def make_train_steps(
                     state.params, split, indices, jax.random.fold_in(dropout_key, state.step)
                 )
 
+            # Every device looks at all lengths: to ask the others would take longer.
+            indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
             lengths = split.lengths(indices).reshape(num_parts, -1)
             which = first_that_fits(layouts, lengths)
             loss, grads = jax.lax.switch(which, [partial(branch, layout) for layout in layouts])
@@ -134,8 +137,9 @@ def _over_devices(model: nn.Module) -> Callable[[Any, Batch, Array], tuple[Array
         key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))
         sum_losses = partial(_sum_losses, model)
         (loss, count), grads = jax.value_and_grad(sum_losses, has_aux=True)(params, batch, key)
-        flat, unravel = ravel_pytree((loss, count, grads))
-        loss, count, grads = unravel(jax.lax.psum(flat, "data"))
-        return loss / count, jax.tree.map(lambda g: g / count, grads)
+        flat, unravel = ravel_pytree((count, loss, grads))
+        sums = jax.lax.psum(flat, "data")
+        _, loss, grads = unravel(sums / sums[0])
+        return loss, grads
 
     return loss_and_grads

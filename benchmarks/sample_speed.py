@@ -1,0 +1,108 @@
+"""Drawing 1,000 and 10,000 names, beside makemore's loop: python -m benchmarks.sample_speed
+
+Here: `sampling.sample`, each character one `step` of the model with its carry. PyTorch: makemore's
+loop, which computes the whole line anew for each character. Both from first tokens to text, of
+untrained models of the same sizes, after a first call; each side in a process of its own, taking
+turns; medians over the rounds.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks import sides
+from benchmarks.configs import config_of
+
+
+def make_jax_sampler(kind: str):
+    """The function (number of names) -> seconds."""
+    import jax
+
+    from makemore_jax import data, models, sampling
+
+    config = config_of(kind)
+    dataset = data.load(config.data, config.seed)
+    vocab, block_size = dataset.vocab, dataset.block_size
+    model = models.create(config.model, vocab.size, block_size)
+    tokens = jax.numpy.zeros((1, block_size), "int32")
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    lm = sampling.LanguageModel(model, params, vocab, block_size)
+
+    def run(num: int) -> float:
+        began = time.perf_counter()
+        drawn = sampling.sample(lm, jax.random.key(1), num)
+        assert len(drawn) == num
+        return time.perf_counter() - began
+
+    return run
+
+
+def make_torch_sampler(kind: str, chars: tuple[str, ...], block_size: int, threads: int):
+    """Likewise, with makemore's loop."""
+    import torch
+
+    from benchmarks.torch_run import decode, generate
+    from benchmarks.torch_side import DEVICE
+    from makemore_jax.torch_parity import weights
+
+    torch.set_num_threads(threads)
+    module = weights.reference(config_of(kind), len(chars) + 1, block_size).to(DEVICE)
+
+    def run(num: int) -> float:
+        began = time.perf_counter()
+        drawn = decode(generate(module, num, block_size), list(chars))
+        assert len(drawn) == num
+        return time.perf_counter() - began
+
+    return run
+
+
+def measure(kind: str, nums: list[int], rounds: int, threads: int) -> dict[str, dict]:
+    """The seconds of both sides for each number of names."""
+    from makemore_jax import data
+
+    config = config_of(kind)
+    dataset = data.load(config.data, config.seed)
+    ours = sides.Side(make_jax_sampler, kind)
+    theirs = sides.Side(make_torch_sampler, kind, dataset.vocab.chars, dataset.block_size, threads)
+    found = {}
+    for num in nums:
+        ours(num), theirs(num)
+        ways = {"makemore_jax": lambda num=num: ours(num), "PyTorch": lambda num=num: theirs(num)}
+        seconds = sides.alternate(ways, rounds)
+        found[str(num)] = seconds | {"ratio": seconds["PyTorch"] / seconds["makemore_jax"]}
+    ours.close()
+    theirs.close()
+    return found
+
+
+def as_table(results: dict[str, dict]) -> str:
+    """Milliseconds of both sides, and the ratio."""
+    nums = list(next(iter(results.values())))
+    header = ["model"]
+    for num in nums:
+        header += [f"{int(num):,} names, ms", "PyTorch, ms", "ratio"]
+    rows = []
+    for kind, found in results.items():
+        row = [kind]
+        for num in nums:
+            row += [f"{1e3 * found[num][side]:.1f}" for side in ("makemore_jax", "PyTorch")]
+            row.append(f"{found[num]['ratio']:.1f}")
+        rows.append(row)
+    return sides.as_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
+    parser.add_argument("--nums", nargs="+", type=int, default=[1_000, 10_000])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=sides.OUT)
+    args = parser.parse_args()
+    threads = sides.machine()["cores"]
+    results = {kind: measure(kind, args.nums, args.rounds, threads) for kind in args.models}
+    sides.report("sample_speed", as_table(results), {"results": results}, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A training in plain PyTorch that does what train.py does: python -m benchmarks.torch_run
+
+makemore's loop, tidied: the reference model, AdamW, batches drawn from tensors in memory, the exact
+dev loss every `eval_every` steps, samples every `sample_every`, the model saved whenever it is the
+best. `--sample` draws from what was saved, with makemore's loop, which computes the whole line anew
+for each character.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.configs import CONFIGS, config_of
+from makemore_jax.torch_parity import weights
+
+
+def read(path: Path) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """The characters of a file of lines, and all lines as inputs and targets (N, T)."""
+    words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    chars = sorted(set("".join(words)))
+    number = {char: i + 1 for i, char in enumerate(chars)}
+    block_size = max(map(len, words)) + 1
+    inputs = torch.zeros(len(words), block_size, dtype=torch.long)
+    targets = torch.full((len(words), block_size), -1)
+    for i, word in enumerate(words):
+        tokens = torch.tensor([number[char] for char in word])
+        inputs[i, 1 : len(word) + 1] = tokens
+        targets[i, : len(word)] = tokens
+        targets[i, len(word)] = 0
+    return chars, inputs, targets
+
+
+@torch.no_grad()
+def generate(module: torch.nn.Module, num: int, block_size: int) -> torch.Tensor:
+    """`num` lines (num, T), each character by a pass over the whole line so far."""
+    tokens = torch.zeros(num, 1, dtype=torch.long, device=next(module.parameters()).device)
+    for _ in range(block_size - 1):
+        probs = F.softmax(module(tokens)[:, -1], dim=-1)
+        tokens = torch.cat([tokens, torch.multinomial(probs, 1)], dim=1)
+    return tokens[:, 1:]
+
+
+def decode(tokens: torch.Tensor, chars: list[str]) -> list[str]:
+    """Lines as text, each cut off at its first 0."""
+    texts = []
+    for row in tokens.tolist():
+        end = row.index(0) if 0 in row else len(row)
+        texts.append("".join(chars[token - 1] for token in row[:end]))
+    return texts
+
+
+@torch.no_grad()
+def mean_loss(module: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """The loss over all lines, weighted by tokens."""
+    total, count = 0.0, 0
+    for x, y in zip(inputs.split(512), targets.split(512), strict=True):
+        logits = module(x)
+        total += F.cross_entropy(
+            logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum"
+        ).item()
+        count += int((y != -1).sum())
+    return total / count
+
+
+def train(kind: str, steps: int, folder: Path) -> None:
+    """Train the reference model of configs/KIND.py and save it."""
+    config = config_of(kind)
+    torch.manual_seed(config.seed)
+    chars, inputs, targets = read(CONFIGS.parent / config.data.path)
+    order = torch.randperm(len(inputs))
+    num_test = len(inputs) // 20
+    test, dev, rest = order.split([num_test, num_test, len(inputs) - 2 * num_test])
+    block_size = inputs.shape[1]
+    module = weights.reference(config, len(chars) + 1, block_size)
+    optimizer = torch.optim.AdamW(
+        module.parameters(),
+        config.optimizer.learning_rate,
+        (config.optimizer.b1, config.optimizer.b2),
+        weight_decay=config.optimizer.weight_decay,
+    )
+    best = float("inf")
+    began = time.perf_counter()
+    for step in range(1, steps + 1):
+        chosen = rest[torch.randint(len(rest), (config.train.batch_size,))]
+        logits = module(inputs[chosen])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[chosen].flatten(), ignore_index=-1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % config.train.log_every == 0:
+            print(f"step {step}: train loss {loss.item():.4f}")
+        if step % config.train.eval_every == 0 or step == steps:
+            dev_loss = mean_loss(module, inputs[dev], targets[dev])
+            print(f"step {step}: dev loss {dev_loss:.4f}, {time.perf_counter() - began:.1f} s")
+            if dev_loss < best:
+                best = dev_loss
+                saved = {"kind": kind, "chars": chars, "block_size": block_size}
+                states = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save(saved | states, folder / "model.pt")
+        if step % config.train.sample_every == 0 or step == steps:
+            drawn = generate(module, config.train.num_samples, block_size)
+            print(", ".join(decode(drawn, chars)))
+    module.load_state_dict(torch.load(folder / "model.pt")["model"])
+    first = rest[: config.train.train_eval_examples]
+    for name, part in (("train", first), ("dev", dev), ("test", test)):
+        print(f"{name} loss {mean_loss(module, inputs[part], targets[part]):.4f}")
+
+
+def sample(num: int, folder: Path) -> None:
+    """Draw lines from what `train` saved."""
+    saved = torch.load(folder / "model.pt")
+    module = weights.reference(
+        config_of(saved["kind"]), len(saved["chars"]) + 1, saved["block_size"]
+    )
+    module.load_state_dict(saved["model"])
+    print("\n".join(decode(generate(module, num, saved["block_size"]), saved["chars"])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where model.pt is")
+    parser.add_argument("--model", default="transformer")
+    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--sample", type=int, help="draw so many lines instead of training")
+    args = parser.parse_args()
+    if args.sample:
+        sample(args.sample, args.folder)
+    else:
+        train(args.model, args.steps, args.folder)
+
+
+if __name__ == "__main__":
+    main()
