@@ -43,6 +43,7 @@ def main() -> None:
     decoding = sampling.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
     startup.use_compilation_cache()
+    startup.use_cores()
     run = workdir.read(Path(WORKDIR.value))
     words = read_lines(run) if SCORE.value is not None else None
     lm = load(run)

@@ -18,8 +18,9 @@ def make_jax_sampler(kind: str):
     """The function (number of names) -> seconds."""
     import jax
 
-    from makemore_jax import data, models, sampling
+    from makemore_jax import data, models, sampling, startup
 
+    startup.use_cores()
     config = config_of(kind)
     dataset = data.load(config.data, config.seed)
     vocab, block_size = dataset.vocab, dataset.block_size

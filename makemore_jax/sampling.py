@@ -14,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from makemore_jax import sharding
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
@@ -71,8 +74,17 @@ def _rank(logits: Array) -> Array:
 def draw_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
     """One token for each row of logits (B, V), with a key for each row (B,). -> (B,)"""
     if decoding.temperature == 0:
-        return jnp.argmax(logits, axis=-1)
-    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, decoding))
+        return _likeliest(logits)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
+    return _likeliest(filter_logits(logits, decoding) + noise)  # as jax.random.categorical draws
+
+
+def _likeliest(logits: Array) -> Array:
+    """The first of the largest in each row. (B, V) -> (B,)"""
+    # Not argmax, which on CPU takes 180 us for 1,000 rows where a maximum and a minimum take 20.
+    is_largest = logits == logits.max(axis=-1, keepdims=True)
+    V = logits.shape[-1]
+    return jnp.where(is_largest, jnp.arange(V), V - 1).min(axis=-1)
 
 
 class _Loop(NamedTuple):
@@ -86,19 +98,44 @@ class _Loop(NamedTuple):
     ended: Array  # (B,) bool
 
 
-@partial(jax.jit, static_argnames=("model", "block_size", "decoding"))
+@partial(jax.jit, static_argnames=("model", "block_size", "decoding", "mesh"))
 def _sample_lines(
     model: nn.Module,
     params: Any,
-    keys: Array,
+    key: Array,
+    numbers: Array,
     prompt: Array,
     prompt_size: Array,
     block_size: int,
     decoding: Decoding,
+    mesh: Mesh,
 ) -> tuple[Array, Array]:
-    """A line for each key: tokens (B, T), 0 after their end, and log-probabilities (B,)."""
+    """The lines with these numbers (B,): tokens (B, T), 0 after their end, and log-probabilities.
+
+    Each device of the mesh draws its own part of them, without a word to the others.
+    """
+    draw = partial(_draw_lines, model, block_size, decoding)
+    arguments = (P(), P(), P("data"), P(), P())
+    spread = jax.shard_map(
+        draw, mesh=mesh, in_specs=arguments, out_specs=P("data"), check_vma=False
+    )
+    return spread(params, key, numbers, prompt, prompt_size)
+
+
+def _draw_lines(
+    model: nn.Module,
+    block_size: int,
+    decoding: Decoding,
+    params: Any,
+    key: Array,
+    numbers: Array,
+    prompt: Array,
+    prompt_size: Array,
+) -> tuple[Array, Array]:
+    """As _sample_lines, on one device."""
     apply = partial(model.apply, {"params": params})
-    B, T = keys.shape[0], block_size
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    B, T = len(numbers), block_size
 
     def body(loop: _Loop) -> _Loop:
         carry, logits = apply(loop.carry, loop.token, method="step")
@@ -159,13 +196,15 @@ def sample(
     tokens = np.zeros(lm.block_size, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
-    batch_size = min(num, MOST_AT_ONCE)
-    for start in range(first, first + num, MOST_AT_ONCE):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
-        drawn, log_probs = _sample_lines(
-            lm.model, lm.params, keys, jnp.asarray(tokens), len(prompt), lm.block_size, decoding
-        )
-        texts = map(lm.vocab.decode, np.asarray(drawn).tolist())
+    at_once = min(num, MOST_AT_ONCE)
+    mesh = sharding.make_lines_mesh(at_once)
+    at_once = -(-at_once // mesh.size) * mesh.size
+    params = jax.device_put(lm.params, sharding.replicated(mesh))
+    for start in range(first, first + num, at_once):
+        numbers = np.arange(start, start + at_once, dtype=np.int32)
+        given = (params, key, numbers, tokens, len(prompt))
+        drawn, log_probs = _sample_lines(lm.model, *given, lm.block_size, decoding, mesh)
+        texts = lm.vocab.decode_rows(np.asarray(drawn))
         samples += map(Sample, texts, np.asarray(log_probs).tolist())
     return samples[:num]
 

@@ -11,6 +11,7 @@ from makemore_jax.errors import UserError
 # two: docs/performance.md), and each core should have this many lines to work on.
 CORES_PAY_FROM_PARAMS = 100_000
 LINES_A_CORE = 8
+LINES_A_SAMPLER = 64
 
 
 def make_mesh(config: MeshConfig, batch_size: int, num_params: int) -> Mesh:
@@ -35,6 +36,13 @@ def make_mesh(config: MeshConfig, batch_size: int, num_params: int) -> Mesh:
     shape, names = (wanted, 1), ("data", "model")
     axis_types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh(shape, names, axis_types, devices=jax.devices()[:wanted])
+
+
+def make_lines_mesh(num_lines: int) -> Mesh:
+    """Devices that each draw their own of so many lines: one, where there is too little to do."""
+    most = max(1, min(len(jax.devices()), num_lines // LINES_A_SAMPLER))
+    axis_types = (AxisType.Auto,)
+    return jax.make_mesh((most,), ("data",), axis_types, devices=jax.devices()[:most])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

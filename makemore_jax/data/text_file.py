@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from makemore_jax.errors import UserError
 
 
@@ -69,6 +71,12 @@ class Vocab:
     def encode(self, text: str) -> list[int]:
         """The tokens of a text all of whose characters are known."""
         return [self._tokens[c] for c in text]
+
+    def decode_rows(self, tokens: np.ndarray) -> list[str]:
+        """The text of each row of tokens (N, T), up to its first 0, which nothing but 0 follows."""
+        # NumPy's strings end before their last NULs, so that a row is its text as it stands.
+        rows = np.array(["\0", *self.chars])[tokens]
+        return np.ascontiguousarray(rows).view(f"U{tokens.shape[1]}")[:, 0].tolist()
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, up to the first 0."""

@@ -12,6 +12,10 @@ of arrays beside it. Each family reads a line in both of these ways, and a test 
 Training uses the first. Sampling uses the other two: `step` is the body of a loop. Logits at
 position t are for the token that follows tokens[:, : t + 1], and depend on those alone.
 
+A family whose `__call__` also takes `positions` (B, T) can be given lines packed: one behind the
+other through all rows, positions telling how far into its line each token is. `layers.py` has what
+that takes; training on CPU then computes nothing on padding. All others get lines in rows.
+
 The glossary of all files here: B batch, T time (at most block_size), C channels (n_embd),
 V vocabulary, nh heads, hs head size. Weights have makemore's names.
 

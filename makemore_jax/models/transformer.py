@@ -1,5 +1,7 @@
 """Transformer: GPT-2's block (Radford et al. 2019), attention as in Vaswani et al. 2017."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -45,11 +47,19 @@ class CausalSelfAttention(nn.Module):
         """One position: x (B, C). Time leads in the cache, so that a row is written in place."""
         q, k, v = jnp.split(self.c_attn(x), 3, axis=-1)  # (B, C) each
         keys, values = cache[0].at[position].set(k), cache[1].at[position].set(v)
-        q, k, v = (self._split_heads(a) for a in (q, keys, values))
-        scores = jnp.einsum("bnh,sbnh->bns", q, k) * q.shape[-1] ** -0.5
-        seen = jnp.arange(keys.shape[0]) <= position
-        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
-        y = jnp.einsum("bns,sbnh->bnh", weights, v).reshape(x.shape)
+
+        def attend(num: int) -> Array:
+            """To the first `num` positions. (B, C)"""
+            k, v = self._split_heads(keys[:num]), self._split_heads(values[:num])
+            scores = jnp.einsum("bnh,sbnh->bns", self._split_heads(q), k) * k.shape[-1] ** -0.5
+            weights = jax.nn.softmax(jnp.where(jnp.arange(num) <= position, scores, -jnp.inf))
+            return jnp.einsum("bns,sbnh->bnh", weights, v).reshape(x.shape)
+
+        # A quarter more of the cache is looked at whenever the last quarter is full.
+        T = len(keys)
+        quarters = [-(-T * i // 4) for i in range(1, 5)]
+        which = sum((position >= num).astype(jnp.int32) for num in quarters[:-1])
+        y = jax.lax.switch(which, [partial(attend, num) for num in quarters])
         return (keys, values), self.c_proj(y)
 
     def _split_heads(self, x: Array) -> Array:

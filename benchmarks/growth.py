@@ -1,0 +1,143 @@
+"""How time and memory grow with batch, context, width and data: python -m benchmarks.growth
+
+The training step of the transformer, as train.py takes it, with one size changed at a time. Time
+per token counts the tokens that have a target; arithmetic is 6 multiplications and additions for
+each token and parameter of a matrix, and 6 * T * n_embd for each token and layer of attention.
+Memory is the most that the process held. Each row is a process of its own.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import sides
+from benchmarks.configs import config_of
+
+
+def write_lines(file: Path, num: int, length: int | None = None) -> None:
+    """So many lines of names, put together from letters; all of one length, if one is given."""
+    rng = random.Random(0)
+    words = (sides.ROOT / "names.txt").read_text("utf-8").split()
+    with file.open("w", encoding="utf-8") as out:
+        for _ in range(num):
+            word = "".join(rng.choices(words, k=1 + (length or 0) // 4)) if length else None
+            while length and len(word) < length:
+                word += rng.choice(words)
+            out.write((word[:length] if length else rng.choice(words)) + "\n")
+
+
+def make_step(kind: str, file: str, overrides: dict[str, int]):
+    """The function () -> seconds a step and what else is told of this size."""
+    import jax
+    import numpy as np
+
+    from makemore_jax import data, models, sharding, startup
+    from makemore_jax.data.layouts import choose
+    from makemore_jax.training import state as state_lib
+    from makemore_jax.training.optimizer import make_optimizer
+    from makemore_jax.training.step import make_train_steps
+
+    startup.use_cores()
+    config = config_of(kind)
+    config.data.path = file
+    config.train.batch_size = overrides.get("batch_size", config.train.batch_size)
+    config.model.n_embd = overrides.get("n_embd", config.model.n_embd)
+    began = time.perf_counter()
+    dataset = data.load(config.data, config.seed)
+    load_seconds = time.perf_counter() - began
+    batch_size = config.train.batch_size
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    key = jax.random.key(0)
+    state = state_lib.create(model, optimizer, key, dataset.block_size)
+    num_params = state_lib.num_params(state.params)
+    mesh = sharding.make_mesh(config.mesh, batch_size, num_params)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    split = jax.device_put(dataset.splits["train"], sharding.replicated(mesh))
+    layouts = choose(split, batch_size, model, mesh.shape["data"])
+    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
+    tokens = float(np.diff(np.asarray(split.starts)).mean()) * batch_size
+
+    def run(num_steps: int, rounds: int) -> dict[str, Any]:
+        nonlocal state
+        seconds = []
+        for _ in range(rounds + 1):  # the first compiles
+            began = time.perf_counter()
+            state, metrics = train_steps(state, split, key, num_steps)
+            assert np.isfinite(np.asarray(metrics["train_loss"])).all()
+            seconds.append((time.perf_counter() - began) / num_steps)
+        attention = config.model.n_layer * dataset.block_size * config.model.n_embd
+        return {
+            "tokens": tokens,
+            "seconds": statistics.median(seconds[1:]),
+            "mebibytes": sides.peak_memory(),
+            "load_seconds": load_seconds,
+            "flops": 6 * (num_params + attention) if kind == "transformer" else None,
+        }
+
+    return run
+
+
+def measure(kind: str, file: Path, overrides: dict[str, int], rounds: int) -> dict[str, Any]:
+    """One row."""
+    side = sides.Side(make_step, kind, str(file), overrides)
+    seconds = side(2, 1)["seconds"]
+    found = side(max(2, min(100, round(0.5 / seconds))), rounds)
+    side.close()
+    return found
+
+
+def as_table(results: dict[str, dict[str, dict]]) -> str:
+    """Microseconds per token beside the arithmetic, both relative to the first of their kind."""
+    header = ["grown", "to", "tokens a batch", "ms a step", "us a token", "relative"]
+    rows = []
+    for what, sizes in results.items():
+        first = next(iter(sizes.values()))
+        base = first["seconds"] / first["tokens"]
+        for size, found in sizes.items():
+            each = found["seconds"] / found["tokens"]
+            row = [what, f"{int(size):,}", f"{found['tokens']:,.0f}"]
+            row += [f"{1e3 * found['seconds']:.3f}", f"{1e6 * each:.2f}", f"{each / base:.2f}"]
+            flops = found["flops"]
+            row.append("" if flops is None else f"{flops / first['flops']:.2f}")
+            rows.append([*row, f"{found['load_seconds']:.2f}", f"{found['mebibytes']:.0f}"])
+    return sides.as_table([*header, "arithmetic", "load, s", "peak MiB"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", nargs="+", type=int, default=[32, 128, 512, 2_048, 8_192])
+    parser.add_argument("--context", nargs="+", type=int, default=[16, 64, 256, 1_024])
+    parser.add_argument("--width", nargs="+", type=int, default=[32, 64, 128, 256])
+    parser.add_argument("--lines", nargs="+", type=int, default=[10**3, 10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=sides.OUT)
+    args = parser.parse_args()
+    names, results = sides.ROOT / "names.txt", {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lines.txt"
+        results["batch"] = {
+            str(n): measure("transformer", names, {"batch_size": n}, args.rounds)
+            for n in args.batch
+        }
+        results["width"] = {
+            str(n): measure("transformer", names, {"n_embd": n}, args.rounds) for n in args.width
+        }
+        results["context"] = {}
+        for n in args.context:
+            write_lines(file, 1_000, n - 1)
+            found = measure("transformer", file, {"batch_size": max(1, 1024 // n)}, args.rounds)
+            results["context"][str(n)] = found
+        results["lines, bigram"] = {}
+        for n in args.lines:
+            write_lines(file, n)
+            results["lines, bigram"][str(n)] = measure("bigram", file, {}, args.rounds)
+    sides.report("growth", as_table(results), {"results": results}, args.out)
+
+
+if __name__ == "__main__":
+    main()

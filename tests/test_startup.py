@@ -1,0 +1,44 @@
+"""Programs compiled once are kept for the next run, for this user alone."""
+
+import stat
+
+import pytest
+from conftest import run
+
+COMMAND = (
+    *("train.py", "--config", "configs/bigram.py", "--config.train.steps=4"),
+    *("--config.train.num_samples=0", "--workdir"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_shared_cache(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+
+def test_the_second_run_compiles_nothing(tmp_path):
+    cache = tmp_path / "cache"
+    found = []
+    for name in ("first", "second"):
+        done = run(*COMMAND, tmp_path / name, XDG_CACHE_HOME=str(cache))
+        assert done.returncode == 0, done.stderr
+        (folder,) = (cache / "makemore_jax").iterdir()
+        found.append({file.name for file in folder.iterdir() if file.name.endswith("-cache")})
+    assert any("train_steps" in name for name in found[0])
+    assert found[0] == found[1]
+    assert folder.name.startswith("jaxlib-")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert "second" in done.stdout
+    first, second = ((tmp_path / n / "metrics.jsonl").read_text() for n in ("first", "second"))
+    assert first.split('"learning_rate"')[0] == second.split('"learning_rate"')[0]  # the same loss
+
+
+@pytest.mark.parametrize("name", ["JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"])
+def test_trains_without_a_cache(tmp_path, name):
+    """None is wanted, or none can be written."""
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    env[name] = "" if name == "JAX_COMPILATION_CACHE_DIR" else "/dev/null/nowhere"
+    done = run(*COMMAND, tmp_path / "run", **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not (tmp_path / "cache").exists()
