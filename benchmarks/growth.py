@@ -2,7 +2,7 @@
 
 The training step of the transformer, as train.py takes it, with one size changed at a time. Time
 per token counts the tokens that have a target; arithmetic is 6 multiplications and additions for
-each token and parameter of a matrix, and 6 * T * n_embd for each token and layer of attention.
+each token and parameter, and 12 * T * n_embd for each token and layer of attention.
 Memory is the most that the process held. Each row is a process of its own.
 """
 
@@ -70,7 +70,7 @@ def make_step(kind: str, file: str, overrides: dict[str, int]):
             state, metrics = train_steps(state, split, key, num_steps)
             assert np.isfinite(np.asarray(metrics["train_loss"])).all()
             seconds.append((time.perf_counter() - began) / num_steps)
-        attention = config.model.n_layer * dataset.block_size * config.model.n_embd
+        attention = 2 * config.model.n_layer * dataset.block_size * config.model.n_embd
         return {
             "tokens": tokens,
             "seconds": statistics.median(seconds[1:]),
@@ -130,7 +130,7 @@ def main() -> None:
         results["context"] = {}
         for n in args.context:
             write_lines(file, 1_000, n - 1)
-            found = measure("transformer", file, {"batch_size": max(1, 1024 // n)}, args.rounds)
+            found = measure("transformer", file, {"batch_size": 16_384 // n}, args.rounds)
             results["context"][str(n)] = found
         results["lines, bigram"] = {}
         for n in args.lines:

@@ -9,6 +9,7 @@ import pytest
 from conftest import FAMILIES, assert_close, run, small_config
 
 from makemore_jax import data, losses, models, sharding
+from makemore_jax.data import layouts
 from makemore_jax.data.layouts import Packed, Rows, choose, first_that_fits
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -195,6 +196,33 @@ def test_large_vocabularies_look_their_embeddings_up():
     grad = jax.jit(jax.grad(lambda p, t: (apply(p, t) ** 2).sum()))
     of_both = [grad(params, t) for t in (table, many)]
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *of_both)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
+    """Three chunks, of more and of fewer tokens, give the loss and the state of all at once."""
+    config = small_config(kind)
+    config.optimizer.name = "sgd"
+    model, params = model_of(kind)
+    optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
+    mesh, found = sharding.make_mesh(config.mesh, 12, num_params=0), []
+    for at_once in (12, 4):
+        monkeypatch.setattr(layouts, "TOKENS_AT_ONCE", at_once * SPLIT.block_size)
+        assert layouts.count_chunks(12, SPLIT.block_size) == 12 // at_once
+        chosen = choose(SPLIT, 12, model)
+        start = state_lib.create(model, optimizer, key, SPLIT.block_size)
+        start = start.replace(params=jax.tree.map(jnp.copy, params))
+        steps = make_train_steps(model, optimizer, 12, chosen, mesh)
+        state, metrics = steps(start, SPLIT, key, num_steps=5)
+        found.append((metrics["train_loss"], state.params))
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *found)
+
+
+def test_chunks_are_of_a_good_size():
+    assert [layouts.count_chunks(n, 16) for n in (1, 32, 256, 512, 8_192)] == [1, 1, 1, 2, 32]
+    assert [layouts.count_chunks(n, 1_024) for n in (1, 4, 16)] == [1, 1, 4]
+    assert layouts.count_chunks(300, 16) == 2
+    assert layouts.count_chunks(257, 16) == 1  # a prime
 
 
 def test_loss_of_a_batch_is_its_mean():

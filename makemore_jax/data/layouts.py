@@ -55,8 +55,23 @@ class Packed(NamedTuple):
         return split.take_packed(indices, self.num_rows, self.width)
 
 
-def choose(split: Lines, batch_size: int, model: nn.Module, num_parts: int = 1) -> list[Layout]:
-    """The layouts for the parts of a split's batches, the cheapest first; all fit in the last.
+TOKENS_AT_ONCE = 4_096  # more have no room in a core's cache, and take longer for each token
+
+
+def count_chunks(num_lines: int, block_size: int) -> int:
+    """Into how many chunks a device takes its part of a batch, one after the other.
+
+    One, where the lines are few, or do not divide into chunks of a good size.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    most = max(1, TOKENS_AT_ONCE // block_size)
+    sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
+    return num_lines // sizes[0] if sizes and num_lines > most else 1
+
+
+def choose(split: Lines, batch_size: int, model: nn.Module, num_devices: int = 1) -> list[Layout]:
+    """The layouts for the chunks of a split's batches, the cheapest first; all fit in the last.
 
     Packed, the batch has as many rows as make it cheapest, what does not fit being computed in
     whole rows; else half of all batches have the first width and nine tenths the second. Found by
@@ -67,7 +82,10 @@ def choose(split: Lines, batch_size: int, model: nn.Module, num_parts: int = 1) 
     if jax.default_backend() != "cpu":
         return [whole]
     lengths = np.diff(np.asarray(split.starts))
-    drawn = np.random.default_rng(0).choice(lengths, (2_000, num_parts, batch_size // num_parts))
+    num_parts = num_devices * count_chunks(batch_size // num_devices, split.block_size)
+    num_draws = min(2_000, max(100, 2_000_000 // batch_size))
+    shape = (num_draws, num_parts, batch_size // num_parts)
+    drawn = np.random.default_rng(0).choice(lengths, shape)
     if "positions" not in inspect.signature(type(model).__call__).parameters:
         widths = np.quantile(drawn.max(axis=(1, 2)), (0.5, 0.9), method="higher")
         return [Rows(int(width)) for width in np.unique(widths) if width < whole.width] + [whole]
@@ -76,7 +94,7 @@ def choose(split: Lines, batch_size: int, model: nn.Module, num_parts: int = 1) 
     needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # rows, for each batch drawn
 
     def cost(num_rows: int) -> float:
-        """Tokens computed for a part of a batch, on average."""
+        """Tokens computed for a chunk, on average."""
         return np.where(needed <= num_rows, num_rows * width, whole_cost).mean()
 
     num_rows = min(range(1, int(needed.max()) + 1), key=cost)

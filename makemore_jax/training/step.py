@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from makemore_jax import data
-from makemore_jax.data.layouts import Batch, Layout, first_that_fits
+from makemore_jax.data.layouts import Batch, Layout, count_chunks, first_that_fits
 from makemore_jax.losses import token_losses
 from makemore_jax.sharding import replicated
 from makemore_jax.training.state import TrainState
@@ -77,40 +77,39 @@ def make_train_steps(
     """The compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
     The state that goes in is donated: its memory is used for the one that comes out. Each device
-    of the mesh's `data` axis computes the gradient of its part of the batch, for which `layouts`
-    were chosen.
+    of the mesh's `data` axis computes the gradient of its part of the batch; `layouts` are what
+    `data.layouts.choose` gives for it.
     """
-    num_parts = mesh.shape["data"]
+    num_devices = mesh.shape["data"]
     loss_and_grads = make_loss_and_grads(model)
-    if num_parts > 1:
-        loss_and_grads = _over_devices(model)
 
     @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
     def train_steps(
         state: TrainState, split: data.lines.Lines, key: Array, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         data_key, dropout_key = jax.random.split(key)
+        num_chunks = count_chunks(batch_size // num_devices, split.block_size)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key = jax.random.fold_in(data_key, state.step)
             indices = data.draw_indices(split, key, batch_size)
+            key = jax.random.fold_in(dropout_key, state.step)
 
             def branch(layout: Layout) -> tuple[Array, Any]:
-                def part(params: Any, split: Any, indices: Array, key: Array) -> tuple[Array, Any]:
-                    return loss_and_grads(params, layout.take(split, indices), key)
-
-                if num_parts > 1:
-                    parts = (P(), P(), P("data"), P())
-                    part = jax.shard_map(
-                        part, mesh=mesh, in_specs=parts, out_specs=P(), check_vma=False
-                    )
-                return part(
-                    state.params, split, indices, jax.random.fold_in(dropout_key, state.step)
+                if num_devices * num_chunks == 1:
+                    return loss_and_grads(state.params, layout.take(split, indices), key)
+                part = jax.shard_map(
+                    partial(_add_up, model, num_chunks, layout),
+                    mesh=mesh,
+                    in_specs=(P(), P(), P("data"), P()),
+                    out_specs=P(),
+                    check_vma=False,
                 )
+                return part(state.params, split, indices, key)
 
             # Every device looks at all lengths: to ask the others would take longer.
             indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
-            lengths = split.lengths(indices).reshape(num_parts, -1)
+            lengths = split.lengths(indices).reshape(num_devices * num_chunks, -1)
             which = first_that_fits(layouts, lengths)
             loss, grads = jax.lax.switch(which, [partial(branch, layout) for layout in layouts])
             return apply_gradients(state, grads, optimizer), {"train_loss": loss}
@@ -127,19 +126,32 @@ def make_train_steps(
     return train_steps
 
 
-def _over_devices(model: nn.Module) -> Callable[[Any, Batch, Array], tuple[Array, Any]]:
-    """As make_loss_and_grads, for one part of a batch, added up over the devices.
+def _add_up(
+    model: nn.Module,
+    num_chunks: int,
+    layout: Layout,
+    params: Any,
+    split: data.lines.Lines,
+    indices: Array,
+    dropout_key: Array,
+) -> tuple[Array, Any]:
+    """Loss and gradients of a batch of which this device has its part, chunk by chunk."""
+    value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
 
-    All that is to be added goes as one vector: on CPU adding up costs 60 us each time.
-    """
+    def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
+        (loss, count), grads = value_and_grad(params, layout.take(split, indices), key)
+        return count, loss, grads
 
-    def loss_and_grads(params: Any, batch: Batch, dropout_key: Array) -> tuple[Array, Any]:
-        key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))
-        sum_losses = partial(_sum_losses, model)
-        (loss, count), grads = jax.value_and_grad(sum_losses, has_aux=True)(params, batch, key)
-        flat, unravel = ravel_pytree((count, loss, grads))
-        sums = jax.lax.psum(flat, "data")
-        _, loss, grads = unravel(sums / sums[0])
-        return loss, grads
-
-    return loss_and_grads
+    key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))
+    chunks = indices.reshape(num_chunks, -1), jax.random.split(key, num_chunks)
+    sums = chunk(*(a[0] for a in chunks))
+    if num_chunks > 1:
+        rest = tuple(a[1:] for a in chunks)
+        sums, _ = jax.lax.scan(
+            lambda sums, given: (jax.tree.map(jnp.add, sums, chunk(*given)), None), sums, rest
+        )
+    # As one vector: on CPU adding up over devices costs 60 us each time.
+    flat, unravel = ravel_pytree(sums)
+    flat = jax.lax.psum(flat, "data")
+    _, loss, grads = unravel(flat / flat[0])
+    return loss, grads
