@@ -50,3 +50,12 @@ def test_every_flag_that_the_readme_names_is_known():
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
     known |= {"config", "workdir", "help", "logdir", "steps"}
     assert flags - known == set()
+
+
+def test_performance_shows_what_the_benchmarks_wrote():
+    page = (ROOT / "docs/performance.md").read_text("utf-8")
+    tables = list((ROOT / "docs/benchmarks").glob("*.md"))
+    assert len(tables) == 5
+    for table in tables:
+        assert table.read_text("utf-8").strip() in page, table
+        assert f"python -m benchmarks.{table.stem}`" in page
