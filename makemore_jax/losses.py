@@ -10,10 +10,9 @@ def token_losses(logits: Array, targets: Array) -> Array:
 
     The -1 is taken out by hand: optax's cross-entropy would read it as the last class, silently.
     """
-    # From the largest logit down, as log_softmax does, but without its (B, T, V) result.
-    logits = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    picked = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)
-    return jnp.where(targets == -1, 0.0, jnp.log(jnp.exp(logits).sum(axis=-1)) - picked[..., 0])
+    log_probs = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_probs, jnp.maximum(targets, 0)[..., None], axis=-1)
+    return jnp.where(targets == -1, 0.0, -picked[..., 0])
 
 
 def mean_loss(logits: Array, targets: Array) -> Array:
