@@ -4,7 +4,7 @@ After CBOW of Mikolov et al. 2013, arXiv:1301.3781, section 3.1, made causal as 
 
     python train.py --config configs/bow.py
 
-On names.txt, two CPU cores: 8 seconds, test loss 2.134. On makemore's list and split
+On names.txt, two CPU cores: 9 seconds, test loss 2.134. On makemore's list and split
 after 20,000 steps: 2.160. Both by `python -m benchmarks.reproduce`.
 """
 
