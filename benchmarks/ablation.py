@@ -12,10 +12,10 @@ from benchmarks import sides
 
 
 def _whole_rows() -> None:
-    from benchmarks import train_speed
+    from benchmarks import jax_side
     from makemore_jax.data.layouts import Rows
 
-    train_speed.choose = lambda split, *_: [Rows(split.block_size)]
+    jax_side.choose = lambda split, *_: [Rows(split.block_size)]
 
 
 def _one_core() -> None:
@@ -24,18 +24,18 @@ def _one_core() -> None:
     startup.use_cores = lambda: None
 
 
-def _scores_by_jax() -> None:
+def _attention_by_jax() -> None:
+    import jax
     import jax.numpy as jnp
 
     from makemore_jax.models import transformer
 
-    transformer.attention_scores = lambda q, k: jnp.einsum("btnh,bsnh->bnts", q, k)
+    def attention(q, k, v, seen, keep=None):
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf))
+        return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
-
-def _kernel_gradient_by_jax() -> None:
-    from makemore_jax.models import layers
-
-    layers.matmul = lambda x, kernel: x @ kernel
+    transformer.attention = attention
 
 
 def _gradient_of_scan() -> None:
@@ -64,8 +64,7 @@ WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "lines packed": (_whole_rows, ("bigram", "mlp", "cnn", "bow", "transformer")),
     "rows cut to the longest line": (_whole_rows, RECURRENT),
     "a core for each half of the batch": (_one_core, ("cnn", "transformer")),
-    "gradient of the attention's keys turned": (_scores_by_jax, ("transformer",)),
-    "narrower matrix on the left": (_kernel_gradient_by_jax, ("mlp", "cnn", "transformer")),
+    "gradient of attention": (_attention_by_jax, ("transformer",)),
     "gradient of recurrent weights in one product": (_gradient_of_scan, RECURRENT),
     "characters' products looked up": (_embed_first, ("mlp", *RECURRENT)),
 }

@@ -10,7 +10,6 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,51 +31,26 @@ def write_lines(file: Path, num: int, length: int | None = None) -> None:
 
 def make_step(kind: str, file: str, overrides: dict[str, int]):
     """The function () -> seconds a step and what else is told of this size."""
-    import jax
     import numpy as np
 
-    from makemore_jax import data, models, sharding, startup
-    from makemore_jax.data.layouts import choose
-    from makemore_jax.training import state as state_lib
-    from makemore_jax.training.optimizer import make_optimizer
-    from makemore_jax.training.step import make_train_steps
+    from benchmarks.jax_side import Trainer
 
-    startup.use_cores()
     config = config_of(kind)
     config.data.path = file
     config.train.batch_size = overrides.get("batch_size", config.train.batch_size)
     config.model.n_embd = overrides.get("n_embd", config.model.n_embd)
-    began = time.perf_counter()
-    dataset = data.load(config.data, config.seed)
-    load_seconds = time.perf_counter() - began
-    batch_size = config.train.batch_size
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    key = jax.random.key(0)
-    state = state_lib.create(model, optimizer, key, dataset.block_size)
-    num_params = state_lib.num_params(state.params)
-    mesh = sharding.make_mesh(config.mesh, batch_size, num_params)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    split = jax.device_put(dataset.splits["train"], sharding.replicated(mesh))
-    layouts = choose(split, batch_size, model, mesh.shape["data"])
-    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
-    tokens = float(np.diff(np.asarray(split.starts)).mean()) * batch_size
+    trainer = Trainer(config)
+    lengths = np.diff(np.asarray(trainer.split.starts))
+    attention = 2 * config.model.n_layer * trainer.dataset.block_size * config.model.n_embd
 
     def run(num_steps: int, rounds: int) -> dict[str, Any]:
-        nonlocal state
-        seconds = []
-        for _ in range(rounds + 1):  # the first compiles
-            began = time.perf_counter()
-            state, metrics = train_steps(state, split, key, num_steps)
-            assert np.isfinite(np.asarray(metrics["train_loss"])).all()
-            seconds.append((time.perf_counter() - began) / num_steps)
-        attention = 2 * config.model.n_layer * dataset.block_size * config.model.n_embd
+        trainer(num_steps)  # compiles
         return {
-            "tokens": tokens,
-            "seconds": statistics.median(seconds[1:]),
+            "tokens": float(lengths.mean()) * config.train.batch_size,
+            "seconds": statistics.median(trainer(num_steps) for _ in range(rounds)),
             "mebibytes": sides.peak_memory(),
-            "load_seconds": load_seconds,
-            "flops": 6 * (num_params + attention) if kind == "transformer" else None,
+            "load_seconds": trainer.load_seconds,
+            "flops": 6 * (trainer.num_params + attention) if kind == "transformer" else None,
         }
 
     return run

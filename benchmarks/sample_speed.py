@@ -1,9 +1,10 @@
 """Drawing 1,000 and 10,000 names, beside makemore's loop: python -m benchmarks.sample_speed
 
 Here: `sampling.sample`, each character one `step` of the model with its carry. PyTorch: makemore's
-loop, which computes the whole line anew for each character. Both from first tokens to text, of
-untrained models of the same sizes, after a first call; each side in a process of its own, taking
-turns; medians over the rounds.
+loop, which computes the whole line anew for each character, for all lines up to the longest that
+there may be. Both from first tokens to text, after a first call; ours of a model trained for 1,000
+steps, so that its lines are as long as names (makemore's loop takes the same time for any
+parameters); each side in a process of its own, taking turns; medians over the rounds.
 """
 
 import argparse
@@ -13,21 +14,19 @@ from pathlib import Path
 from benchmarks import sides
 from benchmarks.configs import config_of
 
+STEPS = 1_000
+
 
 def make_jax_sampler(kind: str):
     """The function (number of names) -> seconds."""
     import jax
 
-    from makemore_jax import data, models, sampling, startup
+    from benchmarks.jax_side import Trainer
+    from makemore_jax import sampling
 
-    startup.use_cores()
-    config = config_of(kind)
-    dataset = data.load(config.data, config.seed)
-    vocab, block_size = dataset.vocab, dataset.block_size
-    model = models.create(config.model, vocab.size, block_size)
-    tokens = jax.numpy.zeros((1, block_size), "int32")
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
-    lm = sampling.LanguageModel(model, params, vocab, block_size)
+    trainer = Trainer(config_of(kind))
+    trainer(STEPS)
+    lm = trainer.language_model()
 
     def run(num: int) -> float:
         began = time.perf_counter()

@@ -1,9 +1,7 @@
 """Two worlds timed side by side: each in a process of its own, alternating, never at once."""
 
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -11,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from makemore_jax import startup
 from makemore_jax.metrics import device, versions, write_json
 
 # Several processes share one GPU.
@@ -68,16 +67,7 @@ def peak_memory() -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: processor, cores, threads and versions."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in (Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else "").split(
-            "\n"
-        )
-        if line.startswith("model name")
-    ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"processor": names[0] if names else platform.processor(), "cores": cores}
-    found["device"] = device()
+    found = {"processor": startup.processor(), "cores": startup.num_cores(), "device": device()}
     return found | {"versions": versions() | {"torch": _torch_version()}}
 
 
@@ -100,8 +90,3 @@ def report(name: str, table: str, results: dict[str, Any], folder: Path) -> None
     write_json(folder / f"{name}.json", {"machine": machine(), **results})
     (folder / f"{name}.md").write_text(table + "\n", "utf-8")
     print(f"\n{folder / name}.json and .md hold it", file=sys.stderr)
-
-
-def load(folder: Path, name: str) -> dict[str, Any]:
-    """What `report` wrote."""
-    return json.loads((folder / f"{name}.json").read_text("utf-8"))

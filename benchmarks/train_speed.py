@@ -8,49 +8,22 @@ medians over the rounds; the ratio is to the fastest of PyTorch's ways.
 
 import argparse
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import sides, torch_side
+from benchmarks import jax_side, sides, torch_side
 from benchmarks.configs import config_of
-from makemore_jax import data, models, sharding, startup
-from makemore_jax.data.layouts import choose
-from makemore_jax.training import state as state_lib
-from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
+from makemore_jax import data
 
 
 def make_jax_trainer(kind: str):
     """The function (number of calls) -> seconds a step."""
-    startup.use_cores()
     config = config_of(kind)
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    key = jax.random.key(config.seed)
-    state = state_lib.create(model, optimizer, key, dataset.block_size)
-    num_params = state_lib.num_params(state.params)
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    split = jax.device_put(dataset.splits["train"], sharding.replicated(mesh))
-    batch_size = config.train.batch_size
-    layouts = choose(split, batch_size, model, mesh.shape["data"])
-    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
-    num_steps = config.train.log_every
-
-    def run(calls: int) -> float:
-        nonlocal state
-        began = time.perf_counter()
-        for _ in range(calls):
-            state, metrics = train_steps(state, split, key, num_steps)
-        assert np.isfinite(np.asarray(metrics["train_loss"])).all()
-        return (time.perf_counter() - began) / (calls * num_steps)
-
-    return run
+    trainer = jax_side.Trainer(config)
+    return lambda calls: trainer(config.train.log_every, calls)
 
 
 def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, Any]:

@@ -33,16 +33,17 @@ def make_mesh(config: MeshConfig, batch_size: int, num_params: int) -> Mesh:
             f"mesh.data: a batch of {batch_size} does not divide over {wanted} devices; change "
             "train.batch_size or mesh.data"
         )
-    shape, names = (wanted, 1), ("data", "model")
-    axis_types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, names, axis_types, devices=jax.devices()[:wanted])
+    return _mesh_of_first(wanted)
 
 
 def make_lines_mesh(num_lines: int) -> Mesh:
     """Devices that each draw their own of so many lines: one, where there is too little to do."""
-    most = max(1, min(len(jax.devices()), num_lines // LINES_A_SAMPLER))
-    axis_types = (AxisType.Auto,)
-    return jax.make_mesh((most,), ("data",), axis_types, devices=jax.devices()[:most])
+    return _mesh_of_first(max(1, min(len(jax.devices()), num_lines // LINES_A_SAMPLER)))
+
+
+def _mesh_of_first(num: int) -> Mesh:
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((num, 1), ("data", "model"), axis_types, devices=jax.devices()[:num])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,7 @@ def use_compilation_cache() -> None:
         return
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "makemore_jax" / f"jaxlib-{jaxlib.__version__}-{_processor()}"
+        folder = home / "makemore_jax" / f"jaxlib-{jaxlib.__version__}-{_processor_hash()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
             return  # someone else's: what lies there would be run
@@ -39,18 +39,34 @@ def use_cores() -> None:
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", count or 1)
+        jax.config.update("jax_num_cpu_devices", num_cores())
 
 
-def _processor() -> str:
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of this machine's kind of processor."""
+    return _cpuinfo().get("model name", "") or platform.processor() or platform.machine()
+
+
+def _processor_hash() -> str:
     """A short name for a kind of processor: the same where compiled programs can be shared."""
+    known = _cpuinfo()
     found = [platform.system(), platform.machine(), platform.processor()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found += [line for line in lines if line.startswith(("model name", "flags", "Features"))][
-            :2
-        ]
-    except OSError:
-        pass
+    found += [known.get(field, "") for field in ("model name", "flags", "Features")]
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux tells of the last core; elsewhere nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in fields}

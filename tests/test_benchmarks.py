@@ -9,6 +9,8 @@ RUNS = {
     "train_speed": ("--models", "bigram", "--rounds", "1", "--seconds", "0.01"),
     "sample_speed": ("--models", "gru", "--rounds", "1", "--nums", "30"),
     "whole_run": ("--models", "bigram", "--rounds", "1", "--steps", "20"),
+    "limit": ("--rounds", "1"),
+    "sweep_cost": ("--models", "bigram", "--nums", "1", "4"),
     "ablation": ("--models", "rnn", "--rounds", "1", "--seconds", "0.01"),
     "growth": (
         *("--batch", "32", "--context", "16", "--width", "32", "--lines", "1000"),

@@ -177,6 +177,45 @@ def test_gradients_of_unrolling_are_those_of_a_scan(kind):
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("at_once", [4, 9])
+def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
+    """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
+    from makemore_jax.models import layers
+
+    monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
+    positions = SPLIT.take_packed(ALL, 6, width=9)[2] if packed else None
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, k, v, mix = (jax.random.normal(key, (6, 9, 2, 4)) for key in keys[:4])
+    seen = layers.visible(9, positions)
+    drop = jax.random.bernoulli(keys[4], 0.7, (6, 2, 9, seen.shape[-1])) / 0.7
+    parts = []
+
+    def factors(shape):  # those that lie where the part lies
+        end = sum(parts) + shape[2]
+        behind = seen.shape[-1] - 9 + end
+        found = drop[:, :, sum(parts) : end, behind - shape[3] : behind]
+        parts.append(shape[2])
+        return found
+
+    def plain(q, k, v, drop):
+        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k) / 2
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf)) * drop
+        return (jnp.einsum("bnts,bsnh->btnh", weights, v) * mix).sum()
+
+    def found(q, k, v, keep):
+        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
+        return (layers.attention(q, k, v, seen, keep) * mix).sum()
+
+    for keep, dropped in ((None, 1.0), (factors, drop)):
+        value, grads = jax.value_and_grad(found, (0, 1, 2))(q, k, v, keep)
+        expected, plain_grads = jax.value_and_grad(plain, (0, 1, 2))(q, k, v, dropped)
+        assert_close(value, expected, 1e-5)
+        jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
+    assert parts == ([4, 4, 1] if at_once == 4 else [9])
+
+
 def test_large_vocabularies_look_their_embeddings_up():
     """The mlp's first layer does the same both ways."""
     from makemore_jax.models.layers import Linear, linear_of_embedded

@@ -49,6 +49,27 @@ def test_a_line_depends_on_its_number_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
+    lm = small_lm(kind)
+
+    def end_early(keys, logits, decoding):  # three in ten more than a small random model
+        ends = jax.vmap(lambda key: jax.random.bernoulli(key, 0.3))(keys)
+        return jnp.where(ends, 0, draw_token(keys, logits, decoding))
+
+    monkeypatch.setattr(sampling, "draw_token", end_early)
+    jax.clear_caches()
+    plain = sampling.sample(lm, KEY, 41)
+    jax.clear_caches()
+    monkeypatch.setattr(sampling, "FEWEST_AT_ONCE", 5)  # of 41 lines 20 go on, 10, and 5
+    lines = sampling.sample(lm, KEY, 41)
+    assert [line.text for line in lines] == [line.text for line in plain]
+    log_probs = [[line.log_prob for line in side] for side in (lines, plain)]
+    np.testing.assert_allclose(*log_probs, atol=1e-4)
+    assert max(len(line.text) for line in lines) > 3
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_log_prob_is_that_of_scoring_the_line(kind):
     """What the loop adds up token by token is what the whole line gives at once."""
     lm = small_lm(kind)

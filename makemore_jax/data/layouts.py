@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.data.lines import Lines
+from makemore_jax.data.lines import TOKENS_AT_ONCE, Lines
 
 Batch = tuple[Array, ...]  # inputs (B, T), targets (B, T) with -1 where there is nothing, and,
 # where lines are packed, positions (B, T): how far into its line each token is
@@ -53,9 +53,6 @@ class Packed(NamedTuple):
 
     def take(self, split: Lines, indices: Array) -> Batch:
         return split.take_packed(indices, self.num_rows, self.width)
-
-
-TOKENS_AT_ONCE = 4_096  # more have no room in a core's cache, and take longer for each token
 
 
 def count_chunks(num_lines: int, block_size: int) -> int:

@@ -19,7 +19,7 @@ from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
 
-TOKENS_AT_ONCE = 4_096  # in a batch that is only read, so that its memory is the same for every T
+TOKENS_AT_ONCE = 4_096  # more have no room in a core's cache, and take longer for each token
 
 
 @struct.dataclass

@@ -9,7 +9,7 @@ from jax import Array
 
 from makemore_jax.models.layers import (
     Linear,
-    attention_scores,
+    attention,
     embedding,
     layer_norm,
     visible,
@@ -37,11 +37,11 @@ class CausalSelfAttention(nn.Module):
         q, k, v = jnp.split(self.c_attn(x), 3, axis=-1)  # (B, T, C) each
         k, v = with_row_before(k, positions), with_row_before(v, positions)
         q, k, v = (self._split_heads(a) for a in (q, k, v))  # (B, T or S, nh, hs)
-        scores = attention_scores(q, k) * q.shape[-1] ** -0.5  # (B, nh, T, S)
-        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf))
-        weights = self.drop_weights(weights, deterministic=not train)
-        y = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(x.shape)
-        return self.drop_output(self.c_proj(y), deterministic=not train)
+        y = attention(q, k, v, seen, self._keep if train and self.dropout else None)
+        return self.drop_output(self.c_proj(y.reshape(x.shape)), deterministic=not train)
+
+    def _keep(self, shape: tuple[int, ...]) -> Array:
+        return self.drop_weights(jnp.ones(shape), deterministic=False)
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
         """One position: x (B, C). Time leads in the cache, so that a row is written in place."""

@@ -117,7 +117,7 @@ def _train(
         "steps": step,
         "best_step": checkpoints.steps()["best"],
         "train_loss": evaluate(best, splits["train"], at_most),
-        "dev_loss": evaluate(best, splits["dev"]),
+        "dev_loss": checkpoints.best_dev_loss(),
         "test_loss": evaluate(best, splits["test"]),
         "num_params": state_lib.num_params(state.params),
         "seconds": metrics.seconds,

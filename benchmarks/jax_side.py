@@ -1,0 +1,48 @@
+"""Our side: the compiled training step as train.py takes it, of any config."""
+
+import time
+
+import jax
+import numpy as np
+
+from makemore_jax import data, models, sharding, startup
+from makemore_jax.config import Config
+from makemore_jax.data.layouts import choose
+from makemore_jax.sampling import LanguageModel
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+
+class Trainer:
+    """A model that is trained by calling it; the first call with a number of steps compiles."""
+
+    def __init__(self, config: Config):
+        startup.use_cores()
+        began = time.perf_counter()
+        self.dataset = data.load(config.data, config.seed)
+        self.load_seconds = time.perf_counter() - began
+        self.config, batch_size = config, config.train.batch_size
+        self.model = models.create(config.model, self.dataset.vocab.size, self.dataset.block_size)
+        optimizer = make_optimizer(config.optimizer, config.train.steps)
+        self.key = jax.random.key(config.seed)
+        state = state_lib.create(self.model, optimizer, self.key, self.dataset.block_size)
+        self.num_params = state_lib.num_params(state.params)
+        mesh = sharding.make_mesh(config.mesh, batch_size, self.num_params)
+        self.state = jax.device_put(state, sharding.replicated(mesh))
+        self.split = jax.device_put(self.dataset.splits["train"], sharding.replicated(mesh))
+        layouts = choose(self.split, batch_size, self.model, mesh.shape["data"])
+        self.train_steps = make_train_steps(self.model, optimizer, batch_size, layouts, mesh)
+
+    def __call__(self, num_steps: int, calls: int = 1) -> float:
+        """Take `calls` times so many steps; seconds a step."""
+        began = time.perf_counter()
+        for _ in range(calls):
+            self.state, metrics = self.train_steps(self.state, self.split, self.key, num_steps)
+        assert np.isfinite(np.asarray(metrics["train_loss"])).all()
+        return (time.perf_counter() - began) / (calls * num_steps)
+
+    def language_model(self) -> LanguageModel:
+        """The model as it is now."""
+        params = jax.device_get(self.state.params)
+        return LanguageModel(self.model, params, self.dataset.vocab, self.dataset.block_size)

@@ -1,0 +1,168 @@
+"""Lecture 7, attention in four versions: python -m makemore_jax.lectures.attention
+
+Each position is to learn from those before it (https://youtu.be/kCc8FmEb1nY). The plainest way is
+their average: by a loop, by one product with a triangular matrix, by a softmax over scores that are
+all 0. The fourth lets the positions choose: the scores come from queries and keys, and the average
+becomes self-attention.
+
+B batch, T time, S time of the other sequence, C channels, hs head size.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import entr
+
+
+def average_by_loop(x: Array) -> Array:
+    """For each position the mean of all up to itself. (B, T, C) -> (B, T, C)"""
+    return jnp.stack([x[:, : t + 1].mean(axis=1) for t in range(x.shape[1])], axis=1)
+
+
+def average_by_product(x: Array) -> Array:
+    """The same as one product: row t of a triangular matrix has 1 / (t + 1) up to column t."""
+    seen = causal_mask(x.shape[1]).astype(x.dtype)
+    weights = seen / seen.sum(axis=1, keepdims=True)  # each row adds up to 1
+    return weights @ x  # (T, T) @ (B, T, C) -> (B, T, C)
+
+
+def average_by_softmax(x: Array) -> Array:
+    """The same by softmax: equal scores for what is seen, and -inf, which becomes 0, elsewhere."""
+    T = x.shape[1]
+    scores = jnp.where(causal_mask(T), jnp.zeros((T, T), x.dtype), -jnp.inf)
+    return jax.nn.softmax(scores) @ x
+
+
+def causal_mask(T: int) -> Array:
+    """Which keys (columns) each query (row) may see: those up to itself. (T, T) bool"""
+    return jnp.tril(jnp.ones((T, T), bool))
+
+
+class Head(NamedTuple):
+    """The parameters of one head. Biases are left out, as in the lecture."""
+
+    query: Array  # (C, hs): what a position looks for
+    key: Array  # (C, hs): what it is found by
+    value: Array  # (C, hs): what it then tells
+
+
+def init_head(key: Array, n_embd: int, head_size: int) -> Head:
+    """Normal weights that keep the variance of x: inputs of variance 1 give queries of 1."""
+    keys = jax.random.split(key, len(Head._fields))
+    scale = n_embd**-0.5
+    return Head(*(scale * jax.random.normal(each, (n_embd, head_size)) for each in keys))
+
+
+def attention_weights(q: Array, k: Array, mask: Array | None = None, scaled: bool = True) -> Array:
+    """How much each query takes of each key, adding up to 1. (B, T, hs), (B, S, hs) -> (B, T, S)
+
+    `mask` (T, S) or (B, T, S) is True where a query may look, which each has to somewhere: without
+    any key there is no average, and its weights are nan. `scaled` divides the scores by sqrt(hs)
+    (Vaswani et al. 2017, section 3.2.1); `measure_scores` shows what for.
+    """
+    scores = jnp.einsum("bth,bsh->bts", q, k)
+    if scaled:
+        scores = scores * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    return jax.nn.softmax(scores)
+
+
+def cross_attention(params: Head, x: Array, source: Array, mask: Array | None = None) -> Array:
+    """Queries from x (B, T, C), keys and values from another sequence (B, S, C). -> (B, T, hs)
+
+    So a decoder reads what it is to translate (Vaswani et al. 2017, section 3.2.3).
+    """
+    weights = attention_weights(x @ params.query, source @ params.key, mask)
+    return weights @ (source @ params.value)  # (B, T, S) @ (B, S, hs) -> (B, T, hs)
+
+
+def self_attention(params: Head, x: Array, mask: Array | None = None) -> Array:
+    """Queries, keys and values from one sequence. (B, T, C) -> (B, T, hs)
+
+    With `causal_mask(T)` the form of a decoder, the fourth version of the average; without a mask
+    that of an encoder, in which all positions see each other and their order says nothing.
+    """
+    return cross_attention(params, x, x, mask)
+
+
+class ScoreStatistics(NamedTuple):
+    """What softmax is given for random queries and keys, and what it makes of it."""
+
+    variance: Array  # () of the scores
+    entropy: Array  # () of a query's weights in nats, the mean; log S where all weigh the same
+    largest: Array  # () of a query's weights, the mean; 1 where a query sees a single key
+
+
+@partial(jax.jit, static_argnames=("head_size", "scaled", "num_queries", "num_keys"))
+def measure_scores(
+    key: Array, head_size: int, scaled: bool, num_queries: int = 1000, num_keys: int = 8
+) -> ScoreStatistics:
+    """Scores of queries and keys whose entries are N(0, 1).
+
+    A score is a sum of hs products of variance 1, so its variance is hs. Softmax of such numbers
+    leaves all but the largest near 0, and with them their gradients; divided by sqrt(hs) the
+    scores have variance 1 for any hs (Vaswani et al. 2017, section 3.2.1, footnote 4).
+    """
+    query_key, key_key = jax.random.split(key)
+    # Keys of its own for each query: the scores are then all independent.
+    q = jax.random.normal(query_key, (num_queries, 1, head_size))
+    k = jax.random.normal(key_key, (num_queries, num_keys, head_size))
+    scores = jnp.einsum("bth,bsh->bts", q, k) * (head_size**-0.5 if scaled else 1.0)
+    weights = attention_weights(q, k, scaled=scaled)
+    entropy = entr(weights).sum(axis=-1)  # 0 for a weight that underflows to 0
+    return ScoreStatistics(scores.var(), entropy.mean(), weights.max(axis=-1).mean())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"attention: {message}\n")  # one line, where argparse adds its usage
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = _Parser(
+        prog="python -m makemore_jax.lectures.attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.parse_args(argv)
+    data_key, head_key, source_key, score_key = jax.random.split(jax.random.key(0), 4)
+    T, C = 5, 2
+    x, mask = jax.random.normal(data_key, (1, T, C)), causal_mask(T)
+    average = Head(query=jnp.zeros((C, C)), key=jnp.zeros((C, C)), value=jnp.eye(C))
+    head = init_head(head_key, C, C)
+    source = jax.random.normal(source_key, (1, 3, C))
+    versions = {
+        "x": x,
+        "loop": average_by_loop(x),
+        "product": average_by_product(x),
+        "softmax": average_by_softmax(x),
+        "attention of 0": self_attention(average, x, mask),
+        "attention": self_attention(head, x, mask),
+        "without mask": self_attention(head, x),
+        "across": cross_attention(head, x, source),
+    }
+    print("The past of x, by position, by loop, product, softmax and attention: with queries and")
+    print("keys of 0, then random ones; these without a mask, and over another sequence.\n")
+    for name, y in versions.items():
+        positions = (f"{first:7.3f} {second:6.3f}" for first, second in y[0].tolist())
+        print(f"{name:<14} {'  '.join(positions)}")
+    averages = [versions[name] for name in ("product", "softmax", "attention of 0")]
+    apart = max(float(jnp.abs(y - versions["loop"]).max()) for y in averages)
+    print(f"\nThe four averages differ by {apart:.1e} at most.\n")
+    print("Scores of 8 keys, as they are and divided by the square root of the head size:")
+    print("  head size   variance       entropy        largest weight")
+    for head_size in (1, 4, 16, 64, 256):
+        plain, scaled = (measure_scores(score_key, head_size, s) for s in (False, True))
+        pairs = (f"{float(a):7.3f} {float(b):6.3f}" for a, b in zip(plain, scaled, strict=True))
+        print(f"{head_size:>11} {' '.join(pairs)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,428 @@
+"""Lecture 5, back-propagation by hand: python -m makemore_jax.lectures.backprop --data FILE
+
+The MLP of Bengio et al. 2003 with batch norm (Ioffe and Szegedy 2015), in steps so small that the
+derivative of each is one line; then the short forms that cross-entropy and batch norm have as a
+whole (https://youtu.be/q8SA3rM6ckI). The command holds every gradient against jax.grad, trains
+with the short forms for 200,000 steps, and prints the losses: on the course's names 2.0737 on train
+and 2.1144 on dev. Four other keys gave 2.0695 to 2.0746 and 2.1091 to 2.1147; the lecture has
+2.0705 and 2.1099.
+
+B batch, T characters of context, C channels, H hidden, V vocabulary. Where a parameter has the
+lecture's name it has its shape too: `C` is also the table of embeddings.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from makemore_jax.data import text_file
+from makemore_jax.data.lines import split_lines
+from makemore_jax.data.splits import SPLITS
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError
+from makemore_jax.losses import mean_loss
+
+BLOCK_SIZE, N_EMBD, N_HIDDEN = 3, 10, 200  # T, C and H of the lecture
+EPSILON = 1e-5  # keeps the root of a variance of 0 away from 0
+
+Windows = tuple[Array, Array]  # x (N, T) and y (N,)
+
+
+class Params(NamedTuple):
+    """The lecture's parameters: 12,297 with its sizes."""
+
+    C: Array  # (V, C)
+    W1: Array  # (T * C, H)
+    b1: Array  # (H,), of no use before a norm that takes the mean away: its gradient is 0
+    W2: Array  # (H, V)
+    b2: Array  # (V,)
+    bngain: Array  # (H,)
+    bnbias: Array  # (H,)
+
+
+class Intermediates(NamedTuple):
+    """All that is computed between the parameters and the loss, in this order."""
+
+    emb: Array  # (B, T, C)
+    embcat: Array  # (B, T * C)
+    hprebn: Array  # (B, H)
+    bnmeani: Array  # (H,)
+    bndiff: Array  # (B, H)
+    bndiff2: Array  # (B, H)
+    bnvar: Array  # (H,)
+    bnvar_inv: Array  # (H,): 1 / the standard deviation
+    bnraw: Array  # (B, H)
+    hpreact: Array  # (B, H)
+    h: Array  # (B, H)
+    logits: Array  # (B, V)
+    logit_maxes: Array  # (B, 1)
+    norm_logits: Array  # (B, V): the largest of each row is 0, so that exp can't overflow
+    counts: Array  # (B, V)
+    counts_sum: Array  # (B, 1)
+    counts_sum_inv: Array  # (B, 1)
+    probs: Array  # (B, V)
+    logprobs: Array  # (B, V)
+    loss: Array  # ()
+
+
+def windows(
+    words: Sequence[str], chars: Sequence[str], block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The characters of all words, each word's end included, and those before each of them.
+
+    -> x (N, block_size), the nearest last, 0 before the beginning of a word; y (N,). Character i
+    of `chars` is token i + 1; KeyError for one that is not there.
+    """
+    lengths = np.array([len(word) + 1 for word in words], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    y = np.zeros(lengths.sum(), dtype=np.int32)
+    is_char = np.ones(len(y), dtype=bool)
+    is_char[ends - 1] = False
+    y[is_char] = Vocab(tuple(chars)).encode("".join(words))
+    before = np.arange(len(y))[:, None] - np.arange(block_size, 0, -1)  # (N, block_size)
+    beginning = np.repeat(ends - lengths, lengths)[:, None]  # of the word of each character
+    return np.where(before >= beginning, y[np.maximum(before, 0)], 0), y
+
+
+def init(
+    key: Array,
+    vocab_size: int = 27,
+    block_size: int = BLOCK_SIZE,
+    n_embd: int = N_EMBD,
+    n_hidden: int = N_HIDDEN,
+) -> Params:
+    """The lecture's initial values: what could be 0 or 1 is a little off, so that no gradient is
+    right by chance. W1 as He et al. 2015 have it, with the gain of tanh."""
+    keys = Params(*jax.random.split(key, len(Params._fields)))
+    fan_in = block_size * n_embd
+    return Params(
+        C=jax.random.normal(keys.C, (vocab_size, n_embd)),
+        W1=jax.random.normal(keys.W1, (fan_in, n_hidden)) * (5 / 3) / fan_in**0.5,
+        b1=jax.random.normal(keys.b1, (n_hidden,)) * 0.1,
+        W2=jax.random.normal(keys.W2, (n_hidden, vocab_size)) * 0.1,
+        b2=jax.random.normal(keys.b2, (vocab_size,)) * 0.1,
+        bngain=1 + jax.random.normal(keys.bngain, (n_hidden,)) * 0.1,
+        bnbias=jax.random.normal(keys.bnbias, (n_hidden,)) * 0.1,
+    )
+
+
+def count_params(params: Params) -> int:
+    """How many numbers there are to train."""
+    return sum(a.size for a in params)
+
+
+NOTHING = Intermediates(*[0.0] * len(Intermediates._fields))
+
+
+def forward(
+    params: Params, x: Array, y: Array, add: Intermediates = NOTHING
+) -> tuple[Array, Intermediates]:
+    """The mean loss over windows x (B, T), y (B,), in nats, and all on the way to it.
+
+    `add` goes to each intermediate as it is computed: the gradient by `add` where it is 0 is the
+    gradient by the intermediates, which is how jax.grad is asked for them. ValueError for fewer
+    than two windows, whose variance, a mean over B - 1 (Bessel's correction), does not exist.
+    """
+    B = len(y)
+    if B < 2:
+        raise ValueError(f"{B} windows; batch norm needs two or more")
+    emb = params.C[x] + add.emb
+    embcat = emb.reshape(B, -1) + add.embcat
+    hprebn = embcat @ params.W1 + params.b1 + add.hprebn
+    bnmeani = hprebn.sum(axis=0) / B + add.bnmeani
+    bndiff = hprebn - bnmeani + add.bndiff
+    bndiff2 = bndiff**2 + add.bndiff2
+    bnvar = bndiff2.sum(axis=0) / (B - 1) + add.bnvar
+    bnvar_inv = (bnvar + EPSILON) ** -0.5 + add.bnvar_inv
+    bnraw = bndiff * bnvar_inv + add.bnraw
+    hpreact = params.bngain * bnraw + params.bnbias + add.hpreact
+    h = jnp.tanh(hpreact) + add.h
+    logits = h @ params.W2 + params.b2 + add.logits
+    logit_maxes = logits.max(axis=1, keepdims=True) + add.logit_maxes
+    norm_logits = logits - logit_maxes + add.norm_logits
+    counts = jnp.exp(norm_logits) + add.counts
+    counts_sum = counts.sum(axis=1, keepdims=True) + add.counts_sum
+    counts_sum_inv = 1 / counts_sum + add.counts_sum_inv
+    probs = counts * counts_sum_inv + add.probs
+    logprobs = jnp.log(probs) + add.logprobs
+    loss = -logprobs[jnp.arange(B), y].mean() + add.loss
+    return loss, Intermediates(
+        emb, embcat, hprebn, bnmeani, bndiff, bndiff2, bnvar, bnvar_inv, bnraw, hpreact, h,
+        logits, logit_maxes, norm_logits, counts, counts_sum, counts_sum_inv, probs, logprobs, loss,
+    )  # fmt: skip
+
+
+def backward(
+    params: Params, x: Array, y: Array, saved: Intermediates
+) -> tuple[Params, Intermediates]:
+    """The gradients of the loss by every parameter and every intermediate that `forward` gave.
+
+    `d` before a name is the gradient of the loss by it, in its shape. What `forward` spreads over
+    an axis is summed here, and what it sums is spread.
+    """
+    B, V = saved.logits.shape
+    is_target = jax.nn.one_hot(y, V, dtype=saved.logits.dtype)
+    is_largest = jax.nn.one_hot(saved.logits.argmax(axis=1), V, dtype=saved.logits.dtype)
+
+    dloss = jnp.ones_like(saved.loss)
+    dlogprobs = -is_target / B * dloss
+    dprobs = dlogprobs / saved.probs
+    dcounts_sum_inv = (dprobs * saved.counts).sum(axis=1, keepdims=True)
+    dcounts_sum = -dcounts_sum_inv / saved.counts_sum**2
+    dcounts = dprobs * saved.counts_sum_inv + dcounts_sum  # used twice, so two parts
+    dnorm_logits = dcounts * saved.counts
+    dlogit_maxes = -dnorm_logits.sum(axis=1, keepdims=True)  # 0: any number could be taken off
+    dlogits = dnorm_logits + dlogit_maxes * is_largest
+
+    dh = dlogits @ params.W2.T
+    dW2 = saved.h.T @ dlogits
+    db2 = dlogits.sum(axis=0)
+    dhpreact = dh * (1 - saved.h**2)
+
+    dbngain = (dhpreact * saved.bnraw).sum(axis=0)
+    dbnbias = dhpreact.sum(axis=0)
+    dbnraw = dhpreact * params.bngain
+    dbnvar_inv = (dbnraw * saved.bndiff).sum(axis=0)
+    dbnvar = -0.5 * (saved.bnvar + EPSILON) ** -1.5 * dbnvar_inv
+    dbndiff2 = jnp.broadcast_to(dbnvar / (B - 1), saved.bndiff2.shape)
+    dbndiff = dbnraw * saved.bnvar_inv + dbndiff2 * 2 * saved.bndiff
+    dbnmeani = -dbndiff.sum(axis=0)
+    dhprebn = dbndiff + dbnmeani / B
+
+    dembcat = dhprebn @ params.W1.T
+    dW1 = saved.embcat.T @ dhprebn
+    db1 = dhprebn.sum(axis=0)
+    demb = dembcat.reshape(saved.emb.shape)
+    dC = jnp.zeros_like(params.C).at[x].add(demb)  # a character may stand in many places
+
+    return Params(dC, dW1, db1, dW2, db2, dbngain, dbnbias), Intermediates(
+        demb, dembcat, dhprebn, dbnmeani, dbndiff, dbndiff2, dbnvar, dbnvar_inv, dbnraw, dhpreact,
+        dh, dlogits, dlogit_maxes, dnorm_logits, dcounts, dcounts_sum, dcounts_sum_inv, dprobs,
+        dlogprobs, dloss,
+    )  # fmt: skip
+
+
+def cross_entropy_backward(logits: Array, y: Array) -> Array:
+    """The gradient of the mean loss by the logits: (probs - one_hot(y)) / B. (B, V) -> (B, V)
+
+    Each row pulls its target up with as much as it pushes all others down.
+    """
+    B, V = logits.shape
+    return (jax.nn.softmax(logits) - jax.nn.one_hot(y, V, dtype=logits.dtype)) / B
+
+
+def batch_norm_backward(dhpreact: Array, bngain: Array, bnraw: Array, bnvar_inv: Array) -> Array:
+    """The gradient by the input of batch norm from that by its output. (B, H) -> (B, H)
+
+    Without the mean, and without what points along bnraw: moving or stretching the input does
+    nothing. B / (B - 1) is Bessel's correction (the paper, section 3.1, has the variance over B).
+    """
+    B = len(dhpreact)
+    along = bnraw * (dhpreact * bnraw).sum(axis=0) / (B - 1)
+    return bngain * bnvar_inv * (dhpreact - dhpreact.mean(axis=0) - along)
+
+
+def short_backward(params: Params, x: Array, y: Array, saved: Intermediates) -> Params:
+    """The gradients by the parameters alone, with the short forms: what training needs."""
+    dlogits = cross_entropy_backward(saved.logits, y)
+    dhpreact = dlogits @ params.W2.T * (1 - saved.h**2)
+    dhprebn = batch_norm_backward(dhpreact, params.bngain, saved.bnraw, saved.bnvar_inv)
+    demb = (dhprebn @ params.W1.T).reshape(saved.emb.shape)
+    return Params(
+        C=jnp.zeros_like(params.C).at[x].add(demb),
+        W1=saved.embcat.T @ dhprebn,
+        b1=dhprebn.sum(axis=0),
+        W2=saved.h.T @ dlogits,
+        b2=dlogits.sum(axis=0),
+        bngain=(dhpreact * saved.bnraw).sum(axis=0),
+        bnbias=dhpreact.sum(axis=0),
+    )
+
+
+LossAndGrads = Callable[[Params, Array, Array], tuple[Array, Params]]
+
+
+def loss_and_grads_by_hand(params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+    """What jax.value_and_grad gives of `forward`'s loss."""
+    loss, saved = forward(params, x, y)
+    return loss, short_backward(params, x, y, saved)
+
+
+# In exact arithmetic these gradients are 0; they are measured against what they are the sum of.
+SUMS_OF = {"logit_maxes": "norm_logits", "b1": "hprebn"}
+
+
+def differences(params: Params, x: Array, y: Array) -> dict[str, float]:
+    """How far each gradient by hand is from jax.grad's, relative to its largest entry.
+
+    The short forms have rows of their own: those by the logits, by hprebn and by each parameter.
+    """
+    # On an accelerator a product would else have fewer digits than there are to compare.
+    with jax.default_matmul_precision("highest"):
+        found = _differences(params, x, y)
+    short = [f"{name}, short" for name in ("logits", "hprebn", *Params._fields)]
+    return {name: float(found[name]) for name in (*Intermediates._fields, *Params._fields, *short)}
+
+
+@jax.jit
+def _differences(params: Params, x: Array, y: Array) -> dict[str, Array]:
+    _, saved = forward(params, x, y)
+    zeros = jax.tree.map(jnp.zeros_like, saved)
+    by_params, by_saved = jax.grad(lambda p, add: forward(p, x, y, add)[0], (0, 1))(params, zeros)
+    expected = by_params._asdict() | by_saved._asdict()
+
+    def difference(name: str, a: Array) -> Array:
+        scale = jnp.abs(expected[SUMS_OF.get(name, name)]).max()
+        return jnp.abs(a - expected[name]).max() / scale
+
+    hand_params, hand_saved = backward(params, x, y, saved)
+    dhprebn = batch_norm_backward(hand_saved.hpreact, params.bngain, saved.bnraw, saved.bnvar_inv)
+    short = short_backward(params, x, y, saved)._asdict()
+    short |= {"logits": cross_entropy_backward(saved.logits, y), "hprebn": dhprebn}
+    by_hand = hand_saved._asdict() | hand_params._asdict()
+    found = {name: difference(name, a) for name, a in by_hand.items()}
+    return found | {f"{name}, short": difference(name, a) for name, a in short.items()}
+
+
+@partial(jax.jit, static_argnames=("steps", "batch_size", "loss_and_grads"))
+def train(
+    params: Params,
+    key: Array,
+    split: Windows,
+    steps: int = 200_000,
+    batch_size: int = 32,
+    loss_and_grads: LossAndGrads = loss_and_grads_by_hand,
+) -> tuple[Params, Array]:
+    """Plain gradient descent: learning rate 0.1, and 0.01 in the second half.
+
+    Each batch is drawn from all windows of the split. -> the new parameters, and the loss of each
+    step (steps,).
+    """
+    x, y = split
+
+    def step(params: Params, i: Array) -> tuple[Params, Array]:
+        chosen = jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(y))
+        loss, grads = loss_and_grads(params, x[chosen], y[chosen])
+        learning_rate = jnp.where(i < (steps + 1) // 2, 0.1, 0.01)
+        return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads), loss
+
+    return jax.lax.scan(step, params, jnp.arange(steps))
+
+
+class NormStatistics(NamedTuple):
+    """What batch norm takes off and divides by where there is no batch."""
+
+    mean: Array  # (H,)
+    variance: Array  # (H,)
+
+
+@jax.jit
+def calibrate(params: Params, x: Array) -> NormStatistics:
+    """The statistics of batch norm over all windows x (N, T), N at least 2, at once."""
+    hprebn = _hprebn(params, x)
+    return NormStatistics(hprebn.mean(axis=0), hprebn.var(axis=0, ddof=1))
+
+
+@jax.jit
+def evaluate(params: Params, statistics: NormStatistics, split: Windows) -> Array:
+    """The mean loss over a whole split, in nats, with these statistics in batch norm."""
+    x, y = split
+    bndiff = _hprebn(params, x) - statistics.mean
+    bnraw = bndiff * (statistics.variance + EPSILON) ** -0.5
+    logits = jnp.tanh(params.bngain * bnraw + params.bnbias) @ params.W2 + params.b2
+    return mean_loss(logits, y)
+
+
+def _hprebn(params: Params, x: Array) -> Array:
+    """What goes into batch norm. (N, T) -> (N, H)"""
+    return params.C[x].reshape(len(x), -1) @ params.W1 + params.b1
+
+
+def load(path: str) -> tuple[dict[str, Windows], int]:
+    """The windows of the lecture's train and dev split of a file of lines, and V.
+
+    UserError if the file can't be read or has too few lines.
+    """
+    text, _ = text_file.read(path, "utf-8", "--data")
+    words = split_lines(text)
+    indices = SPLITS["lecture"](len(words), seed=42)
+    if not len(indices["dev"]):
+        raise UserError(f"--data: {path} has too few lines, {len(words)}; it needs at least 6")
+    chars = sorted(set("".join(words)))
+    splits = {}
+    for name in ("train", "dev"):
+        x, y = windows([words[i] for i in indices[name]], chars, BLOCK_SIZE)
+        splits[name] = (jnp.asarray(x), jnp.asarray(y))
+    return splits, len(chars) + 1
+
+
+BOUNDS = {"float32": 1e-6, "float64": 1e-12}  # for what `differences` gives
+
+
+def run(path: str, steps: int) -> list[str]:
+    """All that the command prints. -> the gradients that differ by more than their bound."""
+    if not 1 <= steps < 2**31:
+        raise UserError(f"--steps: {steps} must be from 1 to {2**31 - 1}")
+    splits, vocab_size = load(path)
+    init_key, batch_key, train_key = jax.random.split(jax.random.key(0), 3)
+    params = init(init_key, vocab_size)
+    x, y = splits["train"]
+    for name, (_, targets) in splits.items():
+        print(f"{name}: {len(targets):,} windows of {BLOCK_SIZE} characters")
+    print(f"{count_params(params):,} parameters\n")
+
+    chosen = jax.random.randint(batch_key, (32,), 0, len(y))
+    dtype = str(params.C.dtype)
+    print(f"gradients by hand and by jax.grad in {dtype}: largest difference / largest entry")
+    found = differences(params, x[chosen], y[chosen])
+    for title, difference in found.items():
+        print(f"  {title:<16} {difference:.1e}")
+
+    print(f"\ntraining for {steps:,} steps with the gradients by hand", flush=True)
+    start = time.perf_counter()
+    params, _ = jax.block_until_ready(train(params, train_key, splits["train"], steps))
+    seconds = time.perf_counter() - start
+    statistics = calibrate(params, x)
+    losses = (f"{n} {evaluate(params, statistics, split):.4f}" for n, split in splits.items())
+    print(f"{', '.join(losses)} after {seconds:.1f} s")
+    return [title for title, difference in found.items() if not difference <= BOUNDS[dtype]]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"backprop: {message}\n")  # one line, where argparse adds its usage
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = _Parser(
+        prog="python -m makemore_jax.lectures.backprop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", default="names.txt", help="a file of lines (names.txt)")
+    parser.add_argument("--steps", type=int, default=200_000, help="how many to train (200,000)")
+    parser.add_argument("--float64", action="store_true", help="compute in float64")
+    arguments = parser.parse_args(argv)
+    if arguments.float64:
+        jax.config.update("jax_enable_x64", True)
+    try:
+        exceeded = run(arguments.data, arguments.steps)
+    except UserError as error:
+        print(f"backprop: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if exceeded:
+        print(f"backprop: gradients differ too much: {'; '.join(exceeded)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,581 @@
+"""What a trained model has learnt, as numbers, and the page that shows them beside the pictures.
+
+`collect` computes everything and writes nothing; plots.py draws it; `page` is the HTML of it.
+"""
+
+import base64
+import dataclasses
+import html
+import json
+import math
+import unicodedata
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax import data, models, sampling, workdir
+from makemore_jax.data.lines import Dataset, Lines, encode
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError
+from makemore_jax.losses import token_losses
+from makemore_jax.sampling import LanguageModel
+from makemore_jax.training.optimizer import make_schedule
+from makemore_jax.training.state import num_params
+
+EDGE = "•"  # how the token 0, where a line begins and ends, is shown
+MOST_LINES = 2_000  # over the beginnings of so many the learnt bigrams are averaged
+WORDS_AT_ONCE = 4_096  # whose distances are computed together
+
+
+class Curves(NamedTuple):
+    """What metrics.jsonl tells, each a list of (step, value)."""
+
+    train_loss: list[tuple[int, float]]
+    dev_loss: list[tuple[int, float]]
+    learning_rate: list[tuple[int, float]]  # that of the schedule, not of the file
+
+
+class Plane(NamedTuple):
+    """Points in the two directions in which they differ most."""
+
+    points: np.ndarray  # (N, 2)
+    shares: np.ndarray  # (2,) of the variance
+
+
+class Bigrams(NamedTuple):
+    """p(next | current), a row for each current token. A row is nan where the token never stood."""
+
+    learnt: np.ndarray  # (V, V)
+    counted: np.ndarray  # (V, V)
+
+    @property
+    def difference(self) -> float:
+        """The mean absolute difference over all pairs whose first token both know."""
+        return float(np.nanmean(np.abs(self.learnt - self.counted)))
+
+
+class Drawn(NamedTuple):
+    """A sample, and what it has to do with the data; None where the data are gone."""
+
+    text: str
+    log_prob: float  # nats, the end included
+    found_in: str | None
+    nearest: str | None  # the training line with the fewest edits between it and the text
+    edits: int | None
+
+
+class Report(NamedTuple):
+    """All that is shown. None, or an empty list, is what this run or its family does not have."""
+
+    title: str
+    facts: dict[str, str]
+    vocab: Vocab
+    curves: Curves | None
+    best_step: int
+    samples: list[Drawn]
+    names: list[str]
+    surprise: list[np.ndarray]  # of each name (T,), in nats
+    attention: list[np.ndarray]  # of each name (n_layer, nh, T, T)
+    characters: Plane | None  # of all tokens, in their order
+    bigrams: Bigrams | None
+
+
+def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Report:
+    """Compute everything from the run in `folder`; `names` None: three of dev, or three samples.
+
+    UserError where there is no run, or for a name that its model can't read.
+    """
+    run = workdir.read(folder)
+    if names is not None:
+        check_names(names, run.vocab, run.config.data.block_size)
+    lm, best_step = load(folder, run)
+    dataset = find_data(run)
+    drawn = sampling.sample(lm, jax.random.key(seed), num)
+    if names is None:
+        names = default_names(dataset, [line.text for line in drawn])
+    return Report(
+        title=folder.resolve().name,
+        facts=_facts(folder, run, lm, best_step, dataset),
+        vocab=lm.vocab,
+        curves=read_curves(folder, run),
+        best_step=best_step,
+        samples=place_samples(drawn, dataset),
+        names=names,
+        surprise=surprise(lm, names),
+        attention=attention_weights(lm, names),
+        characters=embedded_characters(lm),
+        bigrams=dataset and bigrams(lm, dataset.splits["train"]),
+    )
+
+
+def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
+    """The model of a run with the best parameters by dev loss, and the step that those are of."""
+    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
+
+    block_size = run.config.data.block_size
+    model = models.create(run.config.model, run.vocab.size, block_size)
+    checkpoints = Checkpoints(folder, read_only=True)
+    params = checkpoints.restore_params("best", models.param_shapes(model, block_size))
+    lm = LanguageModel(model, params, run.vocab, block_size)
+    return lm, checkpoints.steps()["best"]
+
+
+def find_data(run: workdir.Run) -> Dataset | None:
+    """The data of a run; None where they are gone or have changed."""
+    config = dataclasses.replace(run.config.data, path=run.data_file)
+    try:
+        dataset = data.load(config, run.config.seed)
+    except UserError:
+        return None
+    return dataset if dataset.sha256 == run.data_sha256 else None
+
+
+def check_names(names: list[str], vocab: Vocab, block_size: int) -> None:
+    """UserError for a name that is empty, too long, or of characters that training never saw."""
+    if not all(names):
+        raise UserError("--names: one of them is empty; they are given as emma,olivia")
+    for name in names:
+        if unknown := vocab.unknown(name):
+            raise UserError(f"--names: training never saw {unknown[0]!r}, which is in {name!r}")
+        if len(name) >= block_size:
+            raise UserError(
+                f"--names: {name[:40]!r} has {len(name)} characters; "
+                f"the lines of this model have at most {block_size - 1}"
+            )
+
+
+def default_names(dataset: Dataset | None, drawn: list[str]) -> list[str]:
+    """The first three of dev, which training has not seen; without data the first three drawn."""
+    known = dataset.words["dev"] if dataset else [text for text in drawn if text] or drawn
+    return list(dict.fromkeys(known))[:3]
+
+
+def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
+    """What the run has written so far; None where that is nothing, as after a conversion."""
+    try:
+        written = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    except (OSError, UnicodeError):
+        return None
+    lines = []
+    for line in written:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the last one, while a training writes it
+            continue
+    train, dev = (
+        [(line["step"], line[name]) for line in lines if name in line]
+        for name in ("train_loss", "dev_loss")
+    )
+    if not train:
+        return None
+    # Of every step, or of a thousand: the file has those of the logged steps alone.
+    steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
+    rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
+    rates = np.broadcast_to(np.asarray(rates), steps.shape)
+    return Curves(train, dev, list(zip((steps + 1).tolist(), rates.tolist(), strict=True)))
+
+
+def embedded_characters(lm: LanguageModel) -> Plane | None:
+    """The embedding of every token, projected; None for a family that embeds none."""
+    wte = lm.params.get("wte")
+    if wte is None:
+        return None
+    # The MLP has a row more, for what lies before a line: it is no character.
+    return project(np.asarray(wte["embedding"])[: lm.vocab.size])
+
+
+def project(rows: np.ndarray) -> Plane:
+    """Principal component analysis: (N, C) -> the first two components.
+
+    A component's sign is free; here its largest coordinate, in absolute value, is positive.
+    """
+    rows = rows.astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    u, s = (np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, 2)]) for a in (u, s))  # where C or N is 1
+    points = (u * s)[:, :2]
+    largest = points[np.abs(points).argmax(axis=0), [0, 1]]
+    variance = s**2
+    return Plane(points * np.where(largest < 0, -1, 1), variance[:2] / max(variance.sum(), 1e-300))
+
+
+def kind_of(label: str) -> str:
+    """'vowel', 'consonant' or, for all else, 'other'; accents do not count."""
+    if not label.isalpha():
+        return "other"
+    return "vowel" if unicodedata.normalize("NFD", label)[0].lower() in "aeiou" else "consonant"
+
+
+def labels(vocab: Vocab) -> list[str]:
+    """How each token is shown."""
+    return [shown(char) for char in ("", *vocab.chars)]
+
+
+def shown(char: str) -> str:
+    """A character that can be seen; no character is the edge of a line."""
+    if not char:
+        return EDGE
+    if char.isspace():
+        return "␣"
+    return char if char.isprintable() else "�"
+
+
+def _captured(lm: LanguageModel, names: list[str]) -> list[dict[str, Array]]:
+    """What the linear layers of each attention gave: [{"c_attn": (B, T, 3 C), "c_proj": ...}]."""
+    blocks = [f"h_{i}" for i in range(len(lm.params))]
+    blocks = [name for name in blocks if "attn" in lm.params.get(name, {})]
+    if not blocks:
+        return []
+    width = max(map(len, names)) + 1
+    tokens, _ = encode(names, lm.vocab, lm.block_size).take(jnp.arange(len(names)), width)
+
+    @jax.jit
+    def intermediates(params: Any) -> Any:
+        _, kept = lm.model.apply(
+            {"params": params},
+            tokens,
+            capture_intermediates=lambda module, _: module.name in ("c_attn", "c_proj"),
+            mutable=["intermediates"],
+        )
+        return kept["intermediates"]
+
+    kept = intermediates(lm.params)
+    return [
+        {layer: found["__call__"][0] for layer, found in kept[name]["attn"].items()}
+        for name in blocks
+    ]
+
+
+def attention_weights(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
+    """For each name what every layer and head looks at, (n_layer, nh, T, T), T = characters + 1.
+
+    Row t is the distribution over the tokens up to t, the first being the 0 that begins the line.
+    An empty list for a family without attention (Vaswani et al. 2017, section 3.2.1).
+    """
+    captured = _captured(lm, names)
+    if not captured:
+        return []
+    by_layer = [_weights(found["c_attn"], lm.model.n_head) for found in captured]
+    by_name = np.stack(by_layer, axis=1)  # (B, n_layer, nh, T, T)
+    sizes = [len(name) + 1 for name in names]
+    return [of[..., :T, :T] for of, T in zip(by_name, sizes, strict=True)]
+
+
+@partial(jax.jit, static_argnums=1)
+def _weights(qkv: Array, n_head: int) -> Array:
+    """(B, T, 3 C) -> (B, nh, T, T)"""
+    B, T, _ = qkv.shape
+    q, k, _ = (a.reshape(B, T, n_head, -1) for a in jnp.split(qkv, 3, axis=-1))
+    scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((T, T), bool)), scores, -jnp.inf))
+
+
+def surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
+    """-ln p of each character of each name given those before it, and of its end: (T,), in nats."""
+    width = max(map(len, names)) + 1
+    inputs, targets = encode(names, lm.vocab, lm.block_size).take(jnp.arange(len(names)), width)
+    losses = np.asarray(_token_losses(lm.model, lm.params, inputs, targets))
+    return [of[: len(name) + 1] for of, name in zip(losses, names, strict=True)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _token_losses(model: nn.Module, params: Any, inputs: Array, targets: Array) -> Array:
+    return token_losses(model.apply({"params": params}, inputs), targets)
+
+
+def bigrams(lm: LanguageModel, split: Lines) -> Bigrams:
+    """The learnt table over the first lines of a split beside the one counted over all of them."""
+    return Bigrams(learnt_bigrams(lm, split), counted_bigrams(split, lm.vocab.size))
+
+
+def learnt_bigrams(lm: LanguageModel, split: Lines, at_most: int = MOST_LINES) -> np.ndarray:
+    """p(next | current), the mean of the predictions wherever the current token stands. (V, V)
+
+    Over the first `at_most` lines. What a model knows beyond the current token is averaged out.
+    """
+    size, batch_size, V = min(split.size, at_most), split.batch_size(), lm.vocab.size
+
+    @jax.jit
+    def sums(params: Any, split: Lines, indices: Array) -> tuple[Array, Array]:
+        """The predictions added up by current token (V, V), and how many they are (V,)."""
+        inputs, targets = split.take(jnp.minimum(indices, size - 1))
+        counts = (targets != -1) & (indices < size)[:, None]
+        stands = jax.nn.one_hot(inputs, V) * counts[..., None]  # (B, T, V)
+        probs = jax.nn.softmax(lm.model.apply({"params": params}, inputs))
+        return jnp.einsum("btc,btn->cn", stands, probs), stands.sum(axis=(0, 1))
+
+    parts = [
+        sums(lm.params, split, start + jnp.arange(batch_size))
+        for start in range(0, size, batch_size)
+    ]
+    total, count = (
+        np.sum(np.stack(part), axis=0, dtype=np.float64) for part in zip(*parts, strict=True)
+    )
+    return _rows(total, count)
+
+
+def counted_bigrams(split: Lines, vocab_size: int) -> np.ndarray:
+    """p(next | current) by counting how often each pair stands in a split. (V, V)"""
+    stream = np.asarray(split.stream)
+    counts = np.zeros((vocab_size, vocab_size))
+    np.add.at(counts, (stream[:-1], stream[1:]), 1)
+    return _rows(counts, counts.sum(axis=1))
+
+
+def _rows(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return total / count[:, None]  # 0 / 0 is nan: the token never stood
+
+
+def edit_distances(text: str, words: list[str]) -> np.ndarray:
+    """How many characters must be put in, left out or replaced to make each word of a text. (N,)
+
+    Levenshtein's distance by Wagner and Fischer 1974, for all words at once.
+    """
+    size = max(1, *map(len, words))
+    chars = np.array(words, dtype=f"U{size}").view(np.uint32).reshape(len(words), size)
+    place = np.arange(size + 1)
+    row = np.tile(place, (len(words), 1))  # from no character to the first j of each word
+    for i, char in enumerate(text, start=1):
+        new = np.full_like(row, i)
+        new[:, 1:] = np.minimum(row[:, 1:] + 1, row[:, :-1] + (chars != ord(char)))
+        # To put in a character goes along the row, so that each entry is the least of those
+        # before it plus their distance in place.
+        row = np.minimum.accumulate(new - place, axis=1) + place
+    return row[np.arange(len(words)), [len(word) for word in words]]
+
+
+def nearest(texts: list[str], words: list[str]) -> list[tuple[str, int]]:
+    """For each text the word with the fewest edits, and how many; the first of equals in length."""
+    words = list(dict.fromkeys(words))
+    sizes = np.array([len(word) for word in words])
+    return [_nearest(text, words, np.abs(sizes - len(text))) for text in texts]
+
+
+def _nearest(text: str, words: list[str], at_least: np.ndarray) -> tuple[str, int]:
+    """`at_least` (N,) edits are needed for each word: those with the fewest are looked at first."""
+    order = np.argsort(at_least, kind="stable")
+    best, fewest = "", math.inf
+    for start in range(0, len(order), WORDS_AT_ONCE):
+        some = order[start : start + WORDS_AT_ONCE]
+        if at_least[some[0]] >= fewest:
+            break
+        found = edit_distances(text, [words[i] for i in some])
+        if found.min() < fewest:
+            best, fewest = words[some[found.argmin()]], int(found.min())
+    return best, fewest
+
+
+def place_samples(drawn: list[sampling.Sample], dataset: Dataset | None) -> list[Drawn]:
+    """The samples in the order in which they were drawn, with where they are found."""
+    if dataset is None:
+        return [Drawn(*line, None, None, None) for line in drawn]
+    texts = [line.text for line in drawn]
+    places, near = dataset.found_in(texts), nearest(texts, dataset.words["train"])
+    return [Drawn(*of, place, *n) for of, place, n in zip(drawn, places, near, strict=True)]
+
+
+def _facts(
+    folder: Path, run: workdir.Run, lm: LanguageModel, best_step: int, dataset: Dataset | None
+) -> dict[str, str]:
+    """The lines below the title."""
+    steps = run.config.train.steps
+    facts = {
+        "model": f"{run.config.model.kind}, {num_params(lm.params):,} parameters",
+        "shown": f"the best by dev loss, of step {best_step:,}",
+        "data": Path(run.data_file).name,
+        "vocabulary": f"{lm.vocab.size} tokens, context {lm.block_size}",
+    }
+    if dataset is None:
+        facts["data"] += ", gone or changed since: what needs it is left out"
+    else:
+        sizes = [f"{len(words):,} {name}" for name, words in dataset.words.items()]
+        facts["data"] += f": {', '.join(sizes)} lines"
+    if summary := workdir.read_summary(folder, steps):
+        told = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("test", "dev", "train")]
+        facts["loss"] = f"{', '.join(told)} nats per character, after {steps:,} steps"
+    return facts
+
+
+# The page. All its text goes through html.escape, whatever the data hold.
+
+STYLE = """
+:root { color-scheme: light }
+body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: #fff; color: #1c2430;
+       font: 16px/1.5 system-ui, sans-serif }
+h1 { margin: .5rem 0; font-size: 1.7rem; overflow-wrap: anywhere }
+h2 { margin: 2.5rem 0 .25rem; font-size: 1.25rem }
+h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; overflow-wrap: anywhere }
+p { margin: .25rem 0 1rem; max-width: 46rem; color: #4a5564 }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 }
+dt { color: #4a5564 }
+dd { margin: 0; overflow-wrap: anywhere }
+.pictures { display: grid; gap: 1rem; align-items: start;
+            grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
+.pictures.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)) }
+figure { margin: 0 }
+figcaption { font-size: .85rem; color: #4a5564 }
+img { display: block; width: 100%; max-width: 34rem; height: auto }
+.box { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: left;
+         white-space: nowrap }
+thead th { font-size: .85rem; font-weight: 600; color: #4a5564 }
+.number { text-align: right }
+.surprise td { padding: .2rem .3rem; min-width: 1.9rem; text-align: center;
+               border: 2px solid #fff }
+.surprise small { display: block; font-size: .75rem }
+@media (max-width: 30rem) { th, td { padding: .15rem .35rem; font-size: .9rem }
+                            .surprise td { min-width: 1.6rem; padding: .15rem } }
+"""
+
+
+def page(report: Report, pictures: dict[str, bytes]) -> str:
+    """One HTML file with everything in it. `pictures` are PNGs by name, as plots.py names them."""
+    sections: list[tuple[str, Callable[[Report, dict[str, bytes]], str]]] = [
+        ("Training", _training),
+        ("Samples", _samples),
+        ("Surprise", _surprise),
+        ("Attention", _attention),
+        ("The characters", _characters),
+        ("Bigrams", _bigrams),
+    ]
+    parts = [(title, section(report, pictures)) for title, section in sections]
+    body = "\n".join(
+        f"<section><h2>{title}</h2>\n{part}</section>" for title, part in parts if part
+    )
+    facts = "".join(
+        f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in report.facts.items()
+    )
+    title = html.escape(report.title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title} - makemore_jax</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<h1>{title}</h1>\n<dl>{facts}</dl>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _picture(png: bytes, told: str, caption: str = "") -> str:
+    source = base64.b64encode(png).decode()
+    above = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    image = f'<img src="data:image/png;base64,{source}" alt="{html.escape(told)}">'
+    return f"<figure>{above}{image}</figure>\n"
+
+
+def _training(report: Report, pictures: dict[str, bytes]) -> str:
+    if report.curves is None:
+        return ""
+    loss = _picture(pictures["loss"], "loss on train and dev by step")
+    rate = _picture(pictures["learning_rate"], "learning rate by step")
+    return f'<div class="pictures">{loss}{rate}</div>'
+
+
+def _samples(report: Report, pictures: dict[str, bytes]) -> str:
+    has_data = report.samples[0].found_in is not None
+    header = ["sample", "ln p", "one in"]
+    header += ["found in", "nearest in train", "edits"] if has_data else []
+    rows = []
+    for line in report.samples:
+        cells = [f"<td>{html.escape(line.text) or '<i>empty</i>'}</td>"]
+        cells += [f'<td class="number">{line.log_prob:.2f}</td>']
+        cells += [f'<td class="number">{_one_in(line.log_prob)}</td>']
+        if has_data:
+            cells += [f"<td>{line.found_in}</td><td>{html.escape(line.nearest)}</td>"]
+            cells += [f'<td class="number">{line.edits}</td>']
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    numbers = {"ln p", "one in", "edits"}
+    head = "".join(f"<th{' class=number' if h in numbers else ''}>{h}</th>" for h in header)
+    about = "Lines drawn from the model as it is, in the order in which they came. ln p is the "
+    about += "natural logarithm of the probability of the whole line, its end included"
+    if has_data:
+        about += "; edits are the characters to put in, leave out or replace from the nearest line "
+        about += "of the training data"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<p>{about}.</p>\n<div class="box">{table}</div>'
+
+
+def _one_in(log_prob: float) -> str:
+    """'1,234', or in powers of ten where that is too long to read."""
+    one_in = math.exp(min(-log_prob, 700))
+    return f"{one_in:,.0f}" if one_in < 1e9 else f"10<sup>{-log_prob / math.log(10):.0f}</sup>"
+
+
+def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
+    guess = math.log(report.vocab.size)
+    rows = []
+    for name, nats in zip(report.names, report.surprise, strict=True):
+        cells = "".join(
+            f'<td style="background:{_warmth(n / (2 * guess))}">{html.escape(shown(char))}'
+            f"<small>{n:.2f}</small></td>"
+            for char, n in zip([*name, ""], nats, strict=True)
+        )
+        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{cells}</tr>')
+    about = (
+        f"-ln p of each character given those before it, in nats, and at last of the end, {EDGE}. "
+        f"To guess blindly among {report.vocab.size} tokens costs {guess:.2f} each time. "
+        "The sum is on the left."
+    )
+    table = f'<table class="surprise"><tbody>{"".join(rows)}</tbody></table>'
+    return f'<p>{about}</p>\n<div class="box">{table}</div>'
+
+
+def _warmth(part: float) -> str:
+    """From white to orange for a part from 0 to 1, light enough for black text."""
+    part = min(max(part, 0.0), 1.0)
+    return f"rgb({255 - 12 * part:.0f},{255 - 117 * part:.0f},{255 - 190 * part:.0f})"
+
+
+def _attention(report: Report, pictures: dict[str, bytes]) -> str:
+    if not report.attention:
+        return ""
+    about = "Each row is a character that has just been read, and tells where the model looks to "
+    about += f"predict the next one: white 0, dark blue 1. {EDGE} is the beginning of the line."
+    parts = [f"<p>{about}</p>"]
+    for i, (name, weights) in enumerate(zip(report.names, report.attention, strict=True), start=1):
+        images = [
+            _picture(pictures[f"attention_{i}_{n}"], f"attention, layer {n}", f"layer {n}")
+            for n in range(1, len(weights) + 1)
+        ]
+        parts.append(f"<h3>{html.escape(name)}</h3>")
+        parts.append(f'<div class="pictures small">{"".join(images)}</div>')
+    return "\n".join(parts)
+
+
+def _characters(report: Report, pictures: dict[str, bytes]) -> str:
+    if report.characters is None:
+        return ""
+    first, second = report.characters.shares
+    about = (
+        "The embedding of each character in the two directions in which they differ most, which "
+        f"have {first:.0%} and {second:.0%} of the variance. {EDGE} is the beginning of a line."
+    )
+    image = _picture(pictures["characters"], "the characters' embeddings in two dimensions")
+    return f'<p>{about}</p>\n<div class="pictures">{image}</div>'
+
+
+def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
+    if report.bigrams is None:
+        return ""
+    about = (
+        "How probable each character, across, is after the one on the left. Learnt: the mean of "
+        f"the model's predictions wherever that one stands in {MOST_LINES:,} training lines. "
+        "Counted: in all of them. The mean absolute difference is "
+        f"{report.bigrams.difference:.4f}."
+    )
+    images = [
+        _picture(pictures[f"bigrams_{name}"], f"bigrams, {caption}", caption)
+        for name, caption in (
+            ("learnt", "learnt"),
+            ("counted", "counted"),
+            ("difference", "learnt less counted"),
+        )
+    ]
+    return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'

@@ -1,0 +1,362 @@
+"""Many runs trained together in one compiled program, to lay them side by side.
+
+    python -m makemore_jax.sweep --config configs/mlp.py \
+        --over optimizer.learning_rate=1e-4:1e-1:16 --seeds 4
+    python -m makemore_jax.sweep --config configs/gru.py --over model.n_embd2=32,64,128
+
+`--over FIELD=LOW:HIGH:NUM` takes NUM values at equal ratios, `--over FIELD=A,B,C` those; given
+again, all combinations. Every combination is trained with each of `--seeds` seeds, beginning with
+that of the config. Each member computes what train.py computes for its settings; all that differ in
+nothing but numbers that the optimizer reads go through one step under `vmap`, spread over the
+devices; fields that change shapes or code make groups, one after the other. Prints a table and
+writes sweep.json and sweep.png into --workdir.
+"""
+
+import copy
+import importlib.util
+import itertools
+import math
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax import Array
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from makemore_jax import command_line, data, models, startup
+from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
+from makemore_jax.data.lines import Lines
+from makemore_jax.errors import UserError
+from makemore_jax.losses import token_losses
+from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_step
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
+OVER = flags.DEFINE_multi_string("over", [], "FIELD=LOW:HIGH:NUM or FIELD=A,B,C; may be repeated")
+SEEDS = flags.DEFINE_integer("seeds", 1, "how many seeds to train each combination with")
+WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "where sweep.json and the picture go")
+
+# Fields that may differ within one compiled program: numbers that the optimizer computes with.
+NUMBERS = tuple(
+    f"optimizer.{name}"
+    for name in ("learning_rate", "b1", "b2", "weight_decay", "gamma", "min_learning_rate")
+)
+
+Values = dict[str, Any]  # the swept fields of one member, by dotted name
+
+
+class Result(NamedTuple):
+    """What one member came to. A loss is nan where it diverged."""
+
+    values: Values
+    seed: int
+    train_loss: float  # the mean over the last log_every steps
+    dev_loss: float  # after the last step
+    best_dev_loss: float  # of all evaluations
+    curve: list[float]  # mean train loss of every log_every steps
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """'FIELD=LOW:HIGH:NUM' or 'FIELD=A,B,C' -> the field and its values. UserError names a flaw."""
+    name, _, given = text.partition("=")
+    check_field_name(name)
+    if name == "seed":
+        raise UserError("--over: seeds are asked for by --seeds")
+    kind = field_types()[name]
+    if found := re.fullmatch(r"([^:,]+):([^:,]+):(\d+)", given):
+        try:
+            low, high, num = float(found[1]), float(found[2]), int(found[3])
+        except ValueError:
+            raise UserError(f"--over: {text}: LOW and HIGH must be numbers") from None
+        if not (0 < low < high < math.inf and num >= 2):
+            raise UserError(f"--over: {text}: needs 0 < LOW < HIGH and NUM of at least 2")
+        values = np.geomspace(low, high, num).tolist()
+        return name, sorted({round(v) for v in values}) if kind is int else values
+    if not given:
+        raise UserError(f"--over: {text}: values are missing, as {name}=A,B,C or LOW:HIGH:NUM")
+    return name, [_read(name, word) for word in given.split(",")]
+
+
+def _read(name: str, word: str) -> Any:
+    hint = field_types()[name]
+    if word.lower() == "none":
+        return None
+    if hint is bool:
+        return word.lower() in ("true", "1")
+    for kind in (int, float) if hint is not str else ():
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word  # `validate` tells where it is of the wrong type
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """A copy of the config with these fields. UserError where one is out of its range."""
+    config = copy.deepcopy(config)
+    for name, value in values.items():
+        group, _, leaf = name.rpartition(".")
+        setattr(getattr(config, group) if group else config, leaf, value)
+    validate(config)
+    return config
+
+
+def sweep(config: Config, axes: dict[str, list[Any]], num_seeds: int) -> list[Result]:
+    """Train all combinations of the axes' values with so many seeds each, in that order."""
+    members = [
+        dict(zip(axes, chosen, strict=True)) | {"seed": (config.seed + i) % 2**32}
+        for chosen in itertools.product(*axes.values())
+        for i in range(num_seeds)
+    ]
+    groups: dict[tuple, list[int]] = {}
+    for number, values in enumerate(members):
+        with_values(config, values)  # raises before anything is trained
+        alike = tuple((k, v) for k, v in values.items() if k not in (*NUMBERS, "seed"))
+        groups.setdefault(alike, []).append(number)
+    results: dict[int, Result] = {}
+    for numbers in groups.values():
+        found = train_together(config, [members[number] for number in numbers])
+        results |= zip(numbers, found, strict=True)
+    return [results[number] for number in range(len(members))]
+
+
+def train_together(config: Config, members: list[Values]) -> list[Result]:
+    """Train members that differ in NUMBERS and seed alone, all in one program."""
+    config = with_values(config, members[0])
+    seeds = sorted({values["seed"] for values in members})
+    datasets = {seed: data.load(config.data, seed) for seed in seeds}
+    vocab, block_size = datasets[seeds[0]].vocab, datasets[seeds[0]].block_size
+    model = models.create(config.model, vocab.size, block_size)
+    shared = make_optimizer(config.optimizer, config.train.steps)
+    keys = {seed: jax.random.split(jax.random.key(seed), 3) for seed in seeds}  # as in the loop
+    states = {seed: state_lib.create(model, shared, keys[seed][0], block_size) for seed in seeds}
+
+    mesh, spread = _over_devices(len(members))
+    lies = NamedSharding(mesh, P("member"))  # from the start, or the second call compiles anew
+    place = [seeds.index(values["seed"]) for values in members]
+    padded = np.resize(np.arange(len(members)), -(-len(members) // mesh.size) * mesh.size)
+
+    def stack(of_seed: dict[int, Any]) -> Any:
+        """A tree for each seed -> one tree with the members leading."""
+        return jax.tree.map(
+            lambda *leaves: jax.device_put(jnp.stack(leaves)[np.array(place)[padded]], lies),
+            *(of_seed[seed] for seed in seeds),
+        )
+
+    state = stack(states)
+    splits = {
+        name: stack(_alike({seed: d.splits[name] for seed, d in datasets.items()}))
+        for name in ("train", "dev")
+    }
+    key_data = stack({seed: jax.random.key_data(keys[seed][1]) for seed in seeds})
+    swept = {
+        name: jax.device_put(np.array([members[i][name] for i in padded], np.float32), lies)
+        for name in members[0]
+        if name in NUMBERS and len({values[name] for values in members}) > 1
+    }
+
+    def train(num_steps: int) -> Callable[..., tuple[Any, Array]]:
+        def one(state: Any, values: dict[str, Array], split: Lines, key: Array) -> Any:
+            """`num_steps` steps of one member -> state, loss of each step."""
+            optimizer = make_optimizer(_with_numbers(config, values), config.train.steps)
+            train_step = make_train_step(model, optimizer)
+            data_key, dropout_key = jax.random.split(jax.random.wrap_key_data(key))
+
+            def body(state: Any, _: None) -> tuple[Any, Array]:
+                batch_key = jax.random.fold_in(data_key, state.step)
+                batch = data.draw(split, batch_key, config.train.batch_size)
+                state, metrics = train_step(
+                    state, batch, jax.random.fold_in(dropout_key, state.step)
+                )
+                return state, metrics["train_loss"]
+
+            return jax.lax.scan(body, state, length=num_steps)
+
+        return jax.jit(spread(one), donate_argnums=0)
+
+    trainers = {n: train(n) for n in set(_stretches(config))}
+    evaluate = _make_evaluate(model, spread, datasets[seeds[0]].splits["dev"])
+    curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
+    step = 0
+    bar = tqdm(total=config.train.steps, unit=" steps", disable=None, leave=False)
+    for num_steps in _stretches(config):
+        state, losses = trainers[num_steps](state, swept, splits["train"], key_data)
+        curves.append(np.asarray(losses).mean(axis=1))
+        step += num_steps
+        bar.update(num_steps)
+        if step % config.train.eval_every == 0 or step == config.train.steps:
+            dev = evaluate(state.params, splits["dev"])
+            best = np.fmin(best, dev)
+    bar.close()
+    curves = np.stack(curves, axis=1)
+    return [
+        Result(
+            {k: v for k, v in values.items() if k != "seed"},
+            values["seed"],
+            float(curves[i, -1]),
+            float(dev[i]),
+            float(best[i]) if math.isfinite(dev[i]) else math.nan,
+            curves[i].tolist(),
+        )
+        for i, values in enumerate(members)
+    ]
+
+
+def _stretches(config: Config) -> list[int]:
+    """The numbers of steps between two looks at the losses."""
+    every = (config.train.log_every, config.train.eval_every)
+    stops = {n for e in every for n in range(e, config.train.steps, e)} | {config.train.steps}
+    return np.diff([0, *sorted(stops)]).tolist()
+
+
+def _with_numbers(config: Config, values: dict[str, Array]) -> Any:
+    """The optimizer's config with numbers that are only known when the program runs."""
+    optimizer = copy.copy(config.optimizer)
+    for name, value in values.items():
+        setattr(optimizer, name.partition(".")[2], value)
+    return optimizer
+
+
+def _alike(splits: dict[int, Lines]) -> dict[int, Lines]:
+    """Splits of the same lines, dealt out by different seeds, with streams of one length."""
+    most = max(len(split.stream) for split in splits.values())
+    return {
+        seed: split.replace(stream=jnp.pad(split.stream, (0, most - len(split.stream))))
+        for seed, split in splits.items()
+    }
+
+
+def _over_devices(num_members: int) -> tuple[Any, Callable]:
+    """A mesh for so many members, and what spreads the function of one member over it."""
+    devices = jax.devices()[:num_members]
+    mesh = jax.make_mesh((len(devices),), ("member",), (AxisType.Auto,), devices=devices)
+
+    def spread(one: Callable) -> Callable:
+        return jax.shard_map(
+            jax.vmap(one), mesh=mesh, in_specs=P("member"), out_specs=P("member"), check_vma=False
+        )
+
+    return mesh, spread
+
+
+def _make_evaluate(model: Any, spread: Callable, like: Lines) -> Callable[[Any, Any], np.ndarray]:
+    """The function (params, splits) of all members -> exact loss of each, in nats per token."""
+
+    def one(params: Any, split: Lines, indices: Array) -> Array:
+        inputs, targets = split.take(jnp.minimum(indices, split.size - 1))
+        targets = jnp.where((indices < split.size)[:, None], targets, -1)
+        losses = token_losses(model.apply({"params": params}, inputs), targets)
+        return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
+
+    sum_losses = jax.jit(spread(one))
+    size, batch_size = like.size, like.batch_size()
+
+    def evaluate(params: Any, splits: Any) -> np.ndarray:
+        count = splits.starts.shape[0]
+        sums = [
+            sum_losses(params, splits, jnp.tile(start + jnp.arange(batch_size), (count, 1)))
+            for start in range(0, size, batch_size)
+        ]
+        loss, tokens = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).T
+        return loss / tokens
+
+    return evaluate
+
+
+class Row(NamedTuple):
+    """One combination, over its seeds."""
+
+    values: Values
+    mean: float  # best dev loss; nan where every seed diverged
+    low: float
+    high: float
+    diverged: int
+
+
+def over_seeds(results: list[Result]) -> list[Row]:
+    """A row for each combination, in their order."""
+    combinations: dict[tuple, list[Result]] = {}
+    for result in results:
+        combinations.setdefault(tuple(result.values.items()), []).append(result)
+    rows = []
+    for values, members in combinations.items():
+        losses = [m.best_dev_loss for m in members if math.isfinite(m.best_dev_loss)]
+        spread = (statistics.mean(losses), min(losses), max(losses)) if losses else (math.nan,) * 3
+        rows.append(Row(dict(values), *spread, diverged=len(members) - len(losses)))
+    return rows
+
+
+def as_table(rows: list[Row]) -> str:
+    """Best dev loss of each combination; the lowest mean is marked."""
+    names = list(rows[0].values)
+    header = [*names, "dev loss, mean", "lowest", "highest", "diverged"]
+    lines = [header, ["---"] * len(header)]
+    lowest = min((row.mean for row in rows if not math.isnan(row.mean)), default=None)
+    for row in rows:
+        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values.values()]
+        cells += ["" if math.isnan(x) else f"{x:.4f}" for x in (row.mean, row.low, row.high)]
+        cells[-3] += " (best)" if row.mean == lowest else ""
+        lines.append([*cells, str(row.diverged or "")])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    config = CONFIG.value
+    if not isinstance(config, Config):
+        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    if not OVER.value:
+        raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
+    if SEEDS.value < 1:
+        raise UserError(f"--seeds: {SEEDS.value} must be at least 1")
+    if importlib.util.find_spec("matplotlib") is None:  # told now, not after the training
+        raise UserError('sweep.png needs matplotlib: pip install -e ".[plots]"')
+    axes = dict(map(parse_axis, OVER.value))
+    if len(axes) < len(OVER.value):
+        raise UserError("--over: a field is given twice")
+    startup.use_compilation_cache()
+    startup.use_cores()
+    began = time.perf_counter()
+    results = sweep(config, axes, SEEDS.value)
+    seconds = time.perf_counter() - began
+    rows = over_seeds(results)
+    print(as_table(rows))
+    folder = Path(WORKDIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"config": flatten(config), "seconds": seconds, "device": device()}
+    found |= {"versions": versions(), "members": [_finite(r._asdict()) for r in results]}
+    write_json(folder / "sweep.json", found)
+
+    from makemore_jax import plots
+
+    plots.sweep(rows, folder / "sweep.png")
+    told = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
+    print(f"\n{told}; {folder / 'sweep.json'} and {folder / 'sweep.png'} hold the whole of it")
+    if all(math.isnan(row.mean) for row in rows):
+        print("sweep: every run diverged", file=sys.stderr)
+        sys.exit(1)
+
+
+def _finite(tree: Any) -> Any:
+    """The same with None for what is no number, which JSON can't write."""
+    if isinstance(tree, dict):
+        return {k: _finite(v) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(v) for v in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__, name="sweep")

@@ -1,0 +1,202 @@
+"""Gradients by hand: each is jax.grad's, and training with them is training with jax.grad."""
+
+import json
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, assert_close, published, run
+
+from makemore_jax.lectures import backprop
+from makemore_jax.losses import mean_loss
+
+B, T, C, H, V = 7, 3, 5, 11, 13
+SMALL = partial(backprop.init, vocab_size=V, block_size=T, n_embd=C, n_hidden=H)
+NAMES = [*backprop.Intermediates._fields, *backprop.Params._fields]
+SHORT = [f"{name}, short" for name in ("logits", "hprebn", *backprop.Params._fields)]
+
+
+def batch(size=B, vocab_size=V):
+    x_key, y_key = jax.random.split(jax.random.key(1))
+    x = jax.random.randint(x_key, (size, T), 0, vocab_size)
+    return x, jax.random.randint(y_key, (size,), 0, vocab_size)
+
+
+def measure():
+    """The differences of a small model, of the lecture's, and of one whose norm hardly varies."""
+    small = SMALL(jax.random.key(0))
+    flat = small._replace(W1=small.W1 * 2e-3)  # variances of the size of the epsilon
+    return {
+        "small": backprop.differences(small, *batch()),
+        "lecture": backprop.differences(backprop.init(jax.random.key(0)), *batch(32, 27)),
+        "flat": backprop.differences(flat, *batch()),
+    }
+
+
+MEASURE = """
+import json, sys
+sys.path.insert(0, "tests")
+from test_backprop import measure
+print(json.dumps(measure()))
+"""
+
+
+def check(measured, bound):
+    for model, found in measured.items():
+        assert sorted(found) == sorted(NAMES + SHORT)
+        for name, difference in found.items():
+            assert difference <= bound, f"{name} of {model}: {difference}"
+
+
+def test_every_gradient_in_float32():
+    measured = measure()
+    check({"flat": measured.pop("flat")}, 1e-5)  # dividing by next to nothing costs a digit
+    check(measured, 1e-6)
+
+
+def test_every_gradient_in_float64():
+    done = run("-c", MEASURE, JAX_ENABLE_X64="1")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured.keys() == {"small", "lecture", "flat"}
+    check(measured, 1e-12)
+    assert max(measured["lecture"].values()) > 0  # not a thing against itself
+
+
+def test_gradients_have_the_shapes_of_what_they_are_by():
+    params, (x, y) = SMALL(jax.random.key(0)), batch()
+    loss, saved = jax.jit(backprop.forward)(params, x, y)
+    by_params, by_saved = jax.jit(backprop.backward)(params, x, y, saved)
+    for values, gradients in ((params, by_params), (saved, by_saved)):
+        for name in values._fields:
+            assert getattr(values, name).shape == getattr(gradients, name).shape, name
+    assert saved.loss == loss and by_saved.loss == 1
+    assert saved.emb.shape == (B, T, C) and saved.h.shape == (B, H) and saved.probs.shape == (B, V)
+    # Two gradients are nothing but rounding, no other is.
+    for name, a in (by_params._asdict() | by_saved._asdict()).items():
+        assert (float(jnp.abs(a).max()) < 1e-6) == (name in ("b1", "logit_maxes")), name
+
+
+def test_the_loss_is_the_cross_entropy():
+    params, (x, y) = SMALL(jax.random.key(0)), batch()
+    loss, saved = jax.jit(backprop.forward)(params, x, y)
+    assert_close(loss, mean_loss(saved.logits, y), 1e-6)
+    assert_close(saved.probs, jax.nn.softmax(saved.logits), 1e-6)
+    assert_close(saved.bnraw.mean(axis=0), np.zeros(H), 1e-6)
+    assert_close(saved.bnraw.var(axis=0, ddof=1), np.ones(H), 1e-3)  # the epsilon is in it
+    with pytest.raises(ValueError, match=r"^1 windows; batch norm needs two or more$"):
+        backprop.forward(params, x[:1], y[:1])
+
+
+def test_cross_entropy_pushes_and_pulls_alike():
+    dlogits = backprop.cross_entropy_backward(jnp.zeros((2, 4)), jnp.array([3, 0]))
+    expected = np.array([[1, 1, 1, -3], [-3, 1, 1, 1]]) / 8
+    assert_close(dlogits, expected, 1e-6)
+
+
+def test_training_by_hand_is_training_by_jax():
+    """300 steps on names: the same losses and parameters, and they get better."""
+    words = (ROOT / "names.txt").read_text().split()
+    chars = sorted(set("".join(words)))
+    split = tuple(map(jnp.asarray, backprop.windows(words, chars, 3)))
+
+    def by_jax(params, x, y):
+        (loss, _), grads = jax.value_and_grad(backprop.forward, has_aux=True)(params, x, y)
+        return loss, grads
+
+    start, key = backprop.init(jax.random.key(3), len(chars) + 1), jax.random.key(4)
+    params, losses = backprop.train(start, key, split, steps=300)
+    plain, plain_losses = backprop.train(start, key, split, steps=300, loss_and_grads=by_jax)
+    assert losses.shape == (300,)
+    assert_close(losses, plain_losses, 1e-5)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), params, plain)
+    assert losses[:20].mean() > 3 and losses[-50:].mean() < 2.7
+    for name, new, old in zip(params._fields, params, start, strict=True):
+        assert (float(jnp.abs(new - old).max()) > 1e-3) == (name != "b1"), name
+
+    x, y = (a[:10_000] for a in split)
+    before, after = (
+        backprop.evaluate(p, backprop.calibrate(p, x), (x, y)) for p in (start, params)
+    )
+    assert before > 3 and after < 2.7
+
+
+def test_the_learning_rate_falls_in_the_middle():
+    """With a gradient that is 1 everywhere the parameters tell what was taken from them."""
+    split, zeros = batch(), jax.tree.map(jnp.zeros_like, SMALL(jax.random.key(0)))
+
+    def ones(params, x, y):
+        return jnp.float32(0), jax.tree.map(jnp.ones_like, params)
+
+    for steps, expected in ((1, 0.1), (2, 0.11), (10, 0.55)):
+        params, _ = backprop.train(zeros, jax.random.key(0), split, steps, loss_and_grads=ones)
+        assert float(params.b2[0]) == pytest.approx(-expected)
+
+
+def test_evaluation_with_the_statistics_of_a_batch_is_its_loss():
+    params, (x, y) = SMALL(jax.random.key(0)), batch()
+    loss, saved = jax.jit(backprop.forward)(params, x, y)
+    statistics = backprop.calibrate(params, x)
+    assert_close(statistics.mean, saved.bnmeani, 1e-6)
+    assert_close(statistics.variance, saved.bnvar, 1e-6)
+    assert_close(backprop.evaluate(params, statistics, (x, y)), loss, 1e-6)
+
+
+def test_windows_of_words():
+    x, y = backprop.windows(["emma", "a"], "aem", 3)
+    rows = {0: [0, 0, 0], 1: [0, 0, 2], 2: [0, 2, 3], 3: [2, 3, 3], 4: [3, 3, 1]}
+    rows |= {5: [0, 0, 0], 6: [0, 0, 1]}
+    assert x.tolist() == list(rows.values())
+    assert y.tolist() == [2, 3, 3, 1, 0, 1, 0]
+    assert backprop.windows(["a"], "a", 5)[0].tolist() == [[0] * 5, [0, 0, 0, 0, 1]]
+    with pytest.raises(KeyError):
+        backprop.windows(["b"], "a", 3)
+
+
+def test_the_lectures_sizes():
+    splits, vocab_size = backprop.load(str(published("names")))
+    assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 182_625, "dev": 22_655}
+    assert splits["train"][0].shape == (182_625, 3)
+    words = published("names").read_text().split()
+    assert sum(len(word) + 1 for word in words) - 182_625 - 22_655 == 22_866
+    assert vocab_size == 27
+    assert backprop.count_params(backprop.init(jax.random.key(0))) == 12_297
+
+
+def test_command(capsys):
+    backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "20"])
+    printed = capsys.readouterr().out
+    for name in NAMES + SHORT:
+        assert f"\n  {name} " in printed
+    assert "\n12,297 parameters\n" in printed
+    assert re.fullmatch(r"train 3\.\d{4}, dev 3\.\d{4} after \d+\.\d s", printed.splitlines()[-1])
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    few = tmp_path / "few.txt"
+    few.write_text("ab\n" * 5)
+    for arguments, message in (
+        (
+            ["--data", f"{ROOT}/names.tx"],
+            f"--data: {ROOT}/names.tx does not exist; did you mean {ROOT}/names.txt?",
+        ),
+        (["--data", str(few)], f"--data: {few} has too few lines, 5; it needs at least 6"),
+        (["--steps", "0"], "--steps: 0 must be from 1 to 2147483647"),
+        (["--steps", "x"], "argument --steps: invalid int value: 'x'"),
+        (["--what"], "unrecognized arguments: --what"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            backprop.main(arguments)
+        assert exit.value.code == 2
+        assert capsys.readouterr() == ("", f"backprop: {message}\n")
+
+
+def test_a_gradient_that_differs_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(backprop, "differences", lambda *given: {"h": 1e-7, "W1": 1e-5})
+    with pytest.raises(SystemExit) as exit:
+        backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "1"])
+    assert exit.value.code == 1
+    assert capsys.readouterr().err == "backprop: gradients differ too much: W1\n"

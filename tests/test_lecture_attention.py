@@ -1,0 +1,173 @@
+"""The four versions of attention: equal where they should be, and equal to the transformer's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_close
+
+from makemore_jax.lectures import attention
+from makemore_jax.lectures.attention import (
+    Head,
+    attention_weights,
+    average_by_loop,
+    average_by_product,
+    average_by_softmax,
+    causal_mask,
+    cross_attention,
+    init_head,
+    measure_scores,
+    self_attention,
+)
+from makemore_jax.models.layers import visible
+from makemore_jax.models.transformer import CausalSelfAttention
+
+B, T, S, C, HS = 3, 5, 11, 7, 13
+X = jax.random.normal(jax.random.key(0), (B, T, C))
+SOURCE = jax.random.normal(jax.random.key(1), (B, S, C))
+HEAD = init_head(jax.random.key(2), C, HS)
+AVERAGE = Head(jnp.zeros((C, HS)), jnp.zeros((C, HS)), jnp.eye(C))
+
+
+def attend(x):
+    return self_attention(HEAD, x, causal_mask(x.shape[1]))
+
+
+def average_by_attention(x):
+    return self_attention(AVERAGE, x, causal_mask(x.shape[1]))
+
+
+AVERAGES = [average_by_loop, average_by_product, average_by_softmax, average_by_attention]
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_averages_are_those_of_numpy(average):
+    x = np.asarray(X)
+    expected = np.cumsum(x, axis=1) / np.arange(1, T + 1)[:, None]
+    assert_close(average(X), expected, 1e-6)
+    assert_close(average(X[:, :1]), x[:, :1], 1e-6)
+
+
+@pytest.mark.parametrize("version", [*AVERAGES, attend])
+def test_the_future_changes_nothing(version):
+    for t in range(1, T):
+        changed = version(X.at[:, t:].add(1.0))
+        np.testing.assert_array_equal(changed[:, :t], version(X)[:, :t])
+        assert (jnp.abs(changed[:, t:] - version(X)[:, t:]).max(axis=(0, 2)) > 0.01).all()
+
+
+def test_attention_chooses():
+    """Random queries and keys give no average, and no weight to what is masked."""
+    weights = attention_weights(X @ HEAD.query, X @ HEAD.key, causal_mask(T))
+    assert weights.shape == (B, T, T)
+    assert_close(weights.sum(axis=-1), np.ones((B, T)), 1e-6)
+    assert (weights[:, ~causal_mask(T)] == 0).all()
+    assert float(jnp.abs(weights[:, -1] - 1 / T).max()) > 0.1
+    assert_close(attend(X), weights @ X @ HEAD.value, 1e-6)
+
+
+def test_an_encoder_does_not_know_the_order():
+    """Without a mask positions that change places change them in what comes out; with one not."""
+    order = jnp.array([3, 0, 4, 1, 2])
+    assert_close(self_attention(HEAD, X[:, order]), self_attention(HEAD, X)[:, order], 1e-6)
+    assert float(jnp.abs(attend(X[:, order]) - attend(X)[:, order]).max()) > 0.1
+    all_seen = jnp.ones((T, T), bool)
+    assert_close(self_attention(HEAD, X, all_seen), self_attention(HEAD, X), 1e-6)
+
+
+def test_attention_across_sequences():
+    y = cross_attention(HEAD, X, SOURCE)
+    assert y.shape == (B, T, HS)
+    q, k, v = (np.asarray(a) for a in (X @ HEAD.query, SOURCE @ HEAD.key, SOURCE @ HEAD.value))
+    for b in range(B):
+        for t in range(T):
+            by_key = np.exp([q[b, t] @ k[b, s] / np.sqrt(HS) for s in range(S)])
+            assert_close(y[b, t], by_key / by_key.sum() @ v[b], 1e-6)
+    # The order of what is read says nothing; what is read says all.
+    assert_close(cross_attention(HEAD, X, SOURCE[:, ::-1]), y, 1e-6)
+    assert float(jnp.abs(cross_attention(HEAD, X, -SOURCE) - y).max()) > 0.1
+
+
+def test_attention_across_a_mask_of_each_row():
+    """A mask (B, T, S) that hides what is behind each row's end, as of a padded batch."""
+    ends = jnp.array([11, 6, 1])
+    mask = jnp.broadcast_to(jnp.arange(S) < ends[:, None, None], (B, T, S))
+    y = cross_attention(HEAD, X, SOURCE, mask)
+    for b, end in enumerate(ends.tolist()):
+        alone = cross_attention(HEAD, X[b : b + 1], SOURCE[b : b + 1, :end])
+        assert_close(y[b : b + 1], alone, 1e-6)
+
+
+@pytest.mark.parametrize("mask", [None, causal_mask(T)])
+def test_across_itself_is_self_attention(mask):
+    assert_close(cross_attention(HEAD, X, X, mask), self_attention(HEAD, X, mask), 1e-6)
+
+
+def test_one_head_is_the_transformers():
+    """Values and gradients of CausalSelfAttention with n_head=1, its projection behind the head."""
+    head = init_head(jax.random.key(3), C, C)
+    c_proj = jax.random.normal(jax.random.key(4), (C, C))
+    mix = jax.random.normal(jax.random.key(5), (B, T, C))
+    layer = CausalSelfAttention(n_head=1, n_embd=C, dropout=0.0)
+
+    def by_layer(head, c_proj, x):
+        c_attn = jnp.concatenate([head.query, head.key, head.value], axis=1)
+        params = {
+            "c_attn": {"kernel": c_attn, "bias": jnp.zeros(3 * C)},
+            "c_proj": {"kernel": c_proj, "bias": jnp.zeros(C)},
+        }
+        return layer.apply({"params": params}, x, visible(T, None), None, False)
+
+    def by_head(head, c_proj, x):
+        return self_attention(head, x, causal_mask(T)) @ c_proj
+
+    assert_close(by_head(head, c_proj, X), by_layer(head, c_proj, X), 1e-6)
+    found, expected = (
+        jax.grad(lambda *given, f=f: (f(*given) * mix).sum(), (0, 1, 2))(head, c_proj, X)
+        for f in (by_head, by_layer)
+    )
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), found, expected)
+
+
+@pytest.mark.parametrize("head_size", [1, 16, 256])
+def test_scaling_keeps_the_variance_at_1(head_size):
+    plain, scaled = (
+        float(measure_scores(jax.random.key(6), head_size, s).variance) for s in (False, True)
+    )
+    assert plain / head_size == pytest.approx(1, abs=0.1)
+    assert scaled == pytest.approx(1, abs=0.1)
+    assert plain == pytest.approx(head_size * scaled, rel=1e-5)
+
+
+def test_scaling_keeps_softmax_soft():
+    """Without it the larger the head, the fewer keys a query sees; with it the size says little."""
+    sizes = (1, 16, 256)
+    plain, scaled = (
+        [measure_scores(jax.random.key(7), size, s) for size in sizes] for s in (False, True)
+    )
+    assert plain[0].entropy > plain[1].entropy > plain[2].entropy
+    assert plain[0].largest < plain[1].largest < plain[2].largest
+    assert plain[2].largest > 0.9 and plain[2].entropy < 0.2
+    assert all(found.largest < 0.45 and found.entropy > 1.5 for found in scaled)
+    assert scaled[0] == plain[0]  # a head of 1 has nothing to scale
+
+
+def test_a_single_key_gets_all():
+    found = measure_scores(jax.random.key(8), 4096, True, num_queries=50, num_keys=1)
+    assert (float(found.entropy), float(found.largest)) == (0, 1)
+
+
+def test_command(capsys):
+    attention.main([])
+    printed = capsys.readouterr().out.splitlines()
+    averages = [
+        line.split()[-2 * T :]
+        for line in printed
+        if line.startswith(("loop", "product", "softmax", "attention of 0"))
+    ]
+    assert len(averages) == 4 and averages.count(averages[0]) == 4
+    assert [line.split()[0] for line in printed[-5:]] == ["1", "4", "16", "64", "256"]
+    with pytest.raises(SystemExit) as exit:
+        attention.main(["--head", "3"])
+    assert exit.value.code == 2
+    assert capsys.readouterr() == ("", "attention: unrecognized arguments: --head 3\n")

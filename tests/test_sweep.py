@@ -1,0 +1,161 @@
+"""Sweeps: each member is the run of its own, whatever happens to the others."""
+
+import copy
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from conftest import AS_USERS_RUN, ROOT, assert_close, run, small_config
+
+from makemore_jax import data, models, sharding, sweep
+from makemore_jax.data.layouts import Rows
+from makemore_jax.errors import UserError
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+
+def sweep_config(kind: str, steps: int):
+    return small_config(kind, steps=steps, log_every=50, eval_every=steps)
+
+
+def run_alone(config):
+    """Losses of all steps and the dev loss after them, as train.py computes them."""
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    init_key, train_key, _ = jax.random.split(jax.random.key(config.seed), 3)
+    state = state_lib.create(model, optimizer, init_key, dataset.block_size)
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params=0)
+    layouts = [Rows(dataset.block_size)]
+    steps = make_train_steps(model, optimizer, config.train.batch_size, layouts, mesh)
+    state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
+    return metrics["train_loss"], make_evaluate(model)(state.params, dataset.splits["dev"])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_each_member_is_the_run_of_its_own(kind):
+    """Mean losses of 50 steps and the dev loss, after 100 steps of three optimizers' numbers."""
+    config = sweep_config(kind, steps=100)
+    axes = {"optimizer.learning_rate": [1e-3, 1e-2], "optimizer.weight_decay": [0.0, 0.3]}
+    results = sweep.sweep(config, axes, num_seeds=2)
+    assert len(results) == 8
+    assert [r.seed for r in results[:3]] == [11, 12, 11]
+    for result in (results[0], results[3], results[6], results[7]):
+        alone = sweep.with_values(config, result.values | {"seed": result.seed})
+        losses, dev_loss = run_alone(alone)
+        means = np.asarray(losses).reshape(2, 50).mean(axis=1)
+        np.testing.assert_allclose(result.curve, means, rtol=1e-5)
+        np.testing.assert_allclose(result.dev_loss, dev_loss, rtol=1e-5)
+    assert len({round(r.dev_loss, 5) for r in results}) == 8
+
+
+def test_fields_that_change_shapes_make_groups(monkeypatch):
+    config, groups = sweep_config("mlp", steps=20), []
+    together = sweep.train_together
+    monkeypatch.setattr(
+        sweep,
+        "train_together",
+        lambda config, members: groups.append(len(members)) or together(config, members),
+    )
+    axes = {"model.n_embd2": [5, 8], "optimizer.learning_rate": [1e-3, 1e-2, 1e-1]}
+    results = sweep.sweep(config, axes, num_seeds=1)
+    assert groups == [3, 3]
+    assert [tuple(r.values.values()) for r in results] == [
+        (n, rate) for n in (5, 8) for rate in (1e-3, 1e-2, 1e-1)
+    ]
+    alone = sweep.with_values(config, results[4].values)
+    assert_close(results[4].dev_loss, run_alone(alone)[1], 1e-5)
+
+
+def test_a_member_that_diverges_leaves_the_others_alone():
+    config = sweep_config("mlp", steps=60)
+    config.optimizer.name = "sgd"
+    rates = [0.05, 1e9, 0.1]
+    results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=1)
+    assert [math.isnan(r.best_dev_loss) for r in results] == [False, True, False]
+    calm = sweep.sweep(config, {"optimizer.learning_rate": [0.05, 0.2, 0.1]}, num_seeds=1)
+    assert_close(results[0].curve, calm[0].curve, 1e-6)
+    assert_close(results[2].dev_loss, calm[2].dev_loss, 1e-6)
+    table = sweep.as_table(sweep.over_seeds(results))
+    assert table.count("(best)") == 1
+    assert "| 1e+09 |  |  |  | 1 |" in table
+
+
+def test_parse_axis():
+    name, values = sweep.parse_axis("optimizer.learning_rate=1e-4:1e-1:4")
+    assert name == "optimizer.learning_rate"
+    np.testing.assert_allclose(values, [1e-4, 1e-3, 1e-2, 1e-1])
+    assert sweep.parse_axis("model.n_embd=8:32:3") == ("model.n_embd", [8, 16, 32])
+    assert sweep.parse_axis("model.kind=gru,lstm") == ("model.kind", ["gru", "lstm"])
+    assert sweep.parse_axis("optimizer.grad_clip=none,1") == ("optimizer.grad_clip", [None, 1])
+    assert sweep.parse_axis("data.dedup=true,false") == ("data.dedup", [True, False])
+
+
+@pytest.mark.parametrize(
+    ("axis", "told"),
+    [
+        ("optimizer.learning_rat=1,2", "did you mean"),
+        ("optimizer.learning_rate", "values are missing"),
+        ("optimizer.learning_rate=0:1:3", "0 < LOW < HIGH"),
+        ("optimizer.learning_rate=a:b:3", "must be numbers"),
+        ("optimizer.learning_rate=-1,1", "above 0"),
+        ("optimizer.learning_rate=fast", "not of type float"),
+        ("model.n_embd=3.5", "not of type int"),
+        ("seed=1,2", "--seeds"),
+    ],
+)
+def test_bad_axes(axis, told):
+    config = sweep_config("mlp", steps=10)
+    with pytest.raises(UserError, match=told):
+        sweep.sweep(config, dict([sweep.parse_axis(axis)]), num_seeds=1)
+
+
+def test_config_is_not_changed():
+    config = sweep_config("bigram", steps=10)
+    before = copy.deepcopy(config)
+    sweep.sweep(config, {"optimizer.learning_rate": [0.1, 0.2]}, num_seeds=1)
+    assert config == before
+
+
+def test_command(tmp_path):
+    """Two devices, three members: one of them has two; table, sweep.json and picture."""
+    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 9))
+    done = run(
+        *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "mlp.py"),
+        *(f"--config.data.path={tmp_path / 'few.txt'}", "--config.train.steps=20"),
+        *("--over", "optimizer.learning_rate=1e-3,1e-2,1e-1", "--workdir", tmp_path / "out"),
+        **AS_USERS_RUN,
+        JAX_NUM_CPU_DEVICES="2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| 0.0") == 2 and "(best)" in done.stdout
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [m["values"]["optimizer.learning_rate"] for m in found["members"]] == [1e-3, 1e-2, 1e-1]
+    assert all(0 < m["best_dev_loss"] < 5 for m in found["members"])
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ((), "--over is missing"),
+        (("--over", "model.n_embd2=0,4"), "at least 1"),
+        (("--over", "data.path=nowhere.txt"), "nowhere.txt"),
+        (("--over", "optimizer.b1=0.1,0.2", "--seeds", "0"), "--seeds"),
+    ],
+)
+def test_bad_input_ends_in_one_line(flags, told, tmp_path):
+    done = run(
+        *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "mlp.py", *flags),
+        *("--workdir", tmp_path / "out"),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert told in line
+    assert not (tmp_path / "out").exists()
