@@ -70,10 +70,10 @@ def load(run: workdir.Run) -> sampling.LanguageModel:
 
     block_size = run.config.data.block_size
     model = models.create(run.config.model, run.vocab.size, block_size)
-    like = models.param_shapes(model, block_size)
+    like = models.variable_shapes(model, block_size)
     checkpoints = Checkpoints(WORKDIR.value, read_only=True)
-    params = checkpoints.restore_params(CHECKPOINT.value, like)
-    return sampling.LanguageModel(model, params, run.vocab, block_size)
+    variables = checkpoints.restore_variables(CHECKPOINT.value, like)
+    return sampling.LanguageModel(model, variables, run.vocab, run.max_len)
 
 
 def read_lines(run: workdir.Run) -> list[str]:

@@ -44,5 +44,5 @@ class Trainer:
 
     def language_model(self) -> LanguageModel:
         """The model as it is now."""
-        params = jax.device_get(self.state.params)
-        return LanguageModel(self.model, params, self.dataset.vocab, self.dataset.block_size)
+        variables = jax.device_get(self.state.variables)
+        return LanguageModel(self.model, variables, self.dataset.vocab, self.dataset.max_len)

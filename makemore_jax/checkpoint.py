@@ -1,9 +1,10 @@
-"""Saving and restoring a train state (step, params, opt_state). The only file that knows orbax.
+"""Saving and restoring a train state. The only file that knows orbax.
 
-Kept are the latest state and the best by dev loss. Parameters and the rest are separate items, so
-that sampling reads the parameters alone. orbax writes a step under another name and renames it
-when it is whole, so a killed process leaves no half of one. What it lacks is a checksum over the
-arrays: a manifest of hashes is laid beside them and checked on the way back.
+Kept are the latest state and the best by dev loss. Parameters, batch statistics where there are
+any, and the rest are separate items, so that sampling does not read the optimizer's. orbax writes
+a step under another name and renames it when it is whole, so a killed process leaves no half of
+one. What it lacks is a checksum over the arrays: a manifest of hashes is laid beside them and
+checked on the way back.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as keep
 from makemore_jax.errors import UserError
 
 MANIFEST = "manifest.json"
+ITEMS = ("params", "batch_stats", "rest")
 RETRIES = 20  # of a reader under whose hands a running training deletes what it has replaced,
 PAUSE = 0.1  # with so many seconds between them
 
@@ -57,7 +59,7 @@ class Checkpoints:
             create=not self._read_only,
             read_only=self._read_only,
         )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS}
         return ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
 
     def steps(self) -> dict[str, int]:
@@ -81,8 +83,8 @@ class Checkpoints:
             return
         state = jax.device_get(state)  # orbax writes host arrays in half the time: 0.07 s, not 0.14
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
             rest=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            **{name: ocp.args.StandardSave(tree) for name, tree in state.variables.items()},
         )
         # A NaN would count as the best there is.
         metrics = None if dev_loss is None or math.isnan(dev_loss) else {"dev_loss": dev_loss}
@@ -99,12 +101,12 @@ class Checkpoints:
         UserError if there is none, or if it is damaged or of another shape.
         """
         rest = {"step": like.step, "opt_state": like.opt_state}
-        restored = self._restore(which, params=like.params, rest=rest)
-        return like.replace(params=restored["params"], **restored["rest"])
+        restored = dict(self._restore(which, rest=rest, **like.variables))
+        return like.replace(**restored.pop("rest"), **restored)
 
-    def restore_params(self, which: str, like: Any) -> Any:
-        """The parameters alone, likewise."""
-        return self._restore(which, params=like)["params"]
+    def restore_variables(self, which: str, like: dict[str, Any]) -> dict[str, Any]:
+        """What a model is applied to, and nothing else, likewise."""
+        return dict(self._restore(which, **like))
 
     def _restore(self, which: str, **items: Any) -> ocp.args.Composite:
         for attempt in range(1, RETRIES + 1):

@@ -10,6 +10,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ class DataConfig:
     """Which text, and how it becomes examples."""
 
     path: str = "names.txt"
-    kind: str = "lines"
+    kind: str = "lines"  # lines: each an example; windows: each character one
     split: str = "holdout"  # holdout: 90/5/5; makemore, lecture: exactly theirs
     dedup: bool = False  # drop repeated lines before the split
     encoding: str = "utf-8"
@@ -38,6 +39,12 @@ class ModelConfig:
     n_embd: int = 64  # width of the embeddings; of the transformer throughout
     n_embd2: int = 64  # width of the hidden layers or states of the others
     dropout: float = 0.0  # transformer
+    # window_mlp, the lectures' networks on windows:
+    fuse: int | None = None  # neighbours that each layer joins; None: the first joins all
+    batch_norm: str = "none"  # or with statistics that are running, or calibrated
+    momentum: float = 0.1  # share of the batch's in the running statistics
+    output_norm: bool = False  # whether the logits are normed too
+    init_scale: str = "kaiming"  # of the weights, by the steps of the lecture
 
 
 @dataclass(slots=True)
@@ -66,6 +73,7 @@ class TrainConfig:
     log_every: int = 100  # also the number of steps in one compiled call
     eval_every: int = 500
     sample_every: int = 2_000
+    diagnose_every: int | None = None  # look inside the network; None: never
     checkpoint_every: int = 2_000  # besides each new best on dev, which is always saved
     num_samples: int = 10
     train_eval_examples: int = 5_000  # the final train_loss is over the first so many examples
@@ -173,12 +181,14 @@ def validate(config: Config) -> None:
                 f"{did_you_mean(flat[name], known)}"
             )
 
+    one_of("model.batch_norm", ("none", "running", "calibrated"))
+    one_of("model.init_scale", ("normal", "small_output", "small", "kaiming", "fan_in"))
     one_of("data.split", ("holdout", "makemore", "lecture"))
     one_of("optimizer.name", ("adamw", "sgd"))
     one_of("optimizer.schedule", ("constant", "step", "cosine"))
     require("seed", 0 <= config.seed < 2**32, "between 0 and 4294967295")
     if config.data.block_size is not None:
-        require("data.block_size", config.data.block_size >= 1, "at least 1")
+        require("data.block_size", 1 <= config.data.block_size < 2**20, "at least 1, below 2**20")
     positive = (
         *("model.n_layer", "model.n_head", "model.n_embd", "model.n_embd2"),
         *("train.batch_size", "train.steps", "train.log_every", "train.eval_every"),
@@ -189,11 +199,14 @@ def validate(config: Config) -> None:
         require(name, flat[name] >= 1, "at least 1")
     for name in ("optimizer.warmup_steps", "optimizer.weight_decay", "train.num_samples"):
         require(name, flat[name] >= 0, "at least 0")
+    require("model.momentum", 0 < config.model.momentum <= 1, "above 0 and at most 1")
     for name in ("optimizer.b1", "optimizer.b2", "model.dropout"):
         require(name, 0 <= flat[name] < 1, "at least 0 and below 1")
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "above 0")
     require("optimizer.min_learning_rate", config.optimizer.min_learning_rate >= 0, "at least 0")
     require("optimizer.gamma", config.optimizer.gamma > 0, "above 0")
+    if config.train.diagnose_every is not None:
+        require("train.diagnose_every", config.train.diagnose_every >= 1, "at least 1")
     if config.optimizer.grad_clip is not None:
         require("optimizer.grad_clip", config.optimizer.grad_clip > 0, "above 0")
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "-1 or at least 1")
@@ -203,5 +216,27 @@ def validate(config: Config) -> None:
             config.model.n_embd % config.model.n_head == 0,
             f"divisible by model.n_head={config.model.n_head}",
         )
-    elif config.model.dropout:
-        raise UserError(f"model.dropout: only the transformer has it, not {config.model.kind!r}")
+    else:
+        require("model.dropout", not config.model.dropout, "0: only the transformer has it")
+    _validate_windows(config, require)
+
+
+def _validate_windows(config: Config, require: Callable[[str, bool, str], None]) -> None:
+    """What the families on windows, and no others, need."""
+    model = config.model
+    if model.kind != "window_mlp":
+        require("data.kind", config.data.kind != "windows", f"lines, which {model.kind} reads")
+        for name, off in (("fuse", None), ("batch_norm", "none"), ("output_norm", False)):
+            is_off = getattr(model, name) == off
+            require(f"model.{name}", is_off, f"{off}: only window_mlp has it")
+        return
+    require("data.kind", config.data.kind == "windows", "windows, which window_mlp reads")
+    if model.batch_norm == "none":
+        require("model.output_norm", not model.output_norm, "False without model.batch_norm")
+    else:
+        require("train.batch_size", config.train.batch_size > 1, "above 1 for model.batch_norm")
+    if model.fuse is not None and config.data.block_size is not None:
+        require("model.fuse", model.fuse >= 2, "at least 2")
+        reach = model.fuse**model.n_layer
+        rule = f"{reach}, which {model.n_layer} layers join by {model.fuse}"
+        require("data.block_size", config.data.block_size == reach, rule)

@@ -123,6 +123,13 @@ class Metrics:
         self._lines.flush()
         self._write_events(step, values)
 
+    def write_diagnostics(self, step: int, found: dict[str, dict[str, Any]]) -> None:
+        """What diagnostics.py gives: one line, and numbers and histograms for TensorBoard."""
+        self._lines.write(json.dumps({"step": step, **found}, allow_nan=False) + "\n")
+        self._lines.flush()
+        by_tag = {f"{k}/{name}": v for k, of_kind in found.items() for name, v in of_kind.items()}
+        self._write_events(step, {tag: v for tag, v in by_tag.items() if _is_finite(v)})
+
     def write_samples(self, step: int, by_place: dict[str, list[str]]) -> None:
         """Samples under the place where they are found, to samples.txt and to the terminal."""
         lines = [f"step {step}, samples"]
@@ -143,13 +150,22 @@ class Metrics:
         self._samples.close()
         self._events.close()
 
-    def _write_events(self, step: int, values: dict[str, float]) -> None:
+    def _write_events(self, step: int, values: dict[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
-        scalars = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
-        self._events.add_event(event)
+        def as_value(tag: str, v: Any) -> Summary.Value:
+            if not isinstance(v, dict):
+                return Summary.Value(tag=tag, simple_value=v)
+            low, high, num = v["low"], v["high"], sum(v["counts"])
+            ends = np.linspace(low, high, len(v["counts"]) + 1)[1:].tolist()
+            squares = num * (v["std"] ** 2 + v["mean"] ** 2)
+            sums = {"num": num, "sum": num * v["mean"], "sum_squares": squares}
+            bins = {"bucket_limit": ends, "bucket": v["counts"]}
+            return Summary.Value(tag=tag, histo=HistogramProto(min=low, max=high, **sums, **bins))
+
+        summary = Summary(value=[as_value(tag, v) for tag, v in values.items()])
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def _purge_events(self, start: int) -> None:
         """Have TensorBoard drop what an earlier process wrote for the steps after `start`."""
@@ -157,6 +173,11 @@ class Metrics:
 
         restart = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number or a histogram is one that TensorBoard can show."""
+    return value is not None and (not isinstance(value, dict) or None not in value.values())
 
 
 def _open_until(file: Path, start: int, heading: str) -> TextIO:

@@ -113,6 +113,35 @@ def sweep(rows: list[Any], file: Path) -> None:
     plt.close(figure)
 
 
+def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
+    """The losses of a run, and what its layers gave before the first step and after the last.
+
+    `lines` are those of metrics.jsonl of a run with train.diagnose_every.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    for name, style in (("train_loss", "-"), ("dev_loss", "o-")):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        label = "train, by batches" if name == "train_loss" else "dev"
+        axes[0].plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
+    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 3.5))  # the first steps would hide the others
+    axes[0].set_title("loss, nats per character", fontsize=9)
+    axes[0].legend(fontsize=8)
+    _steps_across(axes[0])
+    diagnosed = [line for line in lines if "activations" in line]
+    for ax, line in zip(axes[1:], (diagnosed[0], diagnosed[-1]), strict=True):
+        shares = line["saturated"]
+        for layer, found in line["activations"].items():
+            density = np.array(found["counts"]) / max(sum(found["counts"]), 1)
+            label = f"{layer}, {shares[layer]:.0%} saturated"
+            ends = np.linspace(found["low"], found["high"], len(density) + 1)
+            ax.stairs(density * len(density) / np.ptp(ends), ends, label=label)
+        ax.set_title(f"activations after {line['step']:,} steps", fontsize=9)
+        ax.legend(fontsize=6)
+        ax.grid(color="0.92")
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
 # What follows is for the page: each picture is as wide as a phone shows it, with letters that can
 # then still be read.
 

@@ -94,7 +94,7 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     """
     run = workdir.read(folder)
     if names is not None:
-        check_names(names, run.vocab, run.config.data.block_size)
+        check_names(names, run.vocab, run.max_len)
     lm, best_step = load(folder, run)
     dataset = find_data(run)
     drawn = sampling.sample(lm, jax.random.key(seed), num)
@@ -111,7 +111,7 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
         surprise=surprise(lm, names),
         attention=attention_weights(lm, names),
         characters=embedded_characters(lm),
-        bigrams=dataset and bigrams(lm, dataset.splits["train"]),
+        bigrams=dataset and bigrams(lm, encode(dataset.words["train"], lm.vocab, lm.max_len)),
     )
 
 
@@ -122,8 +122,8 @@ def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     block_size = run.config.data.block_size
     model = models.create(run.config.model, run.vocab.size, block_size)
     checkpoints = Checkpoints(folder, read_only=True)
-    params = checkpoints.restore_params("best", models.param_shapes(model, block_size))
-    lm = LanguageModel(model, params, run.vocab, block_size)
+    variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
+    lm = LanguageModel(model, variables, run.vocab, run.max_len)
     return lm, checkpoints.steps()["best"]
 
 
@@ -137,17 +137,17 @@ def find_data(run: workdir.Run) -> Dataset | None:
     return dataset if dataset.sha256 == run.data_sha256 else None
 
 
-def check_names(names: list[str], vocab: Vocab, block_size: int) -> None:
+def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
     """UserError for a name that is empty, too long, or of characters that training never saw."""
     if not all(names):
         raise UserError("--names: one of them is empty; they are given as emma,olivia")
     for name in names:
         if unknown := vocab.unknown(name):
             raise UserError(f"--names: training never saw {unknown[0]!r}, which is in {name!r}")
-        if len(name) >= block_size:
+        if len(name) >= max_len:
             raise UserError(
                 f"--names: {name[:40]!r} has {len(name)} characters; "
-                f"the lines of this model have at most {block_size - 1}"
+                f"the lines of this model have at most {max_len - 1}"
             )
 
 
@@ -184,7 +184,7 @@ def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
 
 def embedded_characters(lm: LanguageModel) -> Plane | None:
     """The embedding of every token, projected; None for a family that embeds none."""
-    wte = lm.params.get("wte")
+    wte = lm.variables["params"].get("wte")
     if wte is None:
         return None
     # The MLP has a row more, for what lies before a line: it is no character.
@@ -229,24 +229,25 @@ def shown(char: str) -> str:
 
 def _captured(lm: LanguageModel, names: list[str]) -> list[dict[str, Array]]:
     """What the linear layers of each attention gave: [{"c_attn": (B, T, 3 C), "c_proj": ...}]."""
-    blocks = [f"h_{i}" for i in range(len(lm.params))]
-    blocks = [name for name in blocks if "attn" in lm.params.get(name, {})]
+    params = lm.variables["params"]
+    blocks = [f"h_{i}" for i in range(len(params))]
+    blocks = [name for name in blocks if "attn" in params.get(name, {})]
     if not blocks:
         return []
     width = max(map(len, names)) + 1
-    tokens, _ = encode(names, lm.vocab, lm.block_size).take(jnp.arange(len(names)), width)
+    tokens, _ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
 
     @jax.jit
-    def intermediates(params: Any) -> Any:
+    def intermediates(variables: Any) -> Any:
         _, kept = lm.model.apply(
-            {"params": params},
+            variables,
             tokens,
             capture_intermediates=lambda module, _: module.name in ("c_attn", "c_proj"),
             mutable=["intermediates"],
         )
         return kept["intermediates"]
 
-    kept = intermediates(lm.params)
+    kept = intermediates(lm.variables)
     return [
         {layer: found["__call__"][0] for layer, found in kept[name]["attn"].items()}
         for name in blocks
@@ -280,14 +281,14 @@ def _weights(qkv: Array, n_head: int) -> Array:
 def surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
     """-ln p of each character of each name given those before it, and of its end: (T,), in nats."""
     width = max(map(len, names)) + 1
-    inputs, targets = encode(names, lm.vocab, lm.block_size).take(jnp.arange(len(names)), width)
-    losses = np.asarray(_token_losses(lm.model, lm.params, inputs, targets))
+    inputs, targets = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
+    losses = np.asarray(_token_losses(lm.model, lm.variables, inputs, targets))
     return [of[: len(name) + 1] for of, name in zip(losses, names, strict=True)]
 
 
 @partial(jax.jit, static_argnums=0)
-def _token_losses(model: nn.Module, params: Any, inputs: Array, targets: Array) -> Array:
-    return token_losses(model.apply({"params": params}, inputs), targets)
+def _token_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) -> Array:
+    return token_losses(models.read_lines(model, variables, inputs), targets)
 
 
 def bigrams(lm: LanguageModel, split: Lines) -> Bigrams:
@@ -303,16 +304,16 @@ def learnt_bigrams(lm: LanguageModel, split: Lines, at_most: int = MOST_LINES) -
     size, batch_size, V = min(split.size, at_most), split.batch_size(), lm.vocab.size
 
     @jax.jit
-    def sums(params: Any, split: Lines, indices: Array) -> tuple[Array, Array]:
+    def sums(variables: Any, split: Lines, indices: Array) -> tuple[Array, Array]:
         """The predictions added up by current token (V, V), and how many they are (V,)."""
         inputs, targets = split.take(jnp.minimum(indices, size - 1))
         counts = (targets != -1) & (indices < size)[:, None]
         stands = jax.nn.one_hot(inputs, V) * counts[..., None]  # (B, T, V)
-        probs = jax.nn.softmax(lm.model.apply({"params": params}, inputs))
+        probs = jax.nn.softmax(models.read_lines(lm.model, variables, inputs))
         return jnp.einsum("btc,btn->cn", stands, probs), stands.sum(axis=(0, 1))
 
     parts = [
-        sums(lm.params, split, start + jnp.arange(batch_size))
+        sums(lm.variables, split, start + jnp.arange(batch_size))
         for start in range(0, size, batch_size)
     ]
     total, count = (
@@ -388,10 +389,10 @@ def _facts(
     """The lines below the title."""
     steps = run.config.train.steps
     facts = {
-        "model": f"{run.config.model.kind}, {num_params(lm.params):,} parameters",
+        "model": f"{run.config.model.kind}, {num_params(lm.variables['params']):,} parameters",
         "shown": f"the best by dev loss, of step {best_step:,}",
         "data": Path(run.data_file).name,
-        "vocabulary": f"{lm.vocab.size} tokens, context {lm.block_size}",
+        "vocabulary": f"{lm.vocab.size} tokens, context {run.config.data.block_size}",
     }
     if dataset is None:
         facts["data"] += ", gone or changed since: what needs it is left out"

@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import sharding
+from makemore_jax import models, sharding
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
@@ -32,9 +32,9 @@ class LanguageModel(NamedTuple):
     """A model with its parameters, and what turns its tokens into text."""
 
     model: nn.Module
-    params: Any
+    variables: Any  # what it is applied to: {"params": ...}
     vocab: Vocab
-    block_size: int
+    max_len: int  # tokens of the longest line that is drawn or scored, its end included
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ class _Loop(NamedTuple):
     ended: Array  # (B,) bool
 
 
-@partial(jax.jit, static_argnames=("model", "block_size", "decoding", "mesh"))
+@partial(jax.jit, static_argnames=("model", "max_len", "decoding", "mesh"))
 def _sample_lines(
     model: nn.Module,
-    params: Any,
+    variables: Any,
     key: Array,
     numbers: Array,
     prompt: Array,
     prompt_size: Array,
-    block_size: int,
+    max_len: int,
     decoding: Decoding,
     mesh: Mesh,
 ) -> tuple[Array, Array]:
@@ -117,27 +117,27 @@ def _sample_lines(
 
     Each device of the mesh draws its own part of them, without a word to the others.
     """
-    draw = partial(_draw_lines, model, block_size, decoding)
+    draw = partial(_draw_lines, model, max_len, decoding)
     arguments = (P(), P(), P("data"), P(), P())
     spread = jax.shard_map(
         draw, mesh=mesh, in_specs=arguments, out_specs=P("data"), check_vma=False
     )
-    return spread(params, key, numbers, prompt, prompt_size)
+    return spread(variables, key, numbers, prompt, prompt_size)
 
 
 def _draw_lines(
     model: nn.Module,
-    block_size: int,
+    max_len: int,
     decoding: Decoding,
-    params: Any,
+    variables: Any,
     key: Array,
     numbers: Array,
     prompt: Array,
     prompt_size: Array,
 ) -> tuple[Array, Array]:
     """As _sample_lines, on one device."""
-    apply = partial(model.apply, {"params": params})
-    T = block_size
+    apply = partial(model.apply, variables)
+    T = max_len
 
     def begin(keys: Array) -> _Loop:
         B = len(keys)
@@ -219,23 +219,23 @@ def sample(
     """
     if unknown := lm.vocab.unknown(prompt):
         raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
-    if len(prompt) >= lm.block_size:
+    if len(prompt) >= lm.max_len:
         raise UserError(
             f"--prompt: {len(prompt)} characters are too many; "
-            f"the lines of this model have at most {lm.block_size - 1}"
+            f"the lines of this model have at most {lm.max_len - 1}"
         )
     decoding.check()
-    tokens = np.zeros(lm.block_size, np.int32)
+    tokens = np.zeros(lm.max_len, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
     at_once = min(num, MOST_AT_ONCE)
     mesh = sharding.make_lines_mesh(at_once)
     at_once = -(-at_once // mesh.size) * mesh.size
-    params = jax.device_put(lm.params, sharding.replicated(mesh))
+    variables = jax.device_put(lm.variables, sharding.replicated(mesh))
     for start in range(first, first + num, at_once):
         numbers = np.arange(start, start + at_once, dtype=np.int32)
-        given = (params, key, numbers, tokens, len(prompt))
-        drawn, log_probs = _sample_lines(lm.model, *given, lm.block_size, decoding, mesh)
+        given = (variables, key, numbers, tokens, len(prompt))
+        drawn, log_probs = _sample_lines(lm.model, *given, lm.max_len, decoding, mesh)
         texts = lm.vocab.decode_rows(np.asarray(drawn))
         samples += map(Sample, texts, np.asarray(log_probs).tolist())
     return samples[:num]
@@ -265,9 +265,9 @@ def sample_new(
 
 
 @partial(jax.jit, static_argnames="model")
-def _log_probs(model: nn.Module, params: Any, split: Lines, indices: Array) -> Array:
+def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -> Array:
     inputs, targets = split.take(indices)
-    return -token_losses(model.apply({"params": params}, inputs), targets).sum(axis=1)
+    return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
 
 
 def score(lm: LanguageModel, words: list[str]) -> list[float]:
@@ -278,17 +278,17 @@ def score(lm: LanguageModel, words: list[str]) -> list[float]:
     for word in words:
         if unknown := lm.vocab.unknown(word):
             raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {word!r}")
-        if len(word) >= lm.block_size:
+        if len(word) >= lm.max_len:
             raise UserError(
                 f"--score: {word[:40]!r} has {len(word)} characters; "
-                f"the lines of this model have at most {lm.block_size - 1}"
+                f"the lines of this model have at most {lm.max_len - 1}"
             )
-    split = encode(words, lm.vocab, lm.block_size)
+    split = encode(words, lm.vocab, lm.max_len)
     batch_size = min(len(words), split.batch_size())
     found = [
         _log_probs(
             lm.model,
-            lm.params,
+            lm.variables,
             split,
             jnp.minimum(start + jnp.arange(batch_size), len(words) - 1),
         )

@@ -36,11 +36,12 @@ from tqdm import tqdm
 
 from makemore_jax import command_line, data, models, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
-from makemore_jax.data.lines import Lines
+from makemore_jax.data import Split
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_calibrate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
 
@@ -169,7 +170,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     }
 
     def train(num_steps: int) -> Callable[..., tuple[Any, Array]]:
-        def one(state: Any, values: dict[str, Array], split: Lines, key: Array) -> Any:
+        def one(state: Any, values: dict[str, Array], split: Split, key: Array) -> Any:
             """`num_steps` steps of one member -> state, loss of each step."""
             optimizer = make_optimizer(_with_numbers(config, values), config.train.steps)
             train_step = make_train_step(model, optimizer)
@@ -189,6 +190,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
 
     trainers = {n: train(n) for n in set(_stretches(config))}
     evaluate = _make_evaluate(model, spread, datasets[seeds[0]].splits["dev"])
+    calibrate = jax.jit(spread(make_calibrate(model)))
     curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
     step = 0
     bar = tqdm(total=config.train.steps, unit=" steps", disable=None, leave=False)
@@ -198,7 +200,9 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
         step += num_steps
         bar.update(num_steps)
         if step % config.train.eval_every == 0 or step == config.train.steps:
-            dev = evaluate(state.params, splits["dev"])
+            if config.model.batch_norm == "calibrated":
+                state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
+            dev = evaluate(state.variables, splits["dev"])
             best = np.fmin(best, dev)
     bar.close()
     curves = np.stack(curves, axis=1)
@@ -230,9 +234,14 @@ def _with_numbers(config: Config, values: dict[str, Array]) -> Any:
     return optimizer
 
 
-def _alike(splits: dict[int, Lines]) -> dict[int, Lines]:
+def _alike(splits: dict[int, Split]) -> dict[int, Split]:
     """Splits of the same lines, dealt out by different seeds, with streams of one length."""
     most = max(len(split.stream) for split in splits.values())
+    if len({split.size for split in splits.values()}) > 1:
+        raise UserError(
+            "--seeds: each seed's windows are of another number; data.split=lecture is the same "
+            "for all"
+        )
     return {
         seed: split.replace(stream=jnp.pad(split.stream, (0, most - len(split.stream))))
         for seed, split in splits.items()
@@ -252,22 +261,22 @@ def _over_devices(num_members: int) -> tuple[Any, Callable]:
     return mesh, spread
 
 
-def _make_evaluate(model: Any, spread: Callable, like: Lines) -> Callable[[Any, Any], np.ndarray]:
+def _make_evaluate(model: Any, spread: Callable, like: Split) -> Callable[[Any, Any], np.ndarray]:
     """The function (params, splits) of all members -> exact loss of each, in nats per token."""
 
-    def one(params: Any, split: Lines, indices: Array) -> Array:
+    def one(variables: Any, split: Split, indices: Array) -> Array:
         inputs, targets = split.take(jnp.minimum(indices, split.size - 1))
         targets = jnp.where((indices < split.size)[:, None], targets, -1)
-        losses = token_losses(model.apply({"params": params}, inputs), targets)
+        losses = token_losses(model.apply(variables, inputs), targets)
         return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
     sum_losses = jax.jit(spread(one))
     size, batch_size = like.size, like.batch_size()
 
-    def evaluate(params: Any, splits: Any) -> np.ndarray:
-        count = splits.starts.shape[0]
+    def evaluate(variables: Any, splits: Any) -> np.ndarray:
+        count = len(jax.tree.leaves(splits)[0])
         sums = [
-            sum_losses(params, splits, jnp.tile(start + jnp.arange(batch_size), (count, 1)))
+            sum_losses(variables, splits, jnp.tile(start + jnp.arange(batch_size), (count, 1)))
             for start in range(0, size, batch_size)
         ]
         loss, tokens = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).T

@@ -22,6 +22,7 @@ class Run:
     vocab: Vocab
     data_file: str  # absolute path
     data_sha256: str
+    max_len: int  # tokens of the longest line that may be drawn, its end included
 
 
 def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
@@ -44,6 +45,7 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
             "config": config_lib.to_json(config),
             "data_file": str(Path(config.data.path).absolute()),
             "data_sha256": dataset.sha256,
+            "max_len": dataset.max_len,
             "vocab_sha256": _sha256(workdir / "vocab.json"),
             "versions": versions(),
         }
@@ -91,7 +93,8 @@ def read(workdir: Path) -> Run:
         content = json.loads((workdir / "config.json").read_text("utf-8"))
         vocab = Vocab(tuple(json.loads((workdir / "vocab.json").read_text("utf-8"))))
         config = config_lib.from_json(content["config"])
-        run = Run(config, vocab, content["data_file"], content["data_sha256"])
+        max_len = content.get("max_len", config.data.block_size)
+        run = Run(config, vocab, content["data_file"], content["data_sha256"], max_len)
         vocab_sha256 = content["vocab_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None

@@ -99,15 +99,14 @@ def test_cross_entropy_pushes_and_pulls_alike():
 
 def test_training_by_hand_is_training_by_jax():
     """300 steps on names: the same losses and parameters, and they get better."""
-    words = (ROOT / "names.txt").read_text().split()
-    chars = sorted(set("".join(words)))
-    split = tuple(map(jnp.asarray, backprop.windows(words, chars, 3)))
+    splits, vocab_size = backprop.load(str(ROOT / "names.txt"))
+    split = splits["train"]
 
     def by_jax(params, x, y):
         (loss, _), grads = jax.value_and_grad(backprop.forward, has_aux=True)(params, x, y)
         return loss, grads
 
-    start, key = backprop.init(jax.random.key(3), len(chars) + 1), jax.random.key(4)
+    start, key = backprop.init(jax.random.key(3), vocab_size), jax.random.key(4)
     params, losses = backprop.train(start, key, split, steps=300)
     plain, plain_losses = backprop.train(start, key, split, steps=300, loss_and_grads=by_jax)
     assert losses.shape == (300,)
@@ -145,17 +144,6 @@ def test_evaluation_with_the_statistics_of_a_batch_is_its_loss():
     assert_close(backprop.evaluate(params, statistics, (x, y)), loss, 1e-6)
 
 
-def test_windows_of_words():
-    x, y = backprop.windows(["emma", "a"], "aem", 3)
-    rows = {0: [0, 0, 0], 1: [0, 0, 2], 2: [0, 2, 3], 3: [2, 3, 3], 4: [3, 3, 1]}
-    rows |= {5: [0, 0, 0], 6: [0, 0, 1]}
-    assert x.tolist() == list(rows.values())
-    assert y.tolist() == [2, 3, 3, 1, 0, 1, 0]
-    assert backprop.windows(["a"], "a", 5)[0].tolist() == [[0] * 5, [0, 0, 0, 0, 1]]
-    with pytest.raises(KeyError):
-        backprop.windows(["b"], "a", 3)
-
-
 def test_the_lectures_sizes():
     splits, vocab_size = backprop.load(str(published("names")))
     assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 182_625, "dev": 22_655}
@@ -183,7 +171,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
             ["--data", f"{ROOT}/names.tx"],
             f"--data: {ROOT}/names.tx does not exist; did you mean {ROOT}/names.txt?",
         ),
-        (["--data", str(few)], f"--data: {few} has too few lines, 5; it needs at least 6"),
+        (
+            ["--data", str(few)],
+            f"--data: {few} has 5 lines, too few: the lecture split leaves none for dev",
+        ),
         (["--steps", "0"], "--steps: 0 must be from 1 to 2147483647"),
         (["--steps", "x"], "argument --steps: invalid int value: 'x'"),
         (["--what"], "unrecognized arguments: --what"),

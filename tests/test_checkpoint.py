@@ -58,8 +58,8 @@ def test_parameters_alone(tmp_path):
     saved(tmp_path, 2.0, 1.0, 3.0)
     model, _ = small_model("rnn")
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
-    restored = Checkpoints(tmp_path, read_only=True).restore_params("best", like["params"])
-    assert_same(restored, state_at(20).params)
+    restored = Checkpoints(tmp_path, read_only=True).restore_variables("best", like)
+    assert_same(restored, {"params": state_at(20).params})
 
 
 def test_one_flipped_bit_is_noticed(tmp_path):
@@ -93,10 +93,10 @@ def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
     state = state_at(0)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state.params)
     with pytest.raises(UserError, match=r"was saved as float32\[.*needs bfloat16"):
-        checkpoints.restore_params("latest", half)
+        checkpoints.restore_variables("latest", {"params": half})
     longer = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], a.shape[-1] + 1)), state.params)
     with pytest.raises(UserError, match=r"was saved as .* needs"):
-        checkpoints.restore_params("latest", longer)
+        checkpoints.restore_variables("latest", {"params": longer})
     with pytest.raises(UserError, match=r"rest opt_state.*needs nothing"):
         checkpoints.restore("latest", state_at(0, optax.sgd(0.1)))
 
@@ -106,7 +106,7 @@ def test_an_empty_folder_has_none(tmp_path):
     assert checkpoints.steps() == {}
     assert checkpoints.best_dev_loss() == math.inf
     with pytest.raises(UserError, match="no checkpoint has been saved yet"):
-        checkpoints.restore_params("best", {})
+        checkpoints.restore_variables("best", {"params": {}})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,8 +49,8 @@ def test_packed_computes_what_rows_do(kind, num_rows):
     loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
     packed = SPLIT.take_packed(ALL, num_rows, width=9)
     assert int((packed[1] != -1).sum()) == sum(len(word) + 1 for word in WORDS)
-    loss, grads = loss_and_grads(params, packed, key)
-    plain_loss, plain_grads = loss_and_grads(params, SPLIT.take(ALL), key)
+    (loss, _), grads = loss_and_grads(params, {}, packed, key)
+    (plain_loss, _), plain_grads = loss_and_grads(params, {}, SPLIT.take(ALL), key)
     assert float(plain_loss) > 1.5
     assert_close(loss, plain_loss, 1e-6)
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
@@ -67,8 +67,8 @@ def test_rows_cut_to_their_longest_compute_the_same(kind):
     model, params = model_of(kind)
     short, key = jnp.array([0, 2, 4, 6]), jax.random.key(0)
     loss_and_grads = jax.jit(make_loss_and_grads(model))
-    loss, grads = loss_and_grads(params, Rows(3).take(SPLIT, short), key)
-    plain_loss, plain_grads = loss_and_grads(params, SPLIT.take(short), key)
+    (loss, _), grads = loss_and_grads(params, {}, Rows(3).take(SPLIT, short), key)
+    (plain_loss, _), plain_grads = loss_and_grads(params, {}, SPLIT.take(short), key)
     assert_close(loss, plain_loss, 1e-6)
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
 
@@ -267,6 +267,7 @@ def test_chunks_are_of_a_good_size():
 def test_loss_of_a_batch_is_its_mean():
     model, params = model_of("gru")
     inputs, targets = SPLIT.take(ALL)
-    loss, _ = jax.jit(make_loss_and_grads(model))(params, (inputs, targets), jax.random.key(0))
+    loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
+    (loss, _), _ = loss_and_grads(params, {}, (inputs, targets), key)
     plain = losses.mean_loss(model.apply({"params": params}, inputs), targets)
     assert_close(loss, plain, 1e-6)

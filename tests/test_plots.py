@@ -23,7 +23,7 @@ WORDS = ["dill", "a", "gecked", "fee"]
 
 def small_lm(kind: str) -> LanguageModel:
     model, params = small_model(kind)
-    return LanguageModel(model, params, CHARS, BLOCK)
+    return LanguageModel(model, {"params": params}, CHARS, BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_surprise_adds_up_to_the_log_probability(kind):
 
 def test_surprise_of_a_bigram_is_read_off_its_table():
     lm = small_lm("bigram")
-    p = jax.nn.softmax(lm.params["logits"])
+    p = jax.nn.softmax(lm.variables["params"]["logits"])
     expected = [-np.log(p[i, j]) for i, j in ((0, 6), (6, 5), (5, 5), (5, 0))]  # 0 f e e 0
     assert_close(report.surprise(lm, ["fee"])[0], expected)
 
@@ -84,7 +84,7 @@ def test_attention_is_what_the_model_computes_with():
     for layer, captured in enumerate(report._captured(lm, ["gecked"])):
         v = np.split(np.asarray(captured["c_attn"]), 3, axis=-1)[2].reshape(7, 2, -1)  # T, nh, hs
         y = np.einsum("nts,snh->tnh", weights[layer], v).reshape(7, -1)
-        c_proj = lm.params[f"h_{layer}"]["attn"]["c_proj"]
+        c_proj = lm.variables["params"][f"h_{layer}"]["attn"]["c_proj"]
         assert_close(y @ c_proj["kernel"] + c_proj["bias"], captured["c_proj"][0])
 
 
@@ -130,7 +130,7 @@ def test_bigrams_of_the_bigram_model_are_its_table():
     split = encode(WORDS * 3, CHARS, BLOCK)
     found = report.learnt_bigrams(lm, split)
     stand = sorted({0, *CHARS.encode("".join(WORDS))})
-    assert_close(found[stand], jax.nn.softmax(lm.params["logits"])[np.array(stand)])
+    assert_close(found[stand], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(stand)])
     others = [i for i in range(VOCAB) if i not in stand]
     assert others and np.isnan(found[others]).all()
 
@@ -144,7 +144,7 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
     split = encode(words, CHARS, BLOCK)
     found = report.learnt_bigrams(lm, split, at_most=600)
     inputs, targets = split.take(np.arange(600))
-    probs = np.asarray(jax.nn.softmax(lm.model.apply({"params": lm.params}, inputs)))
+    probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
     for token in range(6):
         stands = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
         assert_close(found[token], probs[stands].mean(axis=0))

@@ -18,7 +18,7 @@ KEY = jax.random.key(7)
 
 def small_lm(kind: str) -> LanguageModel:
     model, params = small_model(kind)
-    return LanguageModel(model, params, CHARS, BLOCK)
+    return LanguageModel(model, {"params": params}, CHARS, BLOCK)
 
 
 def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
@@ -26,7 +26,9 @@ def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
     model = models.create(ModelConfig(kind="bigram"), len(table), block_size)
     vocab = Vocab(CHARS.chars[: len(table) - 1])
     with np.errstate(divide="ignore"):
-        return LanguageModel(model, {"logits": jnp.log(jnp.asarray(table))}, vocab, block_size)
+        return LanguageModel(
+            model, {"params": {"logits": jnp.log(jnp.asarray(table))}}, vocab, block_size
+        )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -161,7 +163,7 @@ def test_temperature_zero_takes_the_likeliest():
     text = ""
     while len(text) < BLOCK - 1:
         tokens = jnp.array([[0, *CHARS.encode(text)]])
-        token = int(jnp.argmax(lm.model.apply({"params": lm.params}, tokens)[0, -1]))
+        token = int(jnp.argmax(lm.model.apply(lm.variables, tokens)[0, -1]))
         if token == 0:
             break
         text += CHARS.decode([token])
@@ -202,7 +204,8 @@ def test_bad_prompts_and_lines():
 def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     uniform = np.full((names.vocab.size, names.vocab.size), 1 / names.vocab.size)
     lm = bigram_lm(uniform, names.block_size)._replace(vocab=names.vocab)
-    lm.params["logits"] = lm.params["logits"].at[:, 0].add(2.0)  # short lines, many of them known
+    params = lm.variables["params"]
+    params["logits"] = params["logits"].at[:, 0].add(2.0)  # short lines, many of them known
     some_known = sampling.sample(lm, KEY, 400)
     assert "train" in names.found_in([line.text for line in some_known])
     new = sampling.sample_new(lm, names, KEY, 400)

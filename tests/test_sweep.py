@@ -33,7 +33,7 @@ def run_alone(config):
     layouts = [Rows(dataset.block_size)]
     steps = make_train_steps(model, optimizer, config.train.batch_size, layouts, mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
-    return metrics["train_loss"], make_evaluate(model)(state.params, dataset.splits["dev"])
+    return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])

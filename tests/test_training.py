@@ -230,12 +230,12 @@ def test_evaluation_is_exact(kind, names):
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
     chosen = np.asarray(targets).ravel()
     expected = -rows[np.arange(len(rows)), chosen][chosen != -1].mean()
-    found = evaluate.make_evaluate(model)(params, split)
+    found = evaluate.make_evaluate(model)({"params": params}, split)
     assert abs(found - expected) < 1e-5
 
 
 def test_evaluation_of_the_first_lines(names):
     model, params = small_model("bigram", names.vocab.size, names.block_size)
-    run = evaluate.make_evaluate(model)
+    variables, run = {"params": params}, evaluate.make_evaluate(model)
     head = data.lines.encode(names.words["dev"][:37], names.vocab, names.block_size)
-    assert run(params, names.splits["dev"], 37) == pytest.approx(run(params, head), rel=1e-6)
+    assert run(variables, names.splits["dev"], 37) == pytest.approx(run(variables, head), rel=1e-6)

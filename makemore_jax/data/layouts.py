@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax.data import Split
 from makemore_jax.data.lines import TOKENS_AT_ONCE, Lines
 
 Batch = tuple[Array, ...]  # inputs (B, T), targets (B, T) with -1 where there is nothing, and,
@@ -26,8 +27,8 @@ class Layout(Protocol):
     def fits(self, lengths: Array) -> Array:
         """Whether lines with so many tokens (..., B) have room, all together. () bool"""
 
-    def take(self, split: Lines, indices: Array) -> Batch:
-        """The lines at `indices` (B,)."""
+    def take(self, split: Split, indices: Array) -> Batch:
+        """The examples at `indices` (B,)."""
 
 
 class Rows(NamedTuple):
@@ -38,7 +39,7 @@ class Rows(NamedTuple):
     def fits(self, lengths: Array) -> Array:
         return lengths.max() <= self.width
 
-    def take(self, split: Lines, indices: Array) -> Batch:
+    def take(self, split: Split, indices: Array) -> Batch:
         return split.take(indices, self.width)
 
 
@@ -67,16 +68,16 @@ def count_chunks(num_lines: int, block_size: int) -> int:
     return num_lines // sizes[0] if sizes and num_lines > most else 1
 
 
-def choose(split: Lines, batch_size: int, model: nn.Module, num_devices: int = 1) -> list[Layout]:
+def choose(split: Split, batch_size: int, model: nn.Module, num_devices: int = 1) -> list[Layout]:
     """The layouts for the chunks of a split's batches, the cheapest first; all fit in the last.
 
     Packed, the batch has as many rows as make it cheapest, what does not fit being computed in
     whole rows; else half of all batches have the first width and nine tenths the second. Found by
     drawing from these very lines. On an accelerator there is one layout, the whole block: its time
-    is not in the products, and it would wait for the host at each branch.
+    is not in the products, and it would wait for the host at each branch. Windows are all of it.
     """
     whole = Rows(split.block_size)
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not isinstance(split, Lines):
         return [whole]
     lengths = np.diff(np.asarray(split.starts))
     num_parts = num_devices * count_chunks(batch_size // num_devices, split.block_size)

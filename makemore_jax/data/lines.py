@@ -79,6 +79,7 @@ class Dataset:
 
     vocab: Vocab
     block_size: int
+    max_len: int  # tokens of the longest line that may be drawn, its end included
     words: dict[str, list[str]]  # by split: train, dev, test
     splits: dict[str, Lines]  # likewise
     sha256: str  # of the file
@@ -141,4 +142,4 @@ def load(config: DataConfig, seed: int) -> Dataset:
             )
     by_split = {name: [words[i] for i in chosen] for name, chosen in indices.items()}
     splits = {name: encode(chosen, vocab, block_size) for name, chosen in by_split.items()}
-    return Dataset(vocab, block_size, by_split, splits, sha256)
+    return Dataset(vocab, block_size, block_size, by_split, splits, sha256)

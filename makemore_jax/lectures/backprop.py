@@ -20,13 +20,10 @@ from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from makemore_jax.data import text_file
-from makemore_jax.data.lines import split_lines
-from makemore_jax.data.splits import SPLITS
-from makemore_jax.data.text_file import Vocab
+from makemore_jax import data
+from makemore_jax.config import DataConfig
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 
@@ -71,25 +68,6 @@ class Intermediates(NamedTuple):
     probs: Array  # (B, V)
     logprobs: Array  # (B, V)
     loss: Array  # ()
-
-
-def windows(
-    words: Sequence[str], chars: Sequence[str], block_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The characters of all words, each word's end included, and those before each of them.
-
-    -> x (N, block_size), the nearest last, 0 before the beginning of a word; y (N,). Character i
-    of `chars` is token i + 1; KeyError for one that is not there.
-    """
-    lengths = np.array([len(word) + 1 for word in words], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    y = np.zeros(lengths.sum(), dtype=np.int32)
-    is_char = np.ones(len(y), dtype=bool)
-    is_char[ends - 1] = False
-    y[is_char] = Vocab(tuple(chars)).encode("".join(words))
-    before = np.arange(len(y))[:, None] - np.arange(block_size, 0, -1)  # (N, block_size)
-    beginning = np.repeat(ends - lengths, lengths)[:, None]  # of the word of each character
-    return np.where(before >= beginning, y[np.maximum(before, 0)], 0), y
 
 
 def init(
@@ -351,17 +329,16 @@ def load(path: str) -> tuple[dict[str, Windows], int]:
 
     UserError if the file can't be read or has too few lines.
     """
-    text, _ = text_file.read(path, "utf-8", "--data")
-    words = split_lines(text)
-    indices = SPLITS["lecture"](len(words), seed=42)
-    if not len(indices["dev"]):
-        raise UserError(f"--data: {path} has too few lines, {len(words)}; it needs at least 6")
-    chars = sorted(set("".join(words)))
+    config = DataConfig(path=path, kind="windows", split="lecture", block_size=BLOCK_SIZE)
+    try:
+        dataset = data.load(config, seed=0)
+    except UserError as error:
+        raise UserError(str(error).replace("data.path:", "--data:")) from None
     splits = {}
     for name in ("train", "dev"):
-        x, y = windows([words[i] for i in indices[name]], chars, BLOCK_SIZE)
-        splits[name] = (jnp.asarray(x), jnp.asarray(y))
-    return splits, len(chars) + 1
+        x, y = dataset.splits[name].take(jnp.arange(dataset.splits[name].size))
+        splits[name] = x, y[:, 0]
+    return splits, dataset.vocab.size
 
 
 BOUNDS = {"float32": 1e-6, "float64": 1e-12}  # for what `differences` gives

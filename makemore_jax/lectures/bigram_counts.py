@@ -107,7 +107,7 @@ def language_model(probs: np.ndarray, vocab: Vocab, block_size: int) -> Language
     """
     with np.errstate(divide="ignore"):
         logits = jnp.asarray(np.log(probs), jnp.float32)
-    return LanguageModel(Bigram(vocab.size), {"logits": logits}, vocab, block_size)
+    return LanguageModel(Bigram(vocab.size), {"params": {"logits": logits}}, vocab, block_size)
 
 
 def sample(key: Array, probs: np.ndarray, vocab: Vocab, num: int, longest: int = 1000) -> list[str]:

@@ -16,17 +16,22 @@ A family whose `__call__` also takes `positions` (B, T) can be given lines packe
 other through all rows, positions telling how far into its line each token is. `layers.py` has what
 that takes; training on CPU then computes nothing on padding. All others get lines in rows.
 
+A family on windows declares `window`, how many tokens it looks at, and gives logits where a whole
+window stands: (B, S) -> (B, S - window + 1, V). `read_lines` gives any family whole lines.
+
 The glossary of all files here: B batch, T time (at most block_size), C channels (n_embd),
 V vocabulary, nh heads, hs head size. Weights have makemore's names.
 
-A ninth family is one file with one class like these, one line in MODELS and one file in configs/.
+Another family is one file with one class like these, one line in MODELS and one file in configs/.
 """
 
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from makemore_jax.config import ModelConfig
 from makemore_jax.errors import UserError, did_you_mean
@@ -36,6 +41,7 @@ from makemore_jax.models.cnn import CNN
 from makemore_jax.models.mlp import MLP
 from makemore_jax.models.recurrent import GRU, LSTM, RNN
 from makemore_jax.models.transformer import Transformer
+from makemore_jax.models.window_mlp import WindowMLP
 
 MODELS = {
     "bigram": Bigram,
@@ -46,6 +52,7 @@ MODELS = {
     "lstm": LSTM,
     "bow": BoW,
     "transformer": Transformer,
+    "window_mlp": WindowMLP,
 }
 
 
@@ -60,7 +67,21 @@ def create(config: ModelConfig, vocab_size: int, block_size: int) -> nn.Module:
     return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
 
 
-def param_shapes(model: nn.Module, block_size: int) -> Any:
-    """The tree of a model's parameters, with shapes and dtypes for values; nothing is computed."""
+def variable_shapes(model: nn.Module, block_size: int) -> dict[str, Any]:
+    """What a model is applied to, with shapes and dtypes for values; nothing is computed.
+
+    `params`, and `batch_stats` where a family norms by the batch.
+    """
     tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
-    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    return jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+
+def param_shapes(model: nn.Module, block_size: int) -> Any:
+    """The tree of a model's parameters alone, likewise."""
+    return variable_shapes(model, block_size)["params"]
+
+
+def read_lines(model: nn.Module, variables: Any, tokens: Array) -> Array:
+    """Lines in rows, whatever the family was trained on. (B, T) -> (B, T, V)"""
+    missing = getattr(model, "window", 1) - 1  # before the first place with a whole window
+    return model.apply(variables, jnp.pad(tokens, [(0, 0), (missing, 0)]))

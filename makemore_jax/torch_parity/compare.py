@@ -30,6 +30,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite, versions, write_json
 from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
@@ -97,7 +98,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
             theirs = {name: p.detach().numpy() for name, p in module.named_parameters()}
             snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
 
-    lm = sampling.LanguageModel(model, state.params, dataset.vocab, block_size)
+    lm = sampling.LanguageModel(model, state.variables, dataset.vocab, block_size)
     continuations = _continuations(lm, module, dataset.words["dev"])
     found |= {
         "parameters": max(snapshots.values()),
@@ -207,7 +208,7 @@ def _continuations(
     for prompt in prompts:
         (line,) = sampling.sample(lm, jax.random.key(0), 1, prompt, greedy)
         tokens = [0, *lm.vocab.encode(prompt)]
-        while len(tokens) < lm.block_size:
+        while len(tokens) < lm.max_len:
             with torch.no_grad():
                 token = int(module(torch.tensor([tokens]))[0, -1].argmax())
             if token == 0:
@@ -276,7 +277,7 @@ def main() -> None:
     if CONFIG.value is None and not ALL.value:
         raise UserError("--config is missing, as configs/gru.py; or --all for all eight")
     config = CONFIG.value or Config()
-    kinds = list(models.MODELS) if ALL.value else [config.model.kind]
+    kinds = list(MODELS) if ALL.value else [config.model.kind]
     configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]
     print(as_table(results))

@@ -44,6 +44,7 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     tensors = weights.read(file)
     dataset = data.load(config.data, config.seed)
     config.data.block_size = dataset.block_size
+    weights.check_kind(config.model.kind)
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     like = models.param_shapes(model, dataset.block_size)
     try:
@@ -54,7 +55,7 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    dev_loss = make_evaluate(model)(params, dataset.splits["dev"])
+    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
     with workdir.prepare(folder, config, dataset):
         Checkpoints(folder).save(state, dev_loss)
     return dev_loss
@@ -69,8 +70,8 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
     run = workdir.read(folder)
     block_size = run.config.data.block_size
     model = models.create(run.config.model, run.vocab.size, block_size)
-    like = models.param_shapes(model, block_size)
-    params = Checkpoints(folder, read_only=True).restore_params(which, like)
+    like = models.variable_shapes(model, block_size)
+    params = Checkpoints(folder, read_only=True).restore_variables(which, like)["params"]
     module = weights.reference(run.config, run.vocab.size, block_size)
     weights.load_into(module, params, run.config.model.kind)
     tensors = module.state_dict()

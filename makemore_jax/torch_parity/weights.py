@@ -137,10 +137,17 @@ def _read_pickle(file: Path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
+def check_kind(kind: str) -> None:
+    """UserError for a family that has no twin in PyTorch here."""
+    if kind == "window_mlp":
+        raise UserError(f"model.kind: {kind} has no twin in PyTorch here")
+
+
 def reference(config: Config, vocab_size: int, block_size: int) -> Any:
     """The model of a config in PyTorch."""
     from makemore_jax.torch_parity.models import MODELS
 
+    check_kind(config.model.kind)
     sizes = {
         name: getattr(config.model, name) for name in ("n_layer", "n_head", "n_embd", "n_embd2")
     }

@@ -1,4 +1,4 @@
-"""The exact loss over a split: every example once, weighted by tokens."""
+"""The exact loss over a split, every example once, weighted by tokens; and batch statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import sharding
-from makemore_jax.data.lines import Lines
+from makemore_jax.data import Split
 from makemore_jax.losses import token_losses
 
 
 def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., float]:
-    """The function (params, split, most examples to use) -> loss in nats per token.
+    """The function (variables, split, most examples to use) -> loss in nats per token.
 
     Batches are spread over the `data` axis of the mesh, if one is given.
 
@@ -27,25 +27,45 @@ def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., f
     place = sharding.batch(mesh) if mesh else None
 
     @jax.jit
-    def take(split: Lines, indices: Array, size: Array) -> tuple[Array, Array]:
+    def take(split: Split, indices: Array, size: Array) -> tuple[Array, Array]:
         """The examples at `indices`, with no targets where an index is not below `size`."""
         inputs, targets = split.take(jnp.minimum(indices, size - 1))
         return inputs, jnp.where((indices < size)[:, None], targets, -1)
 
     @jax.jit
-    def sum_losses(params: Any, inputs: Array, targets: Array) -> Array:
-        losses = token_losses(model.apply({"params": params}, inputs), targets)
+    def sum_losses(variables: Any, inputs: Array, targets: Array) -> Array:
+        losses = token_losses(model.apply(variables, inputs), targets)
         return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
-    def evaluate(params: Any, split: Lines, max_examples: int | None = None) -> float:
+    def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
         size = min(split.size, max_examples or split.size)
         batch_size = -(-split.batch_size() // num_parts) * num_parts
         indices = np.arange(batch_size)
         sums = [
-            sum_losses(params, *take(split, jax.device_put(start + indices, place), size))
+            sum_losses(variables, *take(split, jax.device_put(start + indices, place), size))
             for start in range(0, size, batch_size)
         ]
         loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return float(loss / count)
 
     return evaluate
+
+
+MOST_CALIBRATED = 200_000  # examples that go through the model at once
+
+
+def make_calibrate(model: nn.Module) -> Callable[[Any, Split], Any]:
+    """The compiled function (variables, split) -> batch statistics over a whole split, at once.
+
+    They are those of its first 200,000 examples (Ioffe and Szegedy 2015, algorithm 2, has the mean
+    over batches). Each layer sees what the layers before it give with statistics of these examples.
+    """
+    whole = model.clone(momentum=1.0)  # the new statistics are those of the batch alone
+
+    @jax.jit
+    def calibrate(variables: Any, split: Split) -> Any:
+        inputs, _ = split.take(jnp.arange(min(split.size, MOST_CALIBRATED)))
+        _, updated = whole.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]
+
+    return calibrate

@@ -9,12 +9,15 @@ bit the run that was not.
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from flax import linen as nn
+from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import config as config_lib
@@ -26,8 +29,9 @@ from makemore_jax.data.lines import Dataset
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
+from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_train_steps
 
 
@@ -61,7 +65,7 @@ def _train(
     batch_size = config.train.batch_size
     layouts = choose(dataset.splits["train"], batch_size, model, mesh.shape["data"])
     train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
-    evaluate = make_evaluate(model, mesh)
+    evaluate, calibrate = make_evaluate(model, mesh), make_calibrate(model)
 
     checkpoints = Checkpoints(folder)
     if checkpoints.steps():
@@ -75,11 +79,16 @@ def _train(
     sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
     metrics.say(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
-        f"{config.data.path}: {sizes} lines, {dataset.vocab.size} tokens, "
+        f"{config.data.path}: {sizes} {config.data.kind}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
         f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
     )
 
+    diagnose = None
+    if config.train.diagnose_every:
+        diagnose = _make_diagnose(config, model, optimizer)
+        if start == 0:
+            metrics.write_diagnostics(0, diagnose(state, splits["train"], train_key))
     dev_loss = None
     with contextlib.closing(metrics), _Signals() as signals:
         while step < config.train.steps and not signals.received:
@@ -89,15 +98,20 @@ def _train(
             is_last = step == config.train.steps
             metrics.write_steps(step, step_metrics["train_loss"], float(schedule(step - 1)))
             dev_loss, is_best = None, False
+            if diagnose and step % config.train.diagnose_every == 0:
+                metrics.flush()
+                metrics.write_diagnostics(step, diagnose(state, splits["train"], train_key))
+            if config.model.batch_norm == "calibrated":
+                state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
             if step % config.train.eval_every == 0 or is_last:
                 metrics.flush()
-                dev_loss = check_finite(step, evaluate(state.params, splits["dev"]))
+                dev_loss = check_finite(step, evaluate(state.variables, splits["dev"]))
                 is_best = dev_loss < best_dev_loss
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
             if config.train.num_samples and (step % config.train.sample_every == 0 or is_last):
-                lm = LanguageModel(model, state.params, dataset.vocab, dataset.block_size)
+                lm = LanguageModel(model, state.variables, dataset.vocab, dataset.max_len)
                 key = jax.random.fold_in(sample_key, step)
                 drawn = sampling.sample(lm, key, config.train.num_samples)
                 metrics.write_samples(step, dataset.by_place([line.text for line in drawn]))
@@ -111,7 +125,7 @@ def _train(
         print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
         sys.exit(128 + signals.received)
 
-    best = checkpoints.restore_params("best", state.params)
+    best = checkpoints.restore_variables("best", state.variables)
     at_most = config.train.train_eval_examples
     summary = {
         "steps": step,
@@ -137,7 +151,22 @@ def _train(
 def _next_stop(step: int, config: TrainConfig) -> int:
     """The next step after which the host looks in."""
     every = (config.log_every, config.eval_every, config.sample_every, config.checkpoint_every)
-    return min(config.steps, *((step // n + 1) * n for n in every))
+    return min(config.steps, *((step // n + 1) * n for n in (*every, config.diagnose_every) if n))
+
+
+def _make_diagnose(
+    config: Config, model: nn.Module, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, data.Split, Array], dict[str, Any]]:
+    """The function (state, split, key) -> what the next step on them would show."""
+    from makemore_jax import diagnostics  # hangs off the core: imported where it is asked for
+
+    diagnose = diagnostics.make_diagnose(model, optimizer)
+
+    def of_next_step(state: TrainState, split: data.Split, key: Array) -> dict[str, Any]:
+        data_key, dropout_key = (jax.random.fold_in(k, state.step) for k in jax.random.split(key))
+        return diagnose(state, data.draw(split, data_key, config.train.batch_size), dropout_key)
+
+    return of_next_step
 
 
 class _Signals:

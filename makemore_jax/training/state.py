@@ -18,6 +18,14 @@ class TrainState:
     step: Array  # () int32: steps taken so far; an array, or the step would compile twice
     params: Any  # tree of float32
     opt_state: optax.OptState
+    batch_stats: Any = struct.field(default_factory=dict)  # of a family that norms by the batch
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What a model is applied to."""
+        return {"params": self.params} | (
+            {"batch_stats": self.batch_stats} if self.batch_stats else {}
+        )
 
 
 def create(
@@ -29,8 +37,9 @@ def create(
     # once, compiled with less care: 1.2 s instead of 1.7 for the transformer.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def init(key: Array) -> TrainState:
-        params = model.init(key, jnp.zeros((1, block_size), jnp.int32))["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        variables = model.init(key, jnp.zeros((1, block_size), jnp.int32))
+        opt_state = optimizer.init(variables["params"])
+        return TrainState(jnp.zeros((), jnp.int32), opt_state=opt_state, **variables)
 
     return init(key)
 

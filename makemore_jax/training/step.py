@@ -13,43 +13,54 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import data
+from makemore_jax import data, sharding
 from makemore_jax.data.layouts import Batch, Layout, count_chunks, first_that_fits
 from makemore_jax.losses import token_losses
-from makemore_jax.sharding import replicated
 from makemore_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 
 
-def make_loss_and_grads(model: nn.Module) -> Callable[[Any, Batch, Array], tuple[Array, Any]]:
-    """The pure function (params, batch, dropout key) -> (loss, its gradients)."""
+def make_loss_and_grads(model: nn.Module) -> Callable[..., tuple[tuple[Array, Any], Any]]:
+    """The pure function (params, batch stats, batch, dropout key) -> (loss, new stats), gradients.
 
-    def loss_fn(params: Any, batch: Batch, dropout_key: Array) -> Array:
-        loss, count = _sum_losses(model, params, batch, dropout_key)
-        return loss / count
+    The stats are {} for all families but those that norm by the batch.
+    """
 
-    return jax.value_and_grad(loss_fn)
+    def loss_fn(
+        params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
+    ) -> tuple[Array, Any]:
+        loss, (count, batch_stats) = _sum_losses(model, params, batch_stats, batch, dropout_key)
+        return loss / count, batch_stats
+
+    return jax.value_and_grad(loss_fn, has_aux=True)
 
 
 def _sum_losses(
-    model: nn.Module, params: Any, batch: Batch, dropout_key: Array
-) -> tuple[Array, Array]:
-    """The sum of the losses of a batch, and over how many tokens."""
+    model: nn.Module, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
+) -> tuple[Array, tuple[Array, Any]]:
+    """The sum of the losses of a batch; over how many tokens, and the new batch statistics."""
     inputs, targets, *positions = batch
     packing = {"positions": positions[0]} if positions else {}
-    rngs = {"dropout": dropout_key}
-    logits = model.apply({"params": params}, inputs, train=True, rngs=rngs, **packing)
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        inputs,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+        **packing,
+    )
     count = jnp.maximum((targets != -1).sum(), 1).astype(logits.dtype)
-    return token_losses(logits, targets).sum(), count
+    return token_losses(logits, targets).sum(), (count, updated.get("batch_stats", {}))
 
 
 def apply_gradients(
-    state: TrainState, grads: Any, optimizer: optax.GradientTransformation
+    state: TrainState, grads: Any, batch_stats: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state one step on."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state, batch_stats)
 
 
 def make_train_step(
@@ -61,8 +72,9 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch, dropout_key: Array
     ) -> tuple[TrainState, Metrics]:
-        loss, grads = loss_and_grads(state.params, batch, dropout_key)
-        return apply_gradients(state, grads, optimizer), {"train_loss": loss}
+        given = (state.params, state.batch_stats, batch, dropout_key)
+        (loss, batch_stats), grads = loss_and_grads(*given)
+        return apply_gradients(state, grads, batch_stats, optimizer), {"train_loss": loss}
 
     return train_step
 
@@ -85,19 +97,21 @@ def make_train_steps(
 
     @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
     def train_steps(
-        state: TrainState, split: data.lines.Lines, key: Array, num_steps: int
+        state: TrainState, split: data.Split, key: Array, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         data_key, dropout_key = jax.random.split(key)
-        num_chunks = count_chunks(batch_size // num_devices, split.block_size)
+        as_one = bool(state.batch_stats)  # which are those of all devices' parts together
+        num_chunks = 1 if as_one else count_chunks(batch_size // num_devices, split.block_size)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key = jax.random.fold_in(data_key, state.step)
             indices = data.draw_indices(split, key, batch_size)
             key = jax.random.fold_in(dropout_key, state.step)
 
-            def branch(layout: Layout) -> tuple[Array, Any]:
-                if num_devices * num_chunks == 1:
-                    return loss_and_grads(state.params, layout.take(split, indices), key)
+            def branch(layout: Layout) -> tuple[tuple[Array, Any], Any]:
+                if as_one or num_devices * num_chunks == 1:
+                    drawn = layout.take(split, indices)
+                    return loss_and_grads(state.params, state.batch_stats, drawn, key)
                 part = jax.shard_map(
                     partial(_add_up, model, num_chunks, layout),
                     mesh=mesh,
@@ -105,14 +119,19 @@ def make_train_steps(
                     out_specs=P(),
                     check_vma=False,
                 )
-                return part(state.params, split, indices, key)
+                loss, grads = part(state.params, split, indices, key)
+                return (loss, {}), grads
 
             # Every device looks at all lengths: to ask the others would take longer.
-            indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
-            lengths = split.lengths(indices).reshape(num_devices * num_chunks, -1)
-            which = first_that_fits(layouts, lengths)
-            loss, grads = jax.lax.switch(which, [partial(branch, layout) for layout in layouts])
-            return apply_gradients(state, grads, optimizer), {"train_loss": loss}
+            lies = sharding.batch(mesh) if as_one else sharding.replicated(mesh)
+            indices = jax.lax.with_sharding_constraint(indices, lies)
+            which = 0
+            if len(layouts) > 1:
+                lengths = split.lengths(indices).reshape(num_devices * num_chunks, -1)
+                which = first_that_fits(layouts, lengths)
+            branches = [partial(branch, layout) for layout in layouts]
+            (loss, batch_stats), grads = jax.lax.switch(which, branches)
+            return apply_gradients(state, grads, batch_stats, optimizer), {"train_loss": loss}
 
         if num_steps > 1:
             return jax.lax.scan(body, state, length=num_steps)
@@ -131,7 +150,7 @@ def _add_up(
     num_chunks: int,
     layout: Layout,
     params: Any,
-    split: data.lines.Lines,
+    split: data.Split,
     indices: Array,
     dropout_key: Array,
 ) -> tuple[Array, Any]:
@@ -139,7 +158,7 @@ def _add_up(
     value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
 
     def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
-        (loss, count), grads = value_and_grad(params, layout.take(split, indices), key)
+        (loss, (count, _)), grads = value_and_grad(params, {}, layout.take(split, indices), key)
         return count, loss, grads
 
     key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))

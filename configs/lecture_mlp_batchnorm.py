@@ -1,0 +1,39 @@
+"""The MLP of the lectures with batch norm before tanh.
+
+Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lecture 4.
+
+    python -m makemore_jax.data.download names
+    python train.py --config configs/lecture_mlp_batchnorm.py
+
+TEXT
+"""
+
+from makemore_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.data.path = "data/makemore_names.txt"
+    config.data.kind = "windows"
+    config.data.split = "lecture"
+    config.data.block_size = 3
+    config.model.kind = "window_mlp"
+    config.model.n_layer = 1
+    config.model.n_embd = 10
+    config.model.n_embd2 = 200
+    config.model.init_scale = "kaiming"
+    config.model.batch_norm = "running"
+    config.model.momentum = 0.001
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.schedule = "step"
+    config.optimizer.step_size = 100_000
+    config.train.steps = 200_000
+    config.train.log_every = 1_000
+    config.train.eval_every = 10_000
+    config.train.sample_every = 50_000
+    config.train.checkpoint_every = 50_000
+    config.train.num_samples = 20
+    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    return config

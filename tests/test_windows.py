@@ -1,0 +1,336 @@
+"""Windows, batch norm and the lectures' networks on them."""
+
+import json
+import math
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, assert_close, assert_same, on_devices, published, run
+
+from makemore_jax import data, models, sampling, sharding
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import Config, DataConfig
+from makemore_jax.data.layouts import Rows, choose
+from makemore_jax.data.lines import encode
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.errors import UserError
+from makemore_jax.losses import token_losses
+from makemore_jax.models.cnn import CausalConv
+from makemore_jax.models.window_mlp import BatchNorm
+from makemore_jax.sampling import LanguageModel
+from makemore_jax.training import loop
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_calibrate, make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_step, make_train_steps
+
+V = 13
+LECTURES = ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet")
+
+
+def lecture_config(name: str, **train) -> Config:
+    """A config of the lectures, on names.txt."""
+    config = runpy.run_path(str(ROOT / "configs" / f"lecture_{name}.py"))["get_config"]()
+    config.data.path = str(ROOT / "names.txt")
+    for field, value in train.items():
+        setattr(config.train, field, value)
+    return config
+
+
+def small_config(name: str, **train) -> Config:
+    """One of them, so small that it trains in a blink."""
+    config = lecture_config(name, **({"batch_size": 7, "num_samples": 3} | train))
+    config.model.n_embd, config.model.n_embd2 = 5, 11
+    return config
+
+
+def small_model(name: str, vocab_size: int = V):
+    """A model of a config and its variables, moved away from any zeros and ones."""
+    config = small_config(name)
+    T = config.data.block_size
+    model = models.create(config.model, vocab_size, T)
+    noise = np.random.RandomState(5)
+    variables = model.init(jax.random.key(3), jnp.zeros((1, T), jnp.int32))
+    move = jax.tree.map(lambda a: a + 0.1 * abs(noise.randn(*a.shape)).astype(a.dtype), variables)
+    return model, move
+
+
+def naive_windows(words, vocab, block_size):
+    """As the lecture writes it down."""
+    x, y = [], []
+    for word in words:
+        context = [0] * block_size
+        for token in [*vocab.encode(word), 0]:
+            x.append(context)
+            y.append([token])
+            context = [*context[1:], token]
+    return np.array(x), np.array(y)
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 8])
+def test_windows_are_the_lectures(tmp_path, block_size):
+    words = ["emma", "olivia", "a", "ava", "isabella", "bo", "mia", "eve", "zoe", "amelia"]
+    (tmp_path / "words.txt").write_text("\n".join(words))
+    config = DataConfig(str(tmp_path / "words.txt"), "windows", "lecture", block_size=block_size)
+    dataset = data.load(config, seed=0)
+    assert (dataset.block_size, dataset.max_len) == (block_size, 9)
+    for name, split in dataset.splits.items():
+        x, y = naive_windows(dataset.words[name], dataset.vocab, block_size)
+        inputs, targets = split.take(jnp.arange(split.size))
+        assert inputs.tolist() == x.tolist() and targets.tolist() == y.tolist()
+        assert (
+            split.take(jnp.array([3]), 2)[0].tolist() == [x[3].tolist()[-2:]][:1] or block_size == 1
+        )
+
+
+def test_the_lectures_sizes():
+    config = DataConfig(str(published("names")), "windows", "lecture", block_size=3)
+    splits = data.load(config, seed=0).splits
+    assert [split.size for split in splits.values()] == [182_625, 22_655, 22_866]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"),
+    [*zip(LECTURES, (11_897, 11_897, 12_097, 47_024, 76_579), strict=True)],
+)
+def test_parameters_are_as_many_as_in_the_lectures(name, num_params):
+    config = lecture_config(name)
+    model = models.create(config.model, 27, config.data.block_size)
+    assert state_lib.num_params(models.param_shapes(model, config.data.block_size)) == num_params
+
+
+@pytest.mark.parametrize(
+    ("scale", "low", "high", "saturated"),
+    [
+        ("normal", 15, 40, (0.5, 1.0)),
+        ("small_output", 3.2, 3.5, (0.5, 1.0)),
+        ("small", 3.2, 3.4, (0.0, 0.1)),
+        ("kaiming", 3.2, 3.4, (0.0, 0.3)),
+    ],
+)
+def test_what_the_initial_scales_do(scale, low, high, saturated):
+    """The loss before the first step, which is ln 27 for equal logits, and how tanh begins."""
+    config = lecture_config("mlp")
+    config.model.init_scale = scale
+    model = models.create(config.model, 27, 3)
+    split = data.load(config.data, seed=0).splits["dev"]
+    inputs, targets = split.take(jnp.arange(1_000))
+    variables = model.init(jax.random.key(0), inputs)
+    assert low < float(token_losses(model.apply(variables, inputs), targets).mean()) < high
+    x = variables["params"]["wte"]["embedding"][inputs].reshape(len(inputs), -1)
+    layer = variables["params"]["h_0"]
+    share = float((jnp.abs(jnp.tanh(x @ layer["kernel"] + layer["bias"])) > 0.97).mean())
+    assert saturated[0] <= share <= saturated[1]
+
+
+def test_batch_norm():
+    """By the batch in training, by what was kept otherwise; a variance is over B - 1."""
+    norm = BatchNorm(n=5, momentum=0.25, gain=0.5)
+    x = 3 + 2 * jax.random.normal(jax.random.key(1), (7, 2, 5))
+    variables = norm.init(jax.random.key(0), x, False)
+    assert_close(norm.apply(variables, x, False), 0.5 * x, 1e-4)  # mean 0, variance 1 at first
+    y, updated = norm.apply(variables, x, True, mutable=["batch_stats"])
+    every = np.asarray(x).reshape(14, 5)
+    mean, var = every.mean(axis=0), every.var(axis=0, ddof=1)
+    assert_close(y.reshape(14, 5), 0.5 * (every - mean) / np.sqrt(var + 1e-5))
+    kept = updated["batch_stats"]
+    assert_close(kept["mean"], 0.25 * mean)
+    assert_close(kept["var"], 0.75 + 0.25 * var)
+    y = norm.apply(variables | updated, x, False)
+    assert_close(y, 0.5 * (np.asarray(x) - kept["mean"]) / np.sqrt(kept["var"] + 1e-5))
+
+
+@pytest.mark.parametrize("name", LECTURES)
+def test_lines_are_read_whole_and_step_by_step_alike(name):
+    model, variables = small_model(name)
+    tokens = jnp.array([[0, 1, 5, 7, 12, 3, 3, 9, 2, 4, 1], [0, 12, 2, 2, 1, 1, 8, 3, 11, 10, 6]])
+    whole = models.read_lines(model, variables, tokens)
+    assert whole.shape == (2, 11, V)
+    carry = model.apply(variables, 2, method="init_carry")
+    for t in range(11):
+        carry, logits = model.apply(variables, carry, tokens[:, t], method="step")
+        assert_close(logits, whole[:, t], 1e-6)
+
+
+def test_a_window_is_all_that_counts():
+    model, variables = small_model("wavenet")
+    tokens = jax.random.randint(jax.random.key(0), (4, 11), 0, V)
+    logits = model.apply(variables, tokens)
+    assert logits.shape == (4, 4, V)
+    assert_close(logits[:, :1], model.apply(variables, tokens[:, :8]), 1e-6)
+    other = logits - model.apply(variables, tokens.at[:, 0].set((tokens[:, 0] + 1) % V))
+    assert np.abs(other[:, 0]).max() > 1e-4 and np.abs(other[:, 1:]).max() < 1e-6
+
+
+def test_dilated_causal_convolutions_are_the_tree_at_the_last_place():
+    """The layers of models/cnn.py with the same weights, in one pass over all places."""
+    model, variables = small_model("wavenet")
+    params, stats = variables["params"], variables["batch_stats"]
+    tokens = jax.random.randint(jax.random.key(0), (4, 8), 0, V)
+    where = jnp.full((1, 8), 8)  # the windows begin in the middle of a line
+    x = params["wte"]["embedding"][tokens]
+    for i in range(3):
+        kernel = params[f"h_{i}"]["kernel"]
+        conv = CausalConv(kernel.shape[0] // 2, kernel.shape[1], dilation=2**i)
+        linear = {"linear": {"kernel": kernel, "bias": jnp.zeros(kernel.shape[1])}}
+        x = conv.apply({"params": linear}, x, where)
+        norm = {"params": params[f"norms_{i}"], "batch_stats": stats[f"norms_{i}"]}
+        x = jnp.tanh(BatchNorm(kernel.shape[1], 0.1).apply(norm, x, False))
+    logits = x @ params["lm_head"]["kernel"] + params["lm_head"]["bias"]
+    assert_close(logits[:, -1], model.apply(variables, tokens)[:, 0], 1e-6)
+    assert np.abs(logits[:, -2] - model.apply(variables, tokens)[:, 0]).max() > 1e-2
+
+
+def test_calibrated_statistics_are_those_of_all_examples_at_once():
+    model, variables = small_model("wavenet", 27)
+    split = data.load(small_config("wavenet").data, seed=0).splits["dev"]
+    stats = make_calibrate(model)(variables, split)
+    inputs, _ = split.take(jnp.arange(split.size))
+    calibrated = {"params": variables["params"], "batch_stats": stats}
+    by_stats = model.apply(calibrated, inputs)
+    by_batch, _ = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+    assert_close(by_stats, by_batch, 1e-4)
+    assert np.abs(by_stats - model.apply(variables, inputs)).max() > 1e-2
+
+
+def test_running_statistics_go_with_the_state():
+    config = small_config("mlp_batchnorm")
+    config.model.momentum = 0.3
+    dataset = data.load(config.data, seed=0)
+    model = models.create(config.model, 27, 3)
+    optimizer = make_optimizer(config.optimizer, 10)
+    state = state_lib.create(model, optimizer, jax.random.key(0), 3)
+    batch = dataset.splits["train"].take(jnp.arange(100))
+    after, _ = jax.jit(make_train_step(model, optimizer))(state, batch, jax.random.key(0))
+    _, expected = model.apply(state.variables, batch[0], train=True, mutable=["batch_stats"])
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), after.batch_stats, expected["batch_stats"])
+    assert np.abs(after.batch_stats["norms_0"]["mean"]).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["mlp", "wavenet"])
+def test_losses_over_windows_are_those_of_their_lines(name):
+    """Evaluation, scoring, and the sum over windows by hand."""
+    config = small_config(name)
+    dataset = data.load(config.data, seed=0)
+    model, variables = small_model(name, 27)
+    lm = LanguageModel(model, variables, dataset.vocab, dataset.max_len)
+    words = dataset.words["dev"]
+    tokens = sum(len(word) + 1 for word in words)
+    loss = make_evaluate(model)(variables, dataset.splits["dev"])
+    assert -math.fsum(sampling.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
+    line = encode(words, dataset.vocab, dataset.max_len)
+    assert line.size == len(words) and dataset.splits["dev"].size == tokens
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_batchnorm", "calibrated"])
+def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
+    every = {"log_every": 5, "eval_every": 10, "sample_every": 20, "checkpoint_every": 10}
+    config = small_config(name.replace("calibrated", "mlp_batchnorm"), steps=20, **every)
+    config.train.train_eval_examples = 1_000
+    if name == "calibrated":
+        config.model.batch_norm = "calibrated"
+    summary = loop.train(config, str(tmp_path / "whole"))
+    config.train.steps = 10
+    loop.train(config, str(tmp_path / "halves"))
+    config.train.steps = 20
+    again = loop.train(config, str(tmp_path / "halves"))
+    for field in ("train_loss", "dev_loss", "test_loss", "best_step"):
+        assert summary[field] == again[field]
+    assert 1 < summary["dev_loss"] < 30
+    like = models.variable_shapes(models.create(config.model, 27, 3), 3)
+    runs = [Checkpoints(tmp_path / n, read_only=True) for n in ("whole", "halves")]
+    found = [checkpoints.restore_variables("latest", like) for checkpoints in runs]
+    assert_same(*found)
+    assert ("batch_stats" in found[0]) == (name != "mlp")
+
+    sample = ("sample.py", "--workdir", tmp_path / "whole")
+    done = run(*sample, "--num", "5", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 5 and max(len(line["text"]) for line in lines) > 3  # beyond the window
+    scored = run(*sample, "--score", "-", "--format", "json", stdin=lines[0]["text"] + "\n")
+    assert json.loads(scored.stdout.splitlines()[0])["log_prob"] == pytest.approx(
+        lines[0]["log_prob"], rel=1e-4
+    )
+
+
+def test_the_same_on_two_devices():
+    """Batch norm takes the statistics of the whole batch, wherever its parts lie."""
+    done = run("-c", ON_DEVICES, **on_devices(2))
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads(done.stdout)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+ON_DEVICES = """
+import json, sys
+sys.path.insert(0, "tests")
+from test_windows import losses_on
+print(json.dumps([losses_on(1), losses_on(2)]))
+"""
+
+
+def losses_on(num_devices: int) -> list[float]:
+    """The losses of 20 steps of the small wavenet."""
+    config = small_config("wavenet", batch_size=8)
+    config.mesh.data = num_devices
+    dataset = data.load(config.data, seed=0)
+    model = models.create(config.model, 27, 8)
+    optimizer = make_optimizer(config.optimizer, 20)
+    state = state_lib.create(model, optimizer, jax.random.key(0), 8)
+    mesh = sharding.make_mesh(config.mesh, 8, num_params=0)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    layouts = choose(dataset.splits["train"], 8, model, num_devices)
+    assert layouts == [Rows(8)]
+    steps = make_train_steps(model, optimizer, 8, layouts, mesh)
+    _, metrics = steps(state, dataset.splits["train"], jax.random.key(1), 20)
+    return metrics["train_loss"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data.block_size": None}, "data.block_size: windows need one, the number of characters"),
+        ({"data.block_size": 7}, "data.block_size: 7 must be 8, which 3 layers join by 2"),
+        ({"model.fuse": 1}, "model.fuse: 1 must be at least 2"),
+        ({"data.kind": "lines"}, 'data.kind: "lines" must be windows, which window_mlp reads'),
+        ({"model.kind": "mlp"}, 'data.kind: "windows" must be lines, which mlp reads'),
+        ({"train.batch_size": 1}, "train.batch_size: 1 must be above 1 for model.batch_norm"),
+        ({"model.batch_norm": "batch"}, 'model.batch_norm: "batch" is not one of none, running'),
+        ({"model.init_scale": "he"}, 'model.init_scale: "he" is not one of normal, small_output'),
+        ({"model.momentum": 0.0}, "model.momentum: 0.0 must be above 0 and at most 1"),
+        (
+            {"model.batch_norm": "none", "model.output_norm": True},
+            "model.output_norm: true must be False without model.batch_norm",
+        ),
+        (
+            {"data.kind": "lines", "data.block_size": None, "model.kind": "mlp"},
+            "model.fuse: 2 must be None: only window_mlp has it",
+        ),
+    ],
+)
+def test_mistakes_are_named(tmp_path, given, message):
+    config = small_config("wavenet")
+    for name, value in given.items():
+        group, _, leaf = name.partition(".")
+        setattr(getattr(config, group), leaf, value)
+    with pytest.raises(UserError, match=f"^{message}"):
+        loop.train(config, str(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_twin_in_pytorch_is_said():
+    torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
+    assert torch
+    command = ("-m", "makemore_jax.torch_parity.compare", "--config", "configs/lecture_mlp.py")
+    done = run(*command, f"--config.data.path={ROOT / 'names.txt'}", "--steps", "1")
+    assert done.returncode == 2
+    assert done.stderr == "compare: model.kind: window_mlp has no twin in PyTorch here\n"
+
+
+def test_vocabulary_is_that_of_lines():
+    dataset = data.load(small_config("mlp").data, seed=0)
+    assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
