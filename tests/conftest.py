@@ -77,7 +77,7 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,  # what takes a minute here takes many on a slow machine that does more besides
     )
 
 

@@ -99,14 +99,14 @@ def test_cross_entropy_pushes_and_pulls_alike():
 
 def test_training_by_hand_is_training_by_jax():
     """300 steps on names: the same losses and parameters, and they get better."""
-    splits, vocab_size = backprop.load(str(ROOT / "names.txt"))
+    splits, vocab = backprop.load(str(ROOT / "names.txt"))
     split = splits["train"]
 
     def by_jax(params, x, y):
         (loss, _), grads = jax.value_and_grad(backprop.forward, has_aux=True)(params, x, y)
         return loss, grads
 
-    start, key = backprop.init(jax.random.key(3), vocab_size), jax.random.key(4)
+    start, key = backprop.init(jax.random.key(3), vocab.size), jax.random.key(4)
     params, losses = backprop.train(start, key, split, steps=300)
     plain, plain_losses = backprop.train(start, key, split, steps=300, loss_and_grads=by_jax)
     assert losses.shape == (300,)
@@ -145,27 +145,71 @@ def test_evaluation_with_the_statistics_of_a_batch_is_its_loss():
 
 
 def test_the_lectures_sizes():
-    splits, vocab_size = backprop.load(str(published("names")))
+    splits, vocab = backprop.load(str(published("names")))
     assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 182_625, "dev": 22_655}
     assert splits["train"][0].shape == (182_625, 3)
     words = published("names").read_text().split()
     assert sum(len(word) + 1 for word in words) - 182_625 - 22_655 == 22_866
-    assert vocab_size == 27
+    assert vocab.size == 27
     assert backprop.count_params(backprop.init(jax.random.key(0))) == 12_297
 
 
-def test_command(capsys):
-    backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "20"])
+def test_command(tmp_path, capsys, monkeypatch):
+    pictures = pytest.importorskip("makemore_jax.lectures.pictures")
+    monkeypatch.setattr(pictures.plt, "close", lambda figure: None)
+    backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "20", "--out", str(tmp_path)])
+    monkeypatch.undo()
     printed = capsys.readouterr().out
     for name in NAMES + SHORT:
         assert f"\n  {name} " in printed
     assert "\n12,297 parameters\n" in printed
-    assert re.fullmatch(r"train 3\.\d{4}, dev 3\.\d{4} after \d+\.\d s", printed.splitlines()[-1])
+    *_, losses, files = printed.splitlines()
+    assert re.fullmatch(r"train 3\.\d{4}, dev 3\.\d{4} after \d+\.\d s", losses)
+    assert files == (
+        f"{tmp_path}/dlogits.png shows the gradient by the logits, "
+        f"{tmp_path}/losses.png the training"
+    )
+    for file in ("dlogits.png", "losses.png"):
+        assert pictures.plt.imread(tmp_path / file).shape[1] == 1_000
+
+    of_gradient, of_losses = map(pictures.plt.figure, pictures.plt.get_fignums())
+    shown = of_gradient.axes[0].images[0].get_array()
+    assert shown.shape == (32, 27)
+    assert ((shown > 0).sum(axis=1) == 1).all()  # one pushed up, all others pulled down
+    assert_close(32 * shown.sum(axis=1), np.zeros(32), 1e-5)
+    # What follows those characters, somewhere in the list, is what is pushed up.
+    rows = [text.get_text() for text in of_gradient.axes[0].get_yticklabels()]
+    columns = [text.get_text() for text in of_gradient.axes[0].get_xticklabels()]
+    text = "".join(f"..{word}" for word in [*(ROOT / "names.txt").read_text().split(), ""])
+    for row, column in zip(rows, shown.argmax(axis=1), strict=True):
+        assert row + columns[column] in text.replace("..", "...")
+    means, drop = of_losses.axes[0].lines
+    assert means.get_ydata().shape == (20,) and drop.get_xdata() == [10, 10]
+    pictures.plt.close("all")
+
+
+def test_picture_of_losses(tmp_path, monkeypatch):
+    """451 losses: means of two, and the last, which has no second, left out."""
+    pictures = pytest.importorskip("makemore_jax.lectures.pictures")
+    monkeypatch.setattr(pictures.plt, "close", lambda figure: None)
+    pictures.losses(np.arange(451.0), 226, (0.3, 0.07), tmp_path / "losses.png")
+    monkeypatch.undo()
+    ax = pictures.plt.gcf().axes[0]
+    means, drop = ax.lines
+    np.testing.assert_array_equal(means.get_xdata(), np.arange(1, 451, 2))
+    np.testing.assert_array_equal(means.get_ydata(), np.arange(0.5, 450, 2))
+    assert list(drop.get_xdata()) == [226, 226]
+    assert [text.get_text() for text in ax.texts] == ["learning rate 0.3", "0.07"]
+    assert ax.get_title() == "training loss, mean of each 2 steps"
+    pictures.plt.close("all")
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     few = tmp_path / "few.txt"
     few.write_text("ab\n" * 5)
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("zoë\n".encode("latin-1"))
+    names = str(ROOT / "names.txt")
     for arguments, message in (
         (
             ["--data", f"{ROOT}/names.tx"],
@@ -174,6 +218,11 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (
             ["--data", str(few)],
             f"--data: {few} has 5 lines, too few: the lecture split leaves none for dev",
+        ),
+        (["--data", str(latin)], f"--data: {latin} is not utf-8 at byte 2; convert it"),
+        (
+            ["--data", names, "--out", str(few)],
+            f"--out: {few}/dlogits.png can't be written: File exists",
         ),
         (["--steps", "0"], "--steps: 0 must be from 1 to 2147483647"),
         (["--steps", "x"], "argument --steps: invalid int value: 'x'"),
@@ -185,9 +234,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert capsys.readouterr() == ("", f"backprop: {message}\n")
 
 
-def test_a_gradient_that_differs_is_named(monkeypatch, capsys):
+def test_a_gradient_that_differs_is_named(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(backprop, "differences", lambda *given: {"h": 1e-7, "W1": 1e-5})
     with pytest.raises(SystemExit) as exit:
-        backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "1"])
+        backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "1", "--out", str(tmp_path)])
     assert exit.value.code == 1
     assert capsys.readouterr().err == "backprop: gradients differ too much: W1\n"

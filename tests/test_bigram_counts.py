@@ -264,6 +264,15 @@ def test_picture_shows_each_pair_above_its_count(tmp_path, monkeypatch):
     pictures.plt.close("all")
 
 
+def test_picture_of_makemores_list_is_a_small_file(makemore_counts, tmp_path):
+    pictures = pytest.importorskip("makemore_jax.lectures.pictures")
+    file = tmp_path / "counts.png"
+    pictures.bigram_table(makemore_counts, [".", *"abcdefghijklmnopqrstuvwxyz"], file)
+    height, width, _ = pictures.plt.imread(file).shape
+    assert height == width and 1_000 < width < 1_200
+    assert file.stat().st_size < 400_000
+
+
 def test_symbols_are_all_different():
     assert bc.symbols(VOCAB) == [".", "a", "b", "c"]
     assert bc.symbols(Vocab((".", "a"))) == ["<>", ".", "a"]
@@ -272,7 +281,6 @@ def test_symbols_are_all_different():
 def test_command(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(bc, "STEPS", 1_000)
-    monkeypatch.setattr(bc.startup, "use_compilation_cache", lambda: None)
     words = tmp_path / "words.txt"
     words.write_text("\n".join(WORDS * 7), "utf-8-sig")
     options = ["--data", str(words), "--out", str(tmp_path / "out"), "--smoothing", "0.5"]
@@ -295,8 +303,8 @@ def test_command(tmp_path, capsys, monkeypatch):
     [
         (["--data", "wrods.txt"], "--data: wrods.txt does not exist; did you mean words.txt?"),
         (["--data", "empty.txt"], "--data: empty.txt is empty; it needs one word per line"),
-        (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 at byte 1; convert it"),
-        (["--data", "."], "--data: . can't be read: Is a directory"),
+        (["--data", "latin.txt"], "--data: latin.txt is not utf-8 at byte 1; convert it"),
+        (["--data", "."], "--data: . is a folder, not a text file"),
         (["--smoothing", "-1"], "--smoothing: -1.0 must be a number, 0 or above"),
         (["--smoothing", "nan"], "--smoothing: nan must be a number, 0 or above"),
         (["--smoothing", "much"], "argument --smoothing: invalid float value: 'much'"),

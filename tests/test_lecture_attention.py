@@ -1,12 +1,15 @@
 """The four versions of attention: equal where they should be, and equal to the transformer's."""
 
+import io
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
 
-from makemore_jax.lectures import attention
+from makemore_jax.lectures import attention, backprop, bigram_counts
 from makemore_jax.lectures.attention import (
     Head,
     attention_weights,
@@ -157,17 +160,90 @@ def test_a_single_key_gets_all():
     assert (float(found.entropy), float(found.largest)) == (0, 1)
 
 
-def test_command(capsys):
-    attention.main([])
-    printed = capsys.readouterr().out.splitlines()
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """What the command prints, by line, the file that it writes, and the axes drawn there."""
+    pictures = pytest.importorskip("makemore_jax.lectures.pictures")
+    file = tmp_path_factory.mktemp("attention") / "new" / "attention.png"
+    printed = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pictures.plt, "close", lambda figure: None)
+        patched.setattr(sys, "stdout", io.TextIOWrapper(printed))
+        attention.main(["--out", str(file.parent)])
+        lines = printed.getvalue().decode().splitlines()
+    yield lines, file, pictures.plt.gcf().axes
+    pictures.plt.close("all")
+
+
+def test_command_prints(command):
+    printed, file, _ = command
     averages = [
         line.split()[-2 * T :]
         for line in printed
         if line.startswith(("loop", "product", "softmax", "attention of 0"))
     ]
     assert len(averages) == 4 and averages.count(averages[0]) == 4
-    assert [line.split()[0] for line in printed[-5:]] == ["1", "4", "16", "64", "256"]
+    assert [line.split()[0] for line in printed[-7:-2]] == ["1", "4", "16", "64", "256"]
+    assert printed[-1] == f"{file} shows the weights of each version, and both measures"
+
+
+def test_command_draws_the_weights(command):
+    _, file, axes = command
+    tables = {ax.get_title(): np.asarray(ax.images[0].get_array()) for ax in axes[:6]}
+    expected = np.tril(np.ones((5, 5))) / np.arange(1, 6)[:, None]
+    for name in ("loop", "product", "softmax of masked zeros"):
+        assert_close(tables[name], expected, 1e-6)
+    seen = np.tril(tables["without mask"])
+    assert (tables["without mask"] > 0).all()
+    assert_close(tables["self-attention"], seen / seen.sum(axis=1, keepdims=True), 1e-6)
+    assert tables["across another sequence"].shape == (5, 3)
+    for ax, table in zip(axes, tables.values(), strict=False):
+        assert_close(table.sum(axis=1), np.ones(5), 1e-6)
+        assert len(ax.texts) == table.size
+        for text in ax.texts:
+            column, row = text.get_position()
+            assert float(text.get_text()) == pytest.approx(table[row, column], abs=0.0051)
+    header = file.read_bytes()[:24]
+    assert int.from_bytes(header[16:20], "big") == 1_000  # pixels across
+
+
+def test_command_draws_what_it_measures(command):
+    printed, _, axes = command
+    rows = np.array([line.split() for line in printed[-7:-2]], float)
+    for ax, columns in zip(axes[6:], ([3, 4], [5, 6]), strict=True):
+        for line, column in zip(ax.lines, columns, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), rows[:, 0])
+            assert_close(line.get_ydata(), rows[:, column], 5.1e-4)
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("mine")
+    for arguments, message in (
+        (["--head", "3"], "unrecognized arguments: --head 3"),
+        (
+            ["--out", f"{tmp_path}/file"],
+            f"--out: {tmp_path}/file/attention.png can't be written: File exists",
+        ),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            attention.main(arguments)
+        assert exit.value.code == 2
+        assert capsys.readouterr() == ("", f"attention: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("lecture", "picture"),
+    [(attention, "attention.png"), (backprop, "dlogits.png"), (bigram_counts, "counts.png")],
+)
+def test_without_matplotlib(lecture, picture, tmp_path, monkeypatch, capsys):
+    """Told before all else: there is no names.txt here either."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as exit:
-        attention.main(["--head", "3"])
+        lecture.main([])
     assert exit.value.code == 2
-    assert capsys.readouterr() == ("", "attention: unrecognized arguments: --head 3\n")
+    name = lecture.__name__.rpartition(".")[2]
+    told = f'{name}: {picture} needs matplotlib: pip install -e ".[plots]"\n'
+    assert capsys.readouterr() == ("", told)
+    assert not list(tmp_path.iterdir())

@@ -283,3 +283,44 @@ assert "all-gather" not in compiled  # and no device collects the others'
 def test_each_device_computes_its_own_part_of_the_batch():
     done = run("-c", COMPILED_ON_EIGHT, **on_devices(8))
     assert done.returncode == 0, done.stderr
+
+
+def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
+    """metrics.jsonl and TensorBoard hold it, once for each step, also where the run was resumed."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small_config("mlp", steps=20, log_every=10, eval_every=20)
+    loop.train(config, str(tmp_path / "plain"))
+    config.train.diagnose_every, config.train.steps = 8, 10
+    loop.train(config, str(tmp_path / "diagnosed"))
+    config.train.steps = 20
+    loop.train(config, str(tmp_path / "diagnosed"))
+    states = [final_state(config, tmp_path / name) for name in ("plain", "diagnosed")]
+    assert_same(*states)
+    found = [line for line in read_metrics(tmp_path / "diagnosed") if "saturated" in line]
+    assert [line["step"] for line in found] == [0, 8, 16]
+    assert all(line["saturated"].keys() == line["activations"].keys() for line in found)
+    assert not any("saturated" in line for line in read_metrics(tmp_path / "plain"))
+
+    events = EventAccumulator(str(tmp_path / "diagnosed"), size_guidance={"histograms": 0})
+    events.Reload()
+    (layer,) = found[0]["saturated"]
+    assert [e.step for e in events.Scalars(f"saturated/{layer}")] == [0, 8, 16]
+    weight = "update_to_data/wte.embedding"
+    ratios = [line["update_to_data"]["wte.embedding"] for line in found]
+    assert [e.value for e in events.Scalars(weight)] == pytest.approx(ratios)
+    histograms = events.Histograms(f"activations/{layer}")
+    assert [e.step for e in histograms] == [0, 8, 16]
+    expected = found[1]["activations"][layer]
+    assert histograms[1].histogram_value.bucket == pytest.approx(expected["counts"])
+    assert histograms[1].histogram_value.max == pytest.approx(expected["high"])
+
+
+def test_a_run_that_does_not_look_inside_does_not_load_what_does(tmp_path):
+    config = ("--config", "configs/bigram.py", "--config.train.steps=5")
+    code = "import runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name="
+    code += "'__main__'); print([m for m in sys.modules if m.startswith('makemore_jax.diag')])"
+    for given, loaded in ((), "[]"), (("--config.train.diagnose_every=5",), "['makemore_jax.diag"):
+        done = run("-c", code, *config, *given, "--workdir", tmp_path / f"run{len(given)}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith(loaded)

@@ -3,20 +3,24 @@
 Each position is to learn from those before it (https://youtu.be/kCc8FmEb1nY). The plainest way is
 their average: by a loop, by one product with a triangular matrix, by a softmax over scores that are
 all 0. The fourth lets the positions choose: the scores come from queries and keys, and the average
-becomes self-attention.
+becomes self-attention. The command prints what each makes of a short sequence, and what the scaling
+of the scores is for, and draws both as attention.png.
 
 B batch, T time, S time of the other sequence, C channels, hs head size.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import entr
+
+from makemore_jax.lectures import command
 
 
 def average_by_loop(x: Array) -> Array:
@@ -119,19 +123,21 @@ def measure_scores(
     return ScoreStatistics(scores.var(), entropy.mean(), weights.max(axis=-1).mean())
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"attention: {message}\n")  # one line, where argparse adds its usage
+HEAD_SIZES = (1, 4, 16, 64, 256)  # those measured
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = _Parser(
-        prog="python -m makemore_jax.lectures.attention",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.parse_args(argv)
+    parser = command.Parser("attention", __doc__)
+    parser.add_argument("--out", default="runs/attention", help="folder (runs/attention)")
+    folder = Path(parser.parse_args(argv).out)
+    command.run("attention", lambda: _tell(folder))
+
+
+def _tell(folder: Path) -> None:
+    """Compute everything, draw the picture, then print."""
+    command.need_matplotlib("attention.png")
+    from makemore_jax.lectures import pictures
+
     data_key, head_key, source_key, score_key = jax.random.split(jax.random.key(0), 4)
     T, C = 5, 2
     x, mask = jax.random.normal(data_key, (1, T, C)), causal_mask(T)
@@ -148,6 +154,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         "without mask": self_attention(head, x),
         "across": cross_attention(head, x, source),
     }
+    one_hot = jnp.eye(T)[None]  # of which an average is its weights
+    q, k = x @ head.query, x @ head.key
+    weights = {
+        "loop": average_by_loop(one_hot),
+        "product": average_by_product(one_hot),
+        "softmax of masked zeros": average_by_softmax(one_hot),
+        "self-attention": attention_weights(q, k, mask),
+        "without mask": attention_weights(q, k),
+        "across another sequence": attention_weights(q, source @ head.key),
+    }
+    measured = {  # by head size: as they are, and scaled
+        size: [measure_scores(score_key, size, scaled) for scaled in (False, True)]
+        for size in HEAD_SIZES
+    }
+    with command.writing(folder, "attention.png") as file:
+        pictures.attention({name: np.asarray(a[0]) for name, a in weights.items()}, measured, file)
+
     print("The past of x, by position, by loop, product, softmax and attention: with queries and")
     print("keys of 0, then random ones; these without a mask, and over another sequence.\n")
     for name, y in versions.items():
@@ -158,10 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\nThe four averages differ by {apart:.1e} at most.\n")
     print("Scores of 8 keys, as they are and divided by the square root of the head size:")
     print("  head size   variance       entropy        largest weight")
-    for head_size in (1, 4, 16, 64, 256):
-        plain, scaled = (measure_scores(score_key, head_size, s) for s in (False, True))
+    for size, (plain, scaled) in measured.items():
         pairs = (f"{float(a):7.3f} {float(b):6.3f}" for a, b in zip(plain, scaled, strict=True))
-        print(f"{head_size:>11} {' '.join(pairs)}")
+        print(f"{size:>11} {' '.join(pairs)}")
+    print(f"\n{file} shows the weights of each version, and both measures")
 
 
 if __name__ == "__main__":

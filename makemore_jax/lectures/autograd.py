@@ -6,21 +6,17 @@ jax.grad maps a function. The command prints the lecture's neuron, trains its pe
 points, and writes the neuron's graph as neuron.svg and, for Graphviz, neuron.dot.
 """
 
-import argparse
 import math
-import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
 from jax import Array
 
-from makemore_jax.errors import UserError
+from makemore_jax.lectures import command
 
 # What a formula gives for two numbers: the result, and its derivatives by the first and the second.
 _Formula = Callable[[float, float], tuple[float, float, float]]
@@ -280,205 +276,23 @@ def lecture_neuron(tanh_by_exp: bool = False) -> Value:
     return ((e - 1) / (e + 1)).named("o")
 
 
-def _cells(node: Value, gradient: float) -> list[str]:
-    """What the box of a node says."""
-    label = [" ".join(node.label.split())] if node.label.strip() else []
-    return [*label, f"data {node.data:.4g}", f"grad {gradient:.4g}"]
-
-
-def dot(output: Value) -> str:
-    """The graph in Graphviz's language, as `dot -Tpng` reads it; of any size."""
-    gradients = grads(output)
-    number = {node: i for i, node in enumerate(gradients)}
-    lines = ["digraph {", "  rankdir=LR;"]
-    for node, i in number.items():
-        cells = [re.sub(r'([\\"{}|<>])', r"\\\1", cell) for cell in _cells(node, gradients[node])]
-        lines.append(f'  n{i} [shape=record, label="{" | ".join(cells)}"];')
-        if node.op:
-            lines.append(f'  op{i} [label="{node.op}"];')
-            lines.append(f"  op{i} -> n{i};")
-            lines += [f"  n{number[parent]} -> op{i};" for parent in node.parents]
-    return "\n".join([*lines, "}", ""])
-
-
-MOST_DRAWN = 1000  # nodes; nobody looks at more
-# In pixels: from row to row, between columns, between an op and its box, around the whole; the
-# height of a box and of an op; and at most the width of a character, and what is left beside text.
-ROW, GAP, STEM, MARGIN = 44, 60, 14, 20
-HEIGHT, CHAR, PAD = 26, 7.5, 8
-
-_Rows = dict[Value, float]  # the height of each node that has a place in a column
-_Spot = tuple[float, float]  # x, y
-
-
-def draw(output: Value, file: str | Path) -> None:
-    """Draw the graph into an SVG file that needs no other program.
-
-    The column of a node is its longest distance from a leaf. Its box says label | data | grad,
-    and the op that computed it stands before the box. A value that is used some columns later has
-    a place in those between, so that its line meets no box. ValueError above MOST_DRAWN nodes.
-    """
-    gradients = grads(output)
-    if len(gradients) > MOST_DRAWN:
-        raise ValueError(f"{len(gradients)} nodes: a picture holds {MOST_DRAWN}, dot() any number")
-    cells = {node: _cells(node, gradients[node]) for node in gradients}
-    columns = _place(list(gradients))
-    heights = [y for rows in columns for y in rows.values()]
-    shapes: list[str] = []
-    starts: dict[Value, _Spot] = {}
-    right = MARGIN - GAP
-    for rows in columns:
-        shapes_here, starts, right = _draw_column(rows, cells, right + GAP, starts)
-        shapes += shapes_here
-    top, bottom = min(heights) - HEIGHT / 2 - MARGIN, max(heights) + HEIGHT / 2 + MARGIN
-    width, height = right + MARGIN, bottom - top
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}">\n'
-        f'<path d="M0 {top:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z" fill="white"/>'
-    )
-    Path(file).write_text("\n".join([head, *shapes, "</svg>", ""]), "utf-8")
-
-
-def _place(order: list[Value]) -> list[_Rows]:
-    """For each column the heights of its nodes, and of those whose lines only pass."""
-    column: dict[Value, int] = {}
-    last: dict[Value, int] = {}  # the column in which the lines to all uses of a node end
-    for node in order:
-        column[node] = last[node] = 1 + max((column[parent] for parent in node.parents), default=-1)
-        for parent in node.parents:
-            last[parent] = max(last[parent], column[node] - 1)
-    first = [node for node in order if column[node] == 0]
-    columns = [{node: float(i * ROW) for i, node in enumerate(first)}]
-    for c in range(1, max(column.values()) + 1):
-        here = [node for node in order if column[node] <= c <= last[node]]
-        columns.append(_spread({node: _wanted_height(node, columns[-1]) for node in here}))
-    return columns
-
-
-def _wanted_height(node: Value, before: _Rows) -> float:
-    """Straight on, or in the middle of the parents."""
-    if node in before:
-        return before[node]
-    return sum(before[parent] for parent in node.parents) / len(node.parents)
-
-
-def _spread(wanted: _Rows) -> _Rows:
-    """Heights in the order of those wanted, at least ROW apart, and else as near as can be.
-
-    Nearest in the sum of squares: neighbours that would meet are moved as one (isotonic regression
-    by pooling).
-    """
-    nodes_down = sorted(wanted, key=lambda node: wanted[node])
-    groups: list[tuple[float, int]] = []  # mean height of the first node, number of nodes
-    for i, node in enumerate(nodes_down):
-        mean, count = wanted[node] - i * ROW, 1
-        while groups and groups[-1][0] > mean:
-            mean_before, count_before = groups.pop()
-            mean = (mean * count + mean_before * count_before) / (count + count_before)
-            count += count_before
-        groups.append((mean, count))
-    starts = [mean for mean, count in groups for _ in range(count)]
-    return {node: starts[i] + i * ROW for i, node in enumerate(nodes_down)}
-
-
-def _draw_column(
-    rows: _Rows, cells: dict[Value, list[str]], left: float, starts: dict[Value, _Spot]
-) -> tuple[list[str], dict[Value, _Spot], float]:
-    """The shapes of a column, where lines start from it, and its right edge.
-
-    `starts`: where lines start from the column before; a node that is there only passes here.
-    """
-    boxed = [node for node in rows if node not in starts]
-    op_width = max(_op_width(node) for node in boxed)
-    box_left = left + op_width + (STEM if op_width else 0)
-    right = box_left + max(sum(map(_cell_width, cells[node])) for node in boxed)
-    shapes: list[str] = []
-    starts_here: dict[Value, _Spot] = {}
-    for node, y in rows.items():
-        if node in starts:
-            shapes.append(_line(starts[node], left, y, right))
-            starts_here[node] = (right, y)
-            continue
-        op_left = left + (op_width - _op_width(node)) / 2
-        shapes += [_line(starts[p], left, y, op_left) for p in dict.fromkeys(node.parents)]
-        if node.op:
-            shapes += _op(node, op_left, y, box_left)
-        shapes += _box(cells[node], box_left, y)
-        starts_here[node] = (box_left + sum(map(_cell_width, cells[node])), y)
-    return shapes, starts_here, right
-
-
-def _op_width(node: Value) -> float:
-    return max(HEIGHT, len(node.op) * CHAR + PAD) if node.op else 0.0
-
-
-def _cell_width(text: str) -> float:
-    return len(text) * CHAR + 2 * PAD
-
-
-def _line(start: _Spot, left: float, y: float, end: float) -> str:
-    """From the column before into this one, bent only between the two."""
-    middle = left - GAP / 2
-    bend = f"C{middle:.1f} {start[1]:.1f} {middle:.1f} {y:.1f} {left:.1f} {y:.1f}"
-    path = f"M{start[0]:.1f} {start[1]:.1f}H{left - GAP:.1f}{bend}H{end:.1f}"
-    return f'<path d="{path}" fill="none" stroke="#888"/>'
-
-
-def _text(text: str, x: float, y: float) -> str:
-    style = 'font-family="monospace" font-size="12" text-anchor="middle"'
-    return f'<text x="{x:.1f}" y="{y + 4:.1f}" {style}>{escape(text)}</text>'  # 4: half a letter
-
-
-def _op(node: Value, left: float, y: float, box_left: float) -> list[str]:
-    """A circle, or what is as wide as its text, and the line to its box."""
-    radius = _op_width(node) / 2
-    return [
-        f'<path d="M{left + 2 * radius:.1f} {y:.1f}H{box_left:.1f}" stroke="#888"/>',
-        f'<ellipse cx="{left + radius:.1f}" cy="{y:.1f}" rx="{radius:.1f}" ry="{HEIGHT / 2}" '
-        'fill="#fff3d6" stroke="#888"/>',
-        _text(node.op, left + radius, y),
-    ]
-
-
-def _box(cells: list[str], left: float, y: float) -> list[str]:
-    """A rectangle for each cell, side by side."""
-    shapes = []
-    for text in cells:
-        width = _cell_width(text)
-        shapes.append(
-            f'<rect x="{left:.1f}" y="{y - HEIGHT / 2:.1f}" width="{width:.1f}" '
-            f'height="{HEIGHT}" fill="#eef4fb" stroke="#333"/>'
-        )
-        shapes.append(_text(text, left + width / 2, y))
-        left += width
-    return shapes
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"autograd: {message}\n")  # one line, where argparse adds its usage
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = _Parser(
-        prog="python -m makemore_jax.lectures.autograd",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.Parser("autograd", __doc__)
     parser.add_argument("--out", default="runs/autograd", help="where files go (runs/autograd)")
     folder = Path(parser.parse_args(argv).out)
-    try:
-        _write_pictures(folder)
-        _print_neuron()
-        _print_perceptron()
-        print(f"{folder / 'neuron.svg'} and {folder / 'neuron.dot'} hold the neuron's graph")
-    except UserError as error:
-        print(f"autograd: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(130)
+    command.run("autograd", lambda: _tell(folder))
+
+
+def _tell(folder: Path) -> None:
+    """Draw the pictures, then print."""
+    from makemore_jax.lectures import autograd_picture  # not further up: it knows this module
+
+    with command.writing(folder):
+        autograd_picture.draw(lecture_neuron(), folder / "neuron.svg")
+        (folder / "neuron.dot").write_text(autograd_picture.dot(lecture_neuron()), "utf-8")
+    _print_neuron()
+    _print_perceptron()
+    print(f"{folder / 'neuron.svg'} and {folder / 'neuron.dot'} hold the neuron's graph")
 
 
 def _print_neuron() -> None:
@@ -498,15 +312,6 @@ def _print_perceptron() -> None:
         print(f"{step:5} {losses[step]:.6f}")
     for x, y in zip(XS, YS, strict=True):
         print(f"{x} is to give {y:4.1f}, gives {mlp(params, x)[0].data:9.6f}")
-
-
-def _write_pictures(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(lecture_neuron(), folder / "neuron.svg")
-        (folder / "neuron.dot").write_text(dot(lecture_neuron()), "utf-8")
-    except OSError as error:
-        raise UserError(f"--out: {folder} can't be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -5,29 +5,34 @@ derivative of each is one line; then the short forms that cross-entropy and batc
 whole (https://youtu.be/q8SA3rM6ckI). The command holds every gradient against jax.grad, trains
 with the short forms for 200,000 steps, and prints the losses: on the course's names 2.0737 on train
 and 2.1144 on dev. Four other keys gave 2.0695 to 2.0746 and 2.1091 to 2.1147; the lecture has
-2.0705 and 2.1099.
+2.0705 and 2.1099. It draws the first gradient by the logits as dlogits.png, and losses.png.
 
 B batch, T characters of context, C channels, H hidden, V vocabulary. Where a parameter has the
 lecture's name it has its shape too: `C` is also the table of embeddings.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from makemore_jax import data
 from makemore_jax.config import DataConfig
+from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
+from makemore_jax.lectures import command
+from makemore_jax.lectures.bigram_counts import symbols
 from makemore_jax.losses import mean_loss
 
 BLOCK_SIZE, N_EMBD, N_HIDDEN = 3, 10, 200  # T, C and H of the lecture
+LEARNING_RATES = 0.1, 0.01  # of the first half of all steps, and of the second
 EPSILON = 1e-5  # keeps the root of a variance of 0 away from 0
 
 Windows = tuple[Array, Array]  # x (N, T) and y (N,)
@@ -270,6 +275,11 @@ def _differences(params: Params, x: Array, y: Array) -> dict[str, Array]:
     return found | {f"{name}, short": difference(name, a) for name, a in short.items()}
 
 
+def first_half(steps: int) -> int:
+    """How many of so many steps have the first learning rate."""
+    return (steps + 1) // 2
+
+
 @partial(jax.jit, static_argnames=("steps", "batch_size", "loss_and_grads"))
 def train(
     params: Params,
@@ -279,7 +289,7 @@ def train(
     batch_size: int = 32,
     loss_and_grads: LossAndGrads = loss_and_grads_by_hand,
 ) -> tuple[Params, Array]:
-    """Plain gradient descent: learning rate 0.1, and 0.01 in the second half.
+    """Plain gradient descent, with LEARNING_RATES.
 
     Each batch is drawn from all windows of the split. -> the new parameters, and the loss of each
     step (steps,).
@@ -289,7 +299,7 @@ def train(
     def step(params: Params, i: Array) -> tuple[Params, Array]:
         chosen = jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(y))
         loss, grads = loss_and_grads(params, x[chosen], y[chosen])
-        learning_rate = jnp.where(i < (steps + 1) // 2, 0.1, 0.01)
+        learning_rate = jnp.where(i < first_half(steps), *LEARNING_RATES)
         return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads), loss
 
     return jax.lax.scan(step, params, jnp.arange(steps))
@@ -324,81 +334,84 @@ def _hprebn(params: Params, x: Array) -> Array:
     return params.C[x].reshape(len(x), -1) @ params.W1 + params.b1
 
 
-def load(path: str) -> tuple[dict[str, Windows], int]:
-    """The windows of the lecture's train and dev split of a file of lines, and V.
+def load(path: str) -> tuple[dict[str, Windows], Vocab]:
+    """The windows of the lecture's train and dev split of a file of lines, and its vocabulary.
 
     UserError if the file can't be read or has too few lines.
     """
     config = DataConfig(path=path, kind="windows", split="lecture", block_size=BLOCK_SIZE)
-    try:
+    with command.reading_data():
         dataset = data.load(config, seed=0)
-    except UserError as error:
-        raise UserError(str(error).replace("data.path:", "--data:")) from None
     splits = {}
     for name in ("train", "dev"):
         x, y = dataset.splits[name].take(jnp.arange(dataset.splits[name].size))
         splits[name] = x, y[:, 0]
-    return splits, dataset.vocab.size
+    return splits, dataset.vocab
 
 
 BOUNDS = {"float32": 1e-6, "float64": 1e-12}  # for what `differences` gives
 
 
-def run(path: str, steps: int) -> list[str]:
-    """All that the command prints. -> the gradients that differ by more than their bound."""
-    if not 1 <= steps < 2**31:
-        raise UserError(f"--steps: {steps} must be from 1 to {2**31 - 1}")
-    splits, vocab_size = load(path)
-    init_key, batch_key, train_key = jax.random.split(jax.random.key(0), 3)
-    params = init(init_key, vocab_size)
-    x, y = splits["train"]
-    for name, (_, targets) in splits.items():
-        print(f"{name}: {len(targets):,} windows of {BLOCK_SIZE} characters")
-    print(f"{count_params(params):,} parameters\n")
+class GradientsDiffer(UserError):
+    """By more than their bound. Nothing was wrong with the command line, so exit with 1."""
 
-    chosen = jax.random.randint(batch_key, (32,), 0, len(y))
-    dtype = str(params.C.dtype)
-    print(f"gradients by hand and by jax.grad in {dtype}: largest difference / largest entry")
-    found = differences(params, x[chosen], y[chosen])
-    for title, difference in found.items():
-        print(f"  {title:<16} {difference:.1e}")
-
-    print(f"\ntraining for {steps:,} steps with the gradients by hand", flush=True)
-    start = time.perf_counter()
-    params, _ = jax.block_until_ready(train(params, train_key, splits["train"], steps))
-    seconds = time.perf_counter() - start
-    statistics = calibrate(params, x)
-    losses = (f"{n} {evaluate(params, statistics, split):.4f}" for n, split in splits.items())
-    print(f"{', '.join(losses)} after {seconds:.1f} s")
-    return [title for title, difference in found.items() if not difference <= BOUNDS[dtype]]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"backprop: {message}\n")  # one line, where argparse adds its usage
+    exit_code = 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = _Parser(
-        prog="python -m makemore_jax.lectures.backprop",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.Parser("backprop", __doc__)
     parser.add_argument("--data", default="names.txt", help="a file of lines (names.txt)")
+    parser.add_argument("--out", default="runs/backprop", help="where files go (runs/backprop)")
     parser.add_argument("--steps", type=int, default=200_000, help="how many to train (200,000)")
     parser.add_argument("--float64", action="store_true", help="compute in float64")
     arguments = parser.parse_args(argv)
     if arguments.float64:
         jax.config.update("jax_enable_x64", True)
-    try:
-        exceeded = run(arguments.data, arguments.steps)
-    except UserError as error:
-        print(f"backprop: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    command.run("backprop", lambda: _tell(arguments))
+
+
+def _tell(arguments: argparse.Namespace) -> None:
+    """Check the gradients, train, and draw both."""
+    command.need_matplotlib("dlogits.png")
+    from makemore_jax.lectures import pictures
+
+    steps, folder = arguments.steps, Path(arguments.out)
+    if not 1 <= steps < 2**31:
+        raise UserError(f"--steps: {steps} must be from 1 to {2**31 - 1}")
+    splits, vocab = load(arguments.data)
+    init_key, batch_key, train_key = jax.random.split(jax.random.key(0), 3)
+    params = init(init_key, vocab.size)
+    x, y = splits["train"]
+    chosen = jax.random.randint(batch_key, (32,), 0, len(y))
+    batch = x[chosen], y[chosen]
+    with command.writing(folder, "dlogits.png") as dlogits_file:
+        _, saved = jax.jit(forward)(params, *batch)
+        dlogits = cross_entropy_backward(saved.logits, batch[1])
+        table, windows = np.asarray(dlogits), np.asarray(batch[0])
+        pictures.logit_gradients(table, windows, symbols(vocab), dlogits_file)
+
+    for name, (_, targets) in splits.items():
+        print(f"{name}: {len(targets):,} windows of {BLOCK_SIZE} characters")
+    print(f"{count_params(params):,} parameters\n")
+    dtype = str(params.C.dtype)
+    print(f"gradients by hand and by jax.grad in {dtype}: largest difference / largest entry")
+    found = differences(params, *batch)
+    for title, difference in found.items():
+        print(f"  {title:<16} {difference:.1e}")
+
+    print(f"\ntraining for {steps:,} steps with the gradients by hand", flush=True)
+    start = time.perf_counter()
+    params, losses = jax.block_until_ready(train(params, train_key, splits["train"], steps))
+    seconds = time.perf_counter() - start
+    statistics = calibrate(params, x)
+    means = (f"{n} {evaluate(params, statistics, split):.4f}" for n, split in splits.items())
+    print(f"{', '.join(means)} after {seconds:.1f} s")
+    with command.writing(folder, "losses.png") as losses_file:
+        pictures.losses(np.asarray(losses), first_half(steps), LEARNING_RATES, losses_file)
+    print(f"{dlogits_file} shows the gradient by the logits, {losses_file} the training")
+    exceeded = [title for title, difference in found.items() if not difference <= BOUNDS[dtype]]
     if exceeded:
-        print(f"backprop: gradients differ too much: {'; '.join(exceeded)}", file=sys.stderr)
-        sys.exit(1)
+        raise GradientsDiffer(f"gradients differ too much: {'; '.join(exceeded)}")
 
 
 if __name__ == "__main__":

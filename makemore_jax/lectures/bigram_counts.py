@@ -8,24 +8,24 @@ matrix as counts.png.
 """
 
 import argparse
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from makemore_jax import sampling, startup
+from makemore_jax import sampling
+from makemore_jax.data import text_file
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
-from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.errors import UserError
+from makemore_jax.lectures import command
 from makemore_jax.models.bigram import Bigram
 from makemore_jax.sampling import LanguageModel
 
@@ -219,35 +219,22 @@ STEPS = 10_000
 L2 = 0.01  # the lecture's
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"bigram_counts: {message}\n")  # one line, where argparse adds its usage
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = _Parser(
-        prog="python -m makemore_jax.lectures.bigram_counts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.Parser("bigram_counts", __doc__)
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     parser.add_argument("--out", default="runs/bigram_counts", help="folder (runs/bigram_counts)")
     parser.add_argument("--smoothing", type=float, default=1.0, help="added to each count (1)")
     parser.add_argument("--seed", type=int, default=3407, help="of all that is drawn (3407)")
     parser.add_argument("--num", type=int, default=10, help="how many lines are drawn (10)")
     arguments = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a character the terminal lacks must not end this
-        stream.reconfigure(errors="backslashreplace")
-    try:
-        _tell(arguments)
-    except UserError as error:
-        print(f"bigram_counts: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    command.run("bigram_counts", lambda: _tell(arguments))
 
 
 def _tell(arguments: argparse.Namespace) -> None:
     """Check everything, draw the picture, then print."""
+    command.need_matplotlib("counts.png")
+    from makemore_jax.lectures import pictures
+
     words = _read(arguments.data)
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
@@ -257,8 +244,8 @@ def _tell(arguments: argparse.Namespace) -> None:
     vocab = Vocab(found.chars)
     counts = count(words, vocab)
     probs = probabilities(counts, arguments.smoothing)
-    file = _draw(counts, symbols(vocab), Path(arguments.out))
-    startup.use_compilation_cache()
+    with command.writing(Path(arguments.out), "counts.png") as file:
+        pictures.bigram_table(counts, symbols(vocab), file)
     init_key, sample_key = jax.random.split(jax.random.key(arguments.seed))
     print(
         f"{arguments.data}: {found.num_lines:,} lines of {found.shortest} to {found.longest} "
@@ -274,16 +261,9 @@ def _tell(arguments: argparse.Namespace) -> None:
 
 def _read(path: str) -> list[str]:
     """The words of a file. UserError if it can't be read or has none."""
-    file = Path(path)
-    try:
-        words = split_lines(file.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        near = [str(other) for other in file.parent.glob("*.txt")]
-        raise UserError(f"--data: {path} does not exist{did_you_mean(path, near)}") from None
-    except OSError as error:
-        raise UserError(f"--data: {path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--data: {path} is not UTF-8 at byte {error.start}; convert it") from None
+    with command.reading_data():
+        text, _ = text_file.read(path, "utf-8")
+    words = split_lines(text)
     if not words:
         raise UserError(f"--data: {path} is empty; it needs one word per line")
     return words
@@ -292,20 +272,6 @@ def _read(path: str) -> list[str]:
 def symbols(vocab: Vocab) -> list[str]:
     """What is shown for each token: for the 0 a dot, or <> where the text has dots of its own."""
     return ["<>" if "." in vocab.chars else ".", *vocab.chars]
-
-
-def _draw(counts: np.ndarray, symbols: list[str], folder: Path) -> Path:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError('counts.png needs matplotlib: pip install -e ".[plots]"')
-    from makemore_jax.lectures import pictures
-
-    file = folder / "counts.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures.bigram_table(counts, symbols, file)
-    except OSError as error:
-        raise UserError(f"--out: {file} can't be written: {error.strerror}") from None
-    return file
 
 
 def _print_table(

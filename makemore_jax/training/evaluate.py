@@ -60,10 +60,10 @@ def make_calibrate(model: nn.Module) -> Callable[[Any, Split], Any]:
     They are those of its first 200,000 examples (Ioffe and Szegedy 2015, algorithm 2, has the mean
     over batches). Each layer sees what the layers before it give with statistics of these examples.
     """
-    whole = model.clone(momentum=1.0)  # the new statistics are those of the batch alone
 
     @jax.jit
     def calibrate(variables: Any, split: Split) -> Any:
+        whole = model.clone(momentum=1.0)  # the new statistics are those of the batch alone
         inputs, _ = split.take(jnp.arange(min(split.size, MOST_CALIBRATED)))
         _, updated = whole.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return updated["batch_stats"]
