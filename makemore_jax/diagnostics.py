@@ -246,7 +246,8 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         activations, activation_gradients   by layer, as `histogram` has them
         grad_to_data, update_to_data        by parameter: the standard deviation of the gradient,
                                             and of what the optimizer adds, learning rate included,
-                                            over that of the parameter; None where this is 0
+                                            over that of the parameter; None where its numbers are
+                                            all the same
         gradients                           by parameter, of two axes or more, as `histogram`
     """
 
@@ -286,8 +287,8 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         data = jax.tree_util.tree_leaves_with_path(state.params)
         for (path, p), dp, update in zip(data, *trees, strict=True):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
-            # Not by the deviation, which rounding may keep off 0.
-            std = jnp.where(p.max() > p.min(), p.std(), jnp.nan)
+            # That of equal numbers is not 0 but what rounding makes of it.
+            std = jnp.where(p.std() > 1e-6 * jnp.abs(p).max(), p.std(), jnp.nan)
             found["grad_to_data"][name] = dp.std() / std
             found["update_to_data"][name] = update.std() / std
             if p.ndim > 1:

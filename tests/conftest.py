@@ -14,6 +14,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # it matters that the code is the user's, a test runs with AS_USERS_RUN.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 AS_USERS_RUN = {"XLA_FLAGS": ""}
+# PyTorch's threads wait for each other in a busy loop: where another process works on the same
+# cores, as another of these tests, a step of two threads takes a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="makemore_jax_cache_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore_jax.lectures import autograd, autograd_picture
-from makemore_jax.lectures import command as command_lib
 from makemore_jax.lectures.autograd import XS, YS, Value, grads, init_mlp, lecture_neuron
+from makemore_jax.lectures.command import run as run_command
 
 KEY = jax.random.key(0)
 # The same examples each time, so that the tests of a change fail by that change alone.
@@ -453,7 +453,7 @@ def test_an_interrupt_ends_without_a_word(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as exit_:
-        command_lib.run("autograd", interrupted)
+        run_command("autograd", interrupted)
     assert exit_.value.code == 130
     assert capsys.readouterr() == ("", "")
 
@@ -465,6 +465,6 @@ def test_output_that_nobody_reads_ends_without_a_word(monkeypatch, capsys):
     with os.fdopen(writer, "w") as pipe, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", pipe)
         with pytest.raises(SystemExit) as exit_:
-            command_lib.run("autograd", lambda: print("told"))
+            run_command("autograd", lambda: print("told"))
         assert exit_.value.code == 130
     assert capsys.readouterr() == ("", "")  # and closing the pipe has raised nothing

@@ -80,15 +80,14 @@ def test_the_tapped_program_is_the_model(kind):
 def test_gradients_and_updates_are_those_of_the_step(kind):
     """Also with dropout, where there is any, and not only in the first step."""
     config = small_config(kind)
-    config.model.dropout = 0.5
-    model = models.create(config.model, VOCAB, T)
-    check_step(model, rows(), small_model(kind)[1])
+    config.model.n_layer, config.model.dropout = 1, 0.5
+    check_step(models.create(config.model, VOCAB, T), rows())
 
 
-def check_step(model, batch, params=None):
+def check_step(model, batch):
+    """Diagnose the second step and hold it against that step. -> the state, what was found"""
     optimizer = optax.adamw(0.1, weight_decay=0.3)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
-    state = state.replace(params=params or state.params)
     train_step, loss_and_grads = make_train_step(model, optimizer), make_loss_and_grads(model)
 
     @jax.jit  # both at once compiles in half the time
@@ -106,6 +105,9 @@ def check_step(model, batch, params=None):
     params = names_and_leaves(state.params)
     assert list(found["grad_to_data"]) == list(found["update_to_data"]) == list(params)
     for name, p in params.items():
+        if p.std() < 1e-6 * np.abs(p).max():  # Adam's first steps are as long for all
+            assert found["grad_to_data"][name] is found["update_to_data"][name] is None
+            continue
         assert_close(found["grad_to_data"][name], grads[name].std() / p.std(), 1e-5)
         assert_close(found["update_to_data"][name], (after[name] - p).std() / p.std(), 1e-4)
     assert list(found["gradients"]) == [name for name, p in params.items() if p.ndim == 2]
@@ -114,6 +116,7 @@ def check_step(model, batch, params=None):
         assert_close(of["low"] / scale, grads[name].min() / scale, 1e-4)
         assert_close(of["high"] / scale, grads[name].max() / scale, 1e-4)
         assert sum(of["counts"]) == grads[name].size
+    return state, found
 
 
 class Windows(nn.Module):
@@ -130,19 +133,14 @@ class Windows(nn.Module):
 def test_batch_statistics_and_windows():
     """Statistics of the batch are taken as in the step; and where a window begins, all count."""
     inputs = rows()[0]
-    batch = inputs, inputs[:, :1]
-    check_step(Windows(), batch)
-    variables = Windows().init(jax.random.key(1), inputs)
-    optimizer = optax.sgd(0.1)
-    params = variables["params"]
-    state = state_of(params, optimizer).replace(batch_stats=variables["batch_stats"])
-    found = make_diagnose(Windows(), optimizer)(state, batch, KEY)
+    state, found = check_step(Windows(), (inputs, inputs[:, :1]))
     assert list(found["saturated"]) == ["tanh", "relu"]
     assert sum(found["activations"]["tanh"]["counts"]) == B * C
     # Normed by the batch itself: by the running statistics, 0 and 1, they would be larger or less.
+    params = jax.tree.map(np.asarray, state.params)
     x = params["Embed_0"]["embedding"][inputs].reshape(B, -1) @ params["Dense_0"]["kernel"]
-    x = np.asarray(x)
-    y = np.tanh((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5))
+    x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    y = np.tanh(x * params["BatchNorm_0"]["scale"] + params["BatchNorm_0"]["bias"])
     assert_close(found["activations"]["tanh"]["std"], y.std(), 1e-5)
 
 
@@ -217,13 +215,14 @@ def test_saturated_and_dead_units_of_tanh():
 
 def test_saturated_and_dead_gates():
     """Both ends of a sigmoid; and the tanh in a GELU, which is -1 where the unit is dead."""
-    model, params = small_model("gru")
+    model, params = small_model("lstm")
     bias = np.zeros(C, np.float32)
     bias[2], bias[5], bias[7] = 90, -90, np.log(0.98 / 0.02)
     cell = {name: {"kernel": 0 * of["kernel"], "bias": bias} for name, of in params["cell"].items()}
     found = diagnose(model, params | {"cell": cell}, rows())
-    assert found["saturated"]["sigmoid"] == pytest.approx(2 / C)  # 0.98 is not within 1.5%
-    assert found["dead"]["sigmoid"] == pytest.approx(2 / C)
+    for i in (1, 2, 3):
+        assert found["saturated"][f"sigmoid {i}"] == pytest.approx(2 / C)  # 0.98 is too far away
+        assert found["dead"][f"sigmoid {i}"] == pytest.approx(2 / C)
 
     model, params = small_model("transformer")
     params["h_1"]["mlp"]["c_fc"]["bias"] = np.zeros(40, np.float32)
@@ -276,8 +275,9 @@ def test_padding_does_not_count(kind):
 
 
 def test_rows_may_be_cut_off_where_there_is_padding_alone():
-    model, params = small_model("gru")
-    inputs, targets = (a[:2] for a in rows())
+    model, params = small_model("mlp")
+    inputs, targets = rows()
+    targets = targets.at[:, 5:].set(-1)
     found = diagnose(model, params, (inputs[:, :5], targets[:, :5]))
     assert_statistics(found, diagnose(model, params, (inputs, targets)))
 
@@ -292,13 +292,13 @@ def assert_statistics(found, expected):
 
 
 def test_packed_lines_have_the_statistics_of_lines_in_rows():
-    lengths = np.array([3, 7, 2, 5, 4])
+    lengths = np.array([4, 2, 7])
     stream = np.arange(lengths.sum() + 1) % (VOCAB - 1) + 1
     starts = np.concatenate([[0], np.cumsum(lengths)])
     stream[starts] = 0
-    lines, indices = Lines(jnp.asarray(stream), jnp.asarray(starts), T), jnp.arange(5)
-    model, params = small_model("transformer")
-    packed = lines.take_packed(indices, num_rows=4, width=T)
+    lines, indices = Lines(jnp.asarray(stream), jnp.asarray(starts), T), jnp.arange(B)
+    model, params = small_model("mlp")
+    packed = lines.take_packed(indices, num_rows=2, width=T)
     assert_statistics(diagnose(model, params, packed), diagnose(model, params, lines.take(indices)))
 
 
@@ -345,7 +345,7 @@ def test_as_many_steps_as_lines():
 def test_histogram_is_numpys():
     x = np.random.RandomState(2).randn(7, 13).astype(np.float32)
     counts = np.arange(7)[:, None] != 3
-    found, kept = histogram(jnp.asarray(x), jnp.asarray(counts)), x[counts[:, 0]]
+    found, kept = jax.jit(histogram)(x, counts), x[counts[:, 0]]
     np.testing.assert_array_equal(found["counts"], np.histogram(kept, N_BINS)[0])
     for name, value in {"low": kept.min(), "high": kept.max()}.items():
         assert found[name] == value
@@ -355,17 +355,16 @@ def test_histogram_is_numpys():
 
 
 def test_all_is_json():
-    """At the beginning, when many parameters are all the same; and where nothing counts."""
-    model, optimizer = small_model("transformer")[0], optax.sgd(0.1)
+    """At the beginning, when the first state is all 0; and where nothing counts."""
+    model, optimizer = small_model("rnn")[0], optax.sgd(0.1)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
     run = make_diagnose(model, optimizer)
     inputs, targets = rows()
     found = run(state, (inputs, targets), KEY)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["grad_to_data"]["ln_f.scale"] is None
-    assert found["update_to_data"]["ln_f.bias"] is None
-    name = "h_1.mlp.c_fc.kernel"
-    assert found["update_to_data"][name] == pytest.approx(0.1 * found["grad_to_data"][name])
+    assert found["grad_to_data"]["start"] is found["update_to_data"]["start"] is None
+    ratio = found["grad_to_data"]["cell.xh_to_h.kernel"]
+    assert found["update_to_data"]["cell.xh_to_h.kernel"] == pytest.approx(0.1 * ratio)
     json.dumps(run(state, (inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
 
 
