@@ -10,6 +10,7 @@ import numpy as np
 matplotlib.use("Agg")  # draws into files, also where there is no display
 from matplotlib import pyplot as plt
 from matplotlib.colors import FuncNorm, PowerNorm
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from makemore_jax.lectures.attention import ScoreStatistics
@@ -111,6 +112,7 @@ def logit_gradients(
     most = float(np.abs(dlogits).max())
     root = FuncNorm((_signed_root, _signed_square), vmin=-most, vmax=most)
     image = ax.imshow(-dlogits, cmap="RdBu", norm=root, aspect="auto")
+    ax.set_xticks([])
     if V <= MOST_LABELLED:
         ax.set_xticks(range(V), symbols, fontsize=9, parse_math=False)
     told = ["".join(symbols[token] for token in window) for window in x.tolist()]
@@ -157,6 +159,8 @@ def losses(
     )
     ax.set_ylabel("nats per character", fontsize=9)
     ax.set_xlabel("step", fontsize=9)
+    ax.set_xlim(0, len(losses))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.tick_params(labelsize=8)
     ax.grid(color="0.92")
