@@ -171,7 +171,7 @@ def _scan(
 def _bind(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
     """One equation, computed."""
     params, functions = eqn.primitive.get_bind_params(eqn.params), ()
-    if isinstance(params, tuple):  # jax 0.9 and before
+    if isinstance(params, tuple):  # in older versions of jax
         functions, params = params
     outs = eqn.primitive.bind(*functions, *given, **params)
     return list(outs) if eqn.primitive.multiple_results else [outs]

@@ -12,7 +12,15 @@ from flax import linen as nn
 
 from makemore_jax import losses, models
 from makemore_jax.data.lines import Lines
-from makemore_jax.diagnostics import N_BINS, Tap, counted, histogram, make_diagnose, trace
+from makemore_jax.diagnostics import (
+    N_BINS,
+    Tap,
+    counted,
+    histogram,
+    make_diagnose,
+    saturated_and_dead,
+    trace,
+)
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_loss_and_grads, make_train_step
@@ -166,6 +174,12 @@ def test_values_and_gradients_of_the_mlp_by_hand():
     dlogits = jax.nn.softmax(logits) - jax.nn.one_hot(targets, VOCAB)
     dlogits = jnp.where(is_real, dlogits, 0) / is_real.sum()
     assert_close(1e3 * dh, 1e3 * dlogits @ params["mlp_2"]["kernel"].T, 1e-5)
+    found, dh = diagnose(model, params, batch), np.asarray(dh)[targets != -1]
+    for kind, x in (("activations", np.asarray(h)[targets != -1]), ("activation_gradients", dh)):
+        of = found[kind]["tanh"]
+        expected = [x.min(), x.max(), x.mean(), x.std()]
+        ours = [of["low"], of["high"], of["mean"], of["std"]]
+        assert_close(np.array(ours) / x.std(), np.array(expected) / x.std(), 1e-4)
 
 
 def test_what_is_added_to_a_state_goes_into_those_after_it():
@@ -211,6 +225,14 @@ def test_saturated_and_dead_units_of_tanh():
     params = params | {"mlp_0": {"kernel": kernel, "bias": np.full_like(bias, 90)}}
     found = diagnose(model, params, batch)
     assert found["saturated"]["tanh"] == found["dead"]["tanh"] == 1
+
+
+def test_a_unit_is_dead_where_it_is_saturated_for_all_that_counts():
+    values = jnp.array([[1, -0.98, 0.96], [-1, 0.5, 1], [0, 1, 1]])  # of 3 tokens, 3 units
+    tap = Tap("", "tanh", (3, 3), np.float32, 0)
+    for counts, saturated, dead in (([1, 1, 1], 6 / 9, 0), ([1, 1, 0], 4 / 6, 1 / 3)):
+        found = saturated_and_dead(tap, values, jnp.array(counts, bool)[:, None])
+        assert_close(found, [saturated, dead], 1e-6)
 
 
 def test_saturated_and_dead_gates():
@@ -268,6 +290,7 @@ def test_padding_does_not_count(kind):
     found = run(state, (inputs, targets), KEY)
     other = jnp.where(targets == -1, (inputs + 1) % VOCAB, inputs)
     assert run(state, (other, targets), KEY) == found
+    assert list(found["saturated"]) == list(found["dead"]) == TAPS[kind]
     num = int((targets != -1).sum())
     for kind in ("activations", "activation_gradients"):
         for of in found[kind].values():
