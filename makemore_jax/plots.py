@@ -1,12 +1,13 @@
-"""Pictures. The only file that knows matplotlib.
+"""Pictures of runs. But for the lectures', the only file that knows matplotlib.
 
     python -m makemore_jax.plots --workdir runs/transformer
     python -m makemore_jax.plots --workdir runs/transformer --names emma,olivia --num 50
 
 Draws what the best model of a run has learnt, into plots/ of its folder: PNGs, and index.html with
 all of them in it, which needs neither a network nor the other files. It shows the loss and the
-learning rate; samples, and the training lines nearest to them; how surprising each character of
-some names is, and where attention looks in them; the characters' embeddings; and the bigrams.
+learning rate; what train.diagnose_every found inside; samples, and the training lines nearest to
+them; how surprising each character of some names is, and where attention looks in them; the
+characters' embeddings; and the bigrams.
 """
 
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from makemore_jax import command_line, report, startup
+from makemore_jax import command_line, page, report, startup
 from makemore_jax.errors import UserError
-from makemore_jax.report import Bigrams, Curves, Plane, Report
+from makemore_jax.history import Curves, Histogram, Inside
+from makemore_jax.report import Bigrams, Plane, Report
 
 MISSING = 'pictures need matplotlib: pip install -e ".[plots]"'
 try:
@@ -118,7 +120,7 @@ def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
 
     `lines` are those of metrics.jsonl of a run with train.diagnose_every.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     for name, style in (("train_loss", "-"), ("dev_loss", "o-")):
         points = [(line["step"], line[name]) for line in lines if name in line]
         label = "train, by batches" if name == "train_loss" else "dev"
@@ -136,7 +138,8 @@ def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
             ends = np.linspace(found["low"], found["high"], len(density) + 1)
             ax.stairs(density * len(density) / np.ptp(ends), ends, label=label)
         ax.set_title(f"activations after {line['step']:,} steps", fontsize=9)
-        ax.legend(fontsize=6)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "frameon": False}
+        ax.legend(fontsize=8, ncols=2 if len(shares) > 1 else 1, **below)
         ax.grid(color="0.92")
     figure.savefig(file, dpi=100)
     plt.close(figure)
@@ -192,6 +195,128 @@ def _steps_across(ax: Any) -> None:
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid(color="0.92")
+
+
+MOST_NAMES = 24  # in a legend: of more lines every second, third, ... is named, and the last
+
+
+def ratios(
+    steps: list[int], found: dict[str, list[float]], title: str, file: Path, rule: float | None
+) -> None:
+    """A line for each matrix on a logarithmic scale, with a rule of thumb where there is one."""
+    size = 4.6, 3.2 + 0.18 * _rows_of_legend(len(found))
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    if rule:
+        label = f"{rule:g}, rule of thumb"
+        ax.axhline(rule, color="0.8", linewidth=4, zorder=0, label=label)
+    _by_depth(ax, steps, found, title)
+    ax.set_yscale("log")
+    _name_below(figure, ax)
+    _save(figure, file)
+
+
+def shares(steps: list[int], panels: dict[str, dict[str, list[float]]], file: Path) -> None:
+    """{title: {layer: shares}} with the same layers in each, below each other."""
+    layers = next(iter(panels.values()))
+    size = 4.6, 2 * len(panels) + 0.18 * _rows_of_legend(len(layers))
+    figure, axes = plt.subplots(len(panels), figsize=size, sharex=True, layout="constrained")
+    for ax, (title, found) in zip(axes, panels.items(), strict=True):
+        _by_depth(ax, steps, found, title)
+        ax.yaxis.set_major_formatter("{x:.0%}")
+        ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+        top = max(0.05, ax.get_ylim()[1])  # so that a few values in a thousand look like few
+        ax.set_ylim(-0.03 * top, top)
+        ax.label_outer()
+    _name_below(figure, axes[0])
+    _save(figure, file)
+
+
+def _by_depth(ax: Any, steps: list[int], found: dict[str, list[float]], title: str) -> None:
+    """A line for each name, in their order from blue, near the input, to red."""
+    colors = 0.9 * plt.get_cmap("turbo")(np.linspace(0.08, 0.95, len(found)))[:, :3]
+    every = -(-len(found) // MOST_NAMES)
+    for i, ((name, values), color) in enumerate(zip(found.items(), colors, strict=True)):
+        style = ("-", "--", "-.", ":")[i % 4] + ("o" if len(steps) < 30 else "")
+        is_named = i % every == 0 or i == len(found) - 1
+        label = _short(name) if is_named else "_"  # which a legend leaves out
+        ax.plot(steps, values, style, color=color, label=label, linewidth=1.3, markersize=2)
+    ax.set_title(title, fontsize=10)
+    _steps_across(ax)
+
+
+def _rows_of_legend(num: int) -> int:
+    return -(-min(num, MOST_NAMES + 1) // 2)
+
+
+def _name_below(figure: Any, ax: Any) -> None:
+    names = ax.get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+
+
+def histograms(
+    looks: dict[int, dict[str, Histogram]], title: str, file: Path, in_stds: bool = False
+) -> None:
+    """{step: {name: histogram}}: a row for each name, filled, and an outline for an earlier step.
+
+    Each is as high as its row, whatever its counts are, with its standard deviation beside it;
+    `in_stds`: as wide as the others too, since across is what number of those it is.
+    """
+    names = list(dict.fromkeys(name for look in looks.values() for name in look))
+    size = 4.6, 1 + max(0.8, (0.52 if len(looks) > 1 else 0.3) * len(names))
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    *before, last = looks
+    ends = []
+    for step, look in looks.items():
+        style = {"color": "tab:blue" if step == last else "0.3"}
+        height = 0.65 if step in before else 0.15 if before else 0.4  # of its std in the row
+        for i, (name, of) in enumerate(look.items()):
+            row, unit = names.index(name), (of.std or 1.0) if in_stds else 1.0
+            _beside(ax, row - height, f"{of.std:.2g}", **style)
+            label = f"step {step:,}" if i == 0 else None
+            _one_histogram(ax, of, row, unit, is_filled=step == last, label=label, **style)
+            reach = of.mean + of.std * np.array([-5, 5])  # few are further out
+            ends += (np.clip([of.low, of.high], *reach) / unit).tolist()
+    margin = 0.02 * (max(ends) - min(ends)) or 1.0
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
+    ax.set_ylim(len(names) - 0.85, -1)
+    _beside(ax, -1.15, "std")
+    ax.set_yticks(np.arange(len(names)) - 0.4, map(_short, names), fontsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.ticklabel_format(axis="x", scilimits=(-2, 3))
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    ax.grid(axis="x", color="0.92")
+    ax.set_axisbelow(True)
+    for side in ("left", "top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    if in_stds:
+        ax.set_xlabel("standard deviations")
+    _name_below(figure, ax)
+    _save(figure, file)
+
+
+def _one_histogram(
+    ax: Any, of: Histogram, row: int, unit: float, is_filled: bool, **style: Any
+) -> None:
+    tops = row - 0.85 * np.array(of.counts) / max(of.counts)
+    edges = np.linspace(of.low, of.high, len(tops) + 1) / unit
+    if of.low == of.high:  # a single number has no width
+        ax.vlines(edges[0], row - 0.85, row, **style)
+    elif is_filled:
+        ax.stairs(tops, edges, baseline=row, fill=True, alpha=0.6, **style)
+    else:
+        ax.stairs(tops, edges, baseline=row, **style)
+
+
+def _beside(ax: Any, at: float, text: str, **style: Any) -> None:
+    """Text to the right of the axes."""
+    place = ax.get_yaxis_transform()
+    ax.text(1.2, at, text, transform=place, fontsize=8, ha="right", va="center", **style)
+
+
+def _short(name: str) -> str:
+    """A matrix is called by its layer, which has but one."""
+    return name.removesuffix(".kernel").removesuffix(".embedding")
 
 
 COLORS = {"vowel": "tab:red", "consonant": "tab:blue", "other": "0.45"}
@@ -280,6 +405,8 @@ def draw(found: Report, folder: Path) -> None:
     if found.curves:
         loss_curves(found.curves, found.best_step, folder / "loss.png")
         learning_rate(found.curves, found.best_step, folder / "learning_rate.png")
+    if found.inside:
+        draw_inside(found.inside, folder)
     for i, (name, of_name) in enumerate(zip(found.names, found.attention, strict=False), start=1):
         along = [report.shown(char) for char in ("", *name)]
         for layer, weights in enumerate(of_name, start=1):
@@ -294,7 +421,30 @@ def draw(found: Report, folder: Path) -> None:
         difference(found.bigrams, labels, folder / "bigrams_difference.png")
 
 
-OURS = ("loss", "learning_rate", "attention_*", "characters", "bigrams_*")  # names of the PNGs
+def draw_inside(found: Inside, folder: Path) -> None:
+    """What a run found inside, as far as there is something to draw: a bigram has no layers."""
+    steps, first, last = found.steps, found.first, found.last
+    for title, file, by_matrix, rule in (
+        ("update / weights", "inside_updates.png", found.update_to_data, 1e-3),
+        ("gradient / weights", "inside_ratios.png", found.grad_to_data, None),
+    ):
+        is_known = any(ratio > 0 for values in by_matrix.values() for ratio in values)
+        if is_known and len(steps) > 1:
+            ratios(steps, by_matrix, title, folder / file, rule)
+    if found.saturated and len(steps) > 1:
+        panels = {"saturated": found.saturated, "dead units": found.dead}
+        shares(steps, panels, folder / "inside_saturated.png")
+    for kind in ("activations", "activation_gradients"):
+        looks = {look.step: getattr(look, kind) for look in (first, last)}
+        if any(looks.values()):
+            histograms(looks, kind.replace("_", " "), folder / f"inside_{kind}.png")
+    if last.gradients:
+        file = folder / "inside_gradients.png"
+        histograms({last.step: last.gradients}, "gradients of the weights", file, in_stds=True)
+
+
+# The names of the PNGs.
+OURS = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bigrams_*")
 
 
 def write(found: Report, folder: Path) -> None:
@@ -306,7 +456,7 @@ def write(found: Report, folder: Path) -> None:
         draw(found, folder)
         pictures = {file.stem: file.read_bytes() for file in _pictures(folder)}
         # A path that is no Unicode text, in the title, must not keep the page from being written.
-        text = report.page(found, pictures).encode("utf-8", "backslashreplace")
+        text = page.as_html(found, pictures).encode("utf-8", "backslashreplace")
         (folder / "index.html").write_bytes(text)
     except OSError as error:
         raise UserError(f"--workdir: {folder} can't be written: {error.strerror}") from None

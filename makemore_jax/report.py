@@ -1,15 +1,11 @@
-"""What a trained model has learnt, as numbers, and the page that shows them beside the pictures.
+"""What a trained model has learnt, as numbers.
 
-`collect` computes everything and writes nothing; plots.py draws it; `page` is the HTML of it.
+`collect` computes everything and writes nothing; plots.py draws it; page.py is the HTML of it.
 """
 
-import base64
 import dataclasses
-import html
-import json
 import math
 import unicodedata
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +16,18 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import data, models, sampling, workdir
+from makemore_jax import data, history, models, sampling, workdir
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
+from makemore_jax.history import Curves, Inside
 from makemore_jax.losses import token_losses
 from makemore_jax.sampling import LanguageModel
-from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.training.state import num_params
 
 EDGE = "•"  # how the token 0, where a line begins and ends, is shown
 MOST_LINES = 2_000  # over the beginnings of so many the learnt bigrams are averaged
 WORDS_AT_ONCE = 4_096  # whose distances are computed together
-
-
-class Curves(NamedTuple):
-    """What metrics.jsonl tells, each a list of (step, value)."""
-
-    train_loss: list[tuple[int, float]]
-    dev_loss: list[tuple[int, float]]
-    learning_rate: list[tuple[int, float]]  # that of the schedule, not of the file
 
 
 class Plane(NamedTuple):
@@ -79,6 +67,7 @@ class Report(NamedTuple):
     vocab: Vocab
     curves: Curves | None
     best_step: int
+    inside: Inside | None
     samples: list[Drawn]
     names: list[str]
     surprise: list[np.ndarray]  # of each name (T,), in nats
@@ -98,14 +87,16 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     lm, best_step = load(folder, run)
     dataset = find_data(run)
     drawn = sampling.sample(lm, jax.random.key(seed), num)
+    block_size = run.config.data.block_size
     if names is None:
         names = default_names(dataset, [line.text for line in drawn])
     return Report(
         title=folder.resolve().name,
         facts=_facts(folder, run, lm, best_step, dataset),
         vocab=lm.vocab,
-        curves=read_curves(folder, run),
+        curves=history.read_curves(folder, run),
         best_step=best_step,
+        inside=history.read_inside(folder, history.in_order_of_use(lm.model, block_size)),
         samples=place_samples(drawn, dataset),
         names=names,
         surprise=surprise(lm, names),
@@ -155,31 +146,6 @@ def default_names(dataset: Dataset | None, drawn: list[str]) -> list[str]:
     """The first three of dev, which training has not seen; without data the first three drawn."""
     known = dataset.words["dev"] if dataset else [text for text in drawn if text] or drawn
     return list(dict.fromkeys(known))[:3]
-
-
-def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
-    """What the run has written so far; None where that is nothing, as after a conversion."""
-    try:
-        written = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
-    except (OSError, UnicodeError):
-        return None
-    lines = []
-    for line in written:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # the last one, while a training writes it
-            continue
-    train, dev = (
-        [(line["step"], line[name]) for line in lines if name in line]
-        for name in ("train_loss", "dev_loss")
-    )
-    if not train:
-        return None
-    # Of every step, or of a thousand: the file has those of the logged steps alone.
-    steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
-    rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
-    rates = np.broadcast_to(np.asarray(rates), steps.shape)
-    return Curves(train, dev, list(zip((steps + 1).tolist(), rates.tolist(), strict=True)))
 
 
 def embedded_characters(lm: LanguageModel) -> Plane | None:
@@ -403,180 +369,3 @@ def _facts(
         told = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("test", "dev", "train")]
         facts["loss"] = f"{', '.join(told)} nats per character, after {steps:,} steps"
     return facts
-
-
-# The page. All its text goes through html.escape, whatever the data hold.
-
-STYLE = """
-:root { color-scheme: light }
-body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: #fff; color: #1c2430;
-       font: 16px/1.5 system-ui, sans-serif }
-h1 { margin: .5rem 0; font-size: 1.7rem; overflow-wrap: anywhere }
-h2 { margin: 2.5rem 0 .25rem; font-size: 1.25rem }
-h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; overflow-wrap: anywhere }
-p { margin: .25rem 0 1rem; max-width: 46rem; color: #4a5564 }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 }
-dt { color: #4a5564 }
-dd { margin: 0; overflow-wrap: anywhere }
-.pictures { display: grid; gap: 1rem; align-items: start;
-            grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-.pictures.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)) }
-figure { margin: 0 }
-figcaption { font-size: .85rem; color: #4a5564 }
-img { display: block; width: 100%; max-width: 34rem; height: auto }
-.box { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: left;
-         white-space: nowrap }
-thead th { font-size: .85rem; font-weight: 600; color: #4a5564 }
-.number { text-align: right }
-.surprise td { padding: .2rem .3rem; min-width: 1.9rem; text-align: center;
-               border: 2px solid #fff }
-.surprise small { display: block; font-size: .75rem }
-@media (max-width: 30rem) { th, td { padding: .15rem .35rem; font-size: .9rem }
-                            .surprise td { min-width: 1.6rem; padding: .15rem } }
-"""
-
-
-def page(report: Report, pictures: dict[str, bytes]) -> str:
-    """One HTML file with everything in it. `pictures` are PNGs by name, as plots.py names them."""
-    sections: list[tuple[str, Callable[[Report, dict[str, bytes]], str]]] = [
-        ("Training", _training),
-        ("Samples", _samples),
-        ("Surprise", _surprise),
-        ("Attention", _attention),
-        ("The characters", _characters),
-        ("Bigrams", _bigrams),
-    ]
-    parts = [(title, section(report, pictures)) for title, section in sections]
-    body = "\n".join(
-        f"<section><h2>{title}</h2>\n{part}</section>" for title, part in parts if part
-    )
-    facts = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in report.facts.items()
-    )
-    title = html.escape(report.title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} - makemore_jax</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{title}</h1>\n<dl>{facts}</dl>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _picture(png: bytes, told: str, caption: str = "") -> str:
-    source = base64.b64encode(png).decode()
-    above = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    image = f'<img src="data:image/png;base64,{source}" alt="{html.escape(told)}">'
-    return f"<figure>{above}{image}</figure>\n"
-
-
-def _training(report: Report, pictures: dict[str, bytes]) -> str:
-    if report.curves is None:
-        return ""
-    loss = _picture(pictures["loss"], "loss on train and dev by step")
-    rate = _picture(pictures["learning_rate"], "learning rate by step")
-    return f'<div class="pictures">{loss}{rate}</div>'
-
-
-def _samples(report: Report, pictures: dict[str, bytes]) -> str:
-    has_data = report.samples[0].found_in is not None
-    header = ["sample", "ln p", "one in"]
-    header += ["found in", "nearest in train", "edits"] if has_data else []
-    rows = []
-    for line in report.samples:
-        cells = [f"<td>{html.escape(line.text) or '<i>empty</i>'}</td>"]
-        cells += [f'<td class="number">{line.log_prob:.2f}</td>']
-        cells += [f'<td class="number">{_one_in(line.log_prob)}</td>']
-        if has_data:
-            cells += [f"<td>{line.found_in}</td><td>{html.escape(line.nearest)}</td>"]
-            cells += [f'<td class="number">{line.edits}</td>']
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    numbers = {"ln p", "one in", "edits"}
-    head = "".join(f"<th{' class=number' if h in numbers else ''}>{h}</th>" for h in header)
-    about = "Lines drawn from the model as it is, in the order in which they came. ln p is the "
-    about += "natural logarithm of the probability of the whole line, its end included"
-    if has_data:
-        about += "; edits are the characters to put in, leave out or replace from the nearest line "
-        about += "of the training data"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<p>{about}.</p>\n<div class="box">{table}</div>'
-
-
-def _one_in(log_prob: float) -> str:
-    """'1,234', or in powers of ten where that is too long to read."""
-    one_in = math.exp(min(-log_prob, 700))
-    return f"{one_in:,.0f}" if one_in < 1e9 else f"10<sup>{-log_prob / math.log(10):.0f}</sup>"
-
-
-def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
-    guess = math.log(report.vocab.size)
-    rows = []
-    for name, nats in zip(report.names, report.surprise, strict=True):
-        cells = "".join(
-            f'<td style="background:{_warmth(n / (2 * guess))}">{html.escape(shown(char))}'
-            f"<small>{n:.2f}</small></td>"
-            for char, n in zip([*name, ""], nats, strict=True)
-        )
-        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{cells}</tr>')
-    about = (
-        f"-ln p of each character given those before it, in nats, and at last of the end, {EDGE}. "
-        f"To guess blindly among {report.vocab.size} tokens costs {guess:.2f} each time. "
-        "The sum is on the left."
-    )
-    table = f'<table class="surprise"><tbody>{"".join(rows)}</tbody></table>'
-    return f'<p>{about}</p>\n<div class="box">{table}</div>'
-
-
-def _warmth(part: float) -> str:
-    """From white to orange for a part from 0 to 1, light enough for black text."""
-    part = min(max(part, 0.0), 1.0)
-    return f"rgb({255 - 12 * part:.0f},{255 - 117 * part:.0f},{255 - 190 * part:.0f})"
-
-
-def _attention(report: Report, pictures: dict[str, bytes]) -> str:
-    if not report.attention:
-        return ""
-    about = "Each row is a character that has just been read, and tells where the model looks to "
-    about += f"predict the next one: white 0, dark blue 1. {EDGE} is the beginning of the line."
-    parts = [f"<p>{about}</p>"]
-    for i, (name, weights) in enumerate(zip(report.names, report.attention, strict=True), start=1):
-        images = [
-            _picture(pictures[f"attention_{i}_{n}"], f"attention, layer {n}", f"layer {n}")
-            for n in range(1, len(weights) + 1)
-        ]
-        parts.append(f"<h3>{html.escape(name)}</h3>")
-        parts.append(f'<div class="pictures small">{"".join(images)}</div>')
-    return "\n".join(parts)
-
-
-def _characters(report: Report, pictures: dict[str, bytes]) -> str:
-    if report.characters is None:
-        return ""
-    first, second = report.characters.shares
-    about = (
-        "The embedding of each character in the two directions in which they differ most, which "
-        f"have {first:.0%} and {second:.0%} of the variance. {EDGE} is the beginning of a line."
-    )
-    image = _picture(pictures["characters"], "the characters' embeddings in two dimensions")
-    return f'<p>{about}</p>\n<div class="pictures">{image}</div>'
-
-
-def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
-    if report.bigrams is None:
-        return ""
-    about = (
-        "How probable each character, across, is after the one on the left. Learnt: the mean of "
-        f"the model's predictions wherever that one stands in {MOST_LINES:,} training lines. "
-        "Counted: in all of them. The mean absolute difference is "
-        f"{report.bigrams.difference:.4f}."
-    )
-    images = [
-        _picture(pictures[f"bigrams_{name}"], f"bigrams, {caption}", caption)
-        for name, caption in (
-            ("learnt", "learnt"),
-            ("counted", "counted"),
-            ("difference", "learnt less counted"),
-        )
-    ]
-    return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'

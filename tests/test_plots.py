@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from conftest import BLOCK, FAMILIES, ROOT, VOCAB, assert_close, run, small_config, small_model
 
-from makemore_jax import data, report, sampling, workdir
+from makemore_jax import data, history, models, plots, report, sampling, workdir
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
+from makemore_jax.history import Histogram
 from makemore_jax.plots import write
 from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 WORDS = ["dill", "a", "gecked", "fee"]
+# Pictures of what was found inside.
+BY_MATRIX = {"updates", "ratios", "gradients"}
+BY_LAYER = {"saturated", "activations", "activation_gradients"}
 
 
 def small_lm(kind: str) -> LanguageModel:
@@ -28,18 +32,19 @@ def small_lm(kind: str) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two families trained for a moment on a few lines, by their name."""
+    """Two families trained for a moment on a few lines, by name; of one with looks inside too."""
     folder = tmp_path_factory.mktemp("runs")
     words = (ROOT / "names.txt").read_text("utf-8").split()[:200]
     (folder / "few.txt").write_text("\n".join([*words, "élise"]), "utf-8")
-    for kind in ("bigram", "transformer"):
-        config = small_config(kind, steps=20, log_every=5, eval_every=10, num_samples=0)
-        config.data.path = str(folder / "few.txt")
-        loop.train(config, str(folder / kind))
+    for name, every in (("bigram", None), ("bigram_inside", 10), ("transformer", 10)):
+        config = small_config(name.removesuffix("_inside"), steps=20, log_every=5, eval_every=10)
+        config.data.path, config.train.num_samples = str(folder / "few.txt"), 0
+        config.train.diagnose_every = every
+        loop.train(config, str(folder / name))
     return folder
 
 
-def plots(*flags, **env):
+def command(*flags, **env):
     return run("-m", "makemore_jax.plots", *flags, **env)
 
 
@@ -55,6 +60,16 @@ def files_of(folder):
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
 def test_surprise_adds_up_to_the_log_probability(kind):
     lm = small_lm(kind)
+    found = report.surprise(lm, WORDS)
+    assert [len(nats) for nats in found] == [5, 2, 7, 4]
+    assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
+
+
+def test_surprise_beyond_the_window():
+    """A model that sees 3 characters reads names of more."""
+    model = models.create(small_config("window_mlp").model, VOCAB, 3)
+    variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))
+    lm = LanguageModel(model, variables, CHARS, BLOCK)
     found = report.surprise(lm, WORDS)
     assert [len(nats) for nats in found] == [5, 2, 7, 4]
     assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
@@ -197,20 +212,202 @@ def test_nearest_of_all_names(names):
     assert [edits for _, edits in report.nearest(texts, words)] == least
 
 
+# What was found inside.
+
+
+def histogram(low, high, std=1.0):
+    return {"low": low, "high": high, "counts": [1, 3, 0], "mean": 0.0, "std": std}
+
+
+def found_at(step, **changed):
+    """A line of metrics.jsonl as a look inside leaves it, of a model with two matrices."""
+    layers, matrices = ("h tanh", "h relu"), ("lm_head.kernel", "wte.embedding")
+    line = {
+        "step": step,
+        "saturated": dict.fromkeys(layers, 0.25),
+        "dead": dict.fromkeys(layers, 0),
+    }
+    for kind in ("activations", "activation_gradients"):
+        line[kind] = {layer: histogram(-1.0, 2.0) for layer in layers}
+    line["grad_to_data"] = {"h.bias": 0.5, "lm_head.kernel": 0.1, "wte.embedding": None}
+    line["update_to_data"] = {"h.bias": 0.5, "lm_head.kernel": 0.01, "wte.embedding": step / 1e4}
+    line["gradients"] = {matrix: histogram(-0.1, 0.2) for matrix in matrices}
+    return line | changed
+
+
+PARAMS = ["wte.embedding", "h.bias", "lm_head.kernel"]
+
+
+def inside_of(folder, lines):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return history.read_inside(folder, PARAMS)
+
+
+def test_what_was_found_inside_is_read(tmp_path):
+    """Matrices alone, in the order of the parameters; nan and no histogram where null stands."""
+    relu = {"h tanh": None, "h relu": 0.5}
+    partly = {"h tanh": histogram(-1.0, 1.0), "h relu": histogram(None, None)}
+    lines = [
+        found_at(0, dead=relu),
+        {"step": 5, "train_loss": 2.0, "learning_rate": 0.1},
+        found_at(10),
+        {"step": 10, "dev_loss": 2.0},
+        found_at(20, activations=partly),
+    ]
+    inside_of(tmp_path, lines)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(found_at(30))[:400])  # it is being written
+    found = history.read_inside(tmp_path, PARAMS)
+    assert found.steps == [0, 10, 20]
+    np.testing.assert_equal(found.dead, {"h tanh": [np.nan, 0, 0], "h relu": [0.5, 0, 0]})
+    assert found.saturated == {"h tanh": [0.25] * 3, "h relu": [0.25] * 3}
+    assert list(found.update_to_data) == ["wte.embedding", "lm_head.kernel"]
+    updates = {"wte.embedding": [0, 1e-3, 2e-3], "lm_head.kernel": [0.01] * 3}
+    assert found.update_to_data == updates
+    ratios = {"wte.embedding": [np.nan] * 3, "lm_head.kernel": [0.1] * 3}
+    np.testing.assert_equal(found.grad_to_data, ratios)
+    assert (found.first.step, found.last.step) == (0, 20)
+    assert list(found.first.activations) == ["h tanh", "h relu"]
+    assert found.last.activations == {"h tanh": Histogram(-1.0, 1.0, [1, 3, 0], 0.0, 1.0)}
+    assert list(found.last.gradients) == ["wte.embedding", "lm_head.kernel"]
+
+
+@pytest.mark.parametrize("lines", [[], [{"step": 5, "train_loss": 2.0, "learning_rate": 0.1}]])
+def test_nothing_was_looked_at(lines, tmp_path):
+    assert history.read_inside(tmp_path, PARAMS) is None  # there is no file
+    assert inside_of(tmp_path, lines) is None
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_parameters_in_the_order_of_their_use(kind):
+    model, params = small_model(kind)
+    found = history.in_order_of_use(model, BLOCK)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    assert sorted(found) == sorted(names)
+    if kind == "transformer":
+        assert found[:2] == ["wte.embedding", "wpe.embedding"]
+        assert found[2].startswith("h_0.ln_1") and found[-1].startswith("lm_head")
+
+
+def test_the_looks_of_a_run_are_on_its_page(runs):
+    """With the names that training writes, all of those that have two axes."""
+    found = report.collect(runs / "transformer", None, seed=1, num=1).inside
+    lines = [json.loads(line) for line in (runs / "transformer" / "metrics.jsonl").open()]
+    *_, last = (line for line in lines if "gradients" in line)
+    assert found.steps == [0, 10, 20]
+    assert found.update_to_data.keys() == last["gradients"].keys()
+    for name, values in found.update_to_data.items():
+        assert values[-1] == last["update_to_data"][name]
+    assert found.saturated.keys() == last["saturated"].keys() != set()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What is drawn, by the name of its file, instead of the files."""
+    kept = {}
+    monkeypatch.setattr(plots, "_save", lambda figure, file: kept.update({file.stem: figure}))
+    yield kept
+    for figure in kept.values():
+        plots.plt.close(figure)
+
+
+def test_pictures_show_the_numbers(figures, tmp_path):
+    found = inside_of(tmp_path, [found_at(0), found_at(10), found_at(20)])
+    plots.draw_inside(found, tmp_path)
+    assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
+    (ax,) = figures["inside_updates"].axes
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    assert list(lines) == ["0.001, rule of thumb", "wte", "lm_head"]
+    assert_close(lines["0.001, rule of thumb"], [1e-3, 1e-3])
+    assert_close(lines["wte"], [0, 1e-3, 2e-3])
+    assert ax.get_yscale() == "log"
+    above, below = figures["inside_saturated"].axes
+    assert_close(above.lines[0].get_ydata(), [0.25] * 3)
+    assert_close(below.lines[0].get_ydata(), [0] * 3)
+    (ax,) = figures["inside_activations"].axes
+    tops, edges, baseline = ax.patches[0].get_data()
+    assert baseline == 0 and np.argmin(tops) == 1  # the axis goes down
+    assert_close(edges, [-1, 0, 1, 2])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["h tanh", "h relu"]
+    names = [text.get_text() for text in figures["inside_activations"].legends[0].get_texts()]
+    assert names == ["step 0", "step 20"]
+    (ax,) = figures["inside_gradients"].axes
+    assert len(ax.patches) == 2  # the last step alone
+
+
+def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
+    found = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
+    plots.histograms({0: {"h relu": found}}, "", tmp_path / "one")
+    (ax,) = figures["one"].axes
+    (line,) = ax.collections
+    assert_close(line.get_segments()[0][:, 0], [0.5, 0.5])
+    assert not ax.patches and ax.get_xlim()[0] < 0.5 < ax.get_xlim()[1]
+
+
+def test_pictures_of_many_matrices(figures, tmp_path):
+    """The legend names some of them, the first and the last among them."""
+    names = [f"h_{i}" for i in range(101)]
+    plots.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
+    (legend,) = figures["many"].legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert len(told) <= plots.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
+    assert len(figures["many"].axes[0].lines) == 101
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    ("lines", "drawn"),
+    [
+        ([found_at(0)], {"activations", "activation_gradients", "gradients"}),
+        (
+            [found_at(i, update_to_data={}, grad_to_data={"wte.embedding": 0.0}) for i in (0, 1)],
+            BY_LAYER | {"gradients"},
+        ),
+        (
+            [found_at(i, saturated={}, dead={}, gradients={}) for i in (0, 1)],
+            set(),
+        ),
+        (
+            [
+                found_at(
+                    i,
+                    activations={"h relu": histogram(0.0, 0.0, std=0.0)},
+                    activation_gradients={"h relu": histogram(None, None)},
+                    gradients={"wte.embedding": histogram(0.0, 0.0, std=0.0)},
+                )
+                for i in (0, 1)
+            ],
+            {"saturated", "activations", "gradients", "updates"},
+        ),
+    ],
+    ids=["one look", "no ratio", "neither layers nor matrices", "all zero"],
+)
+def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
+    plots.draw_inside(inside_of(tmp_path, lines), tmp_path)
+    for figure in figures.values():
+        figure.canvas.draw()
+    assert set(figures) == {f"inside_{name}" for name in drawn}
+
+
 # The command.
 
 
-@pytest.mark.parametrize("kind", ["bigram", "transformer"])
-def test_command(runs, kind):
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [("bigram", set()), ("bigram_inside", BY_MATRIX), ("transformer", BY_MATRIX | BY_LAYER)],
+)
+def test_command(runs, kind, inside):
     """Writes the page and its pictures, and leaves the run as it was."""
     folder = runs / kind
     before = files_of(folder)
-    done = plots("--workdir", folder, "--num", "7")
+    done = command("--workdir", folder, "--num", "7")
     assert (done.returncode, done.stderr) == (0, "")
     assert str(folder / "plots" / "index.html") in done.stdout
     assert files_of(folder) == before
     expected = {"loss", "learning_rate"}
     expected |= {f"bigrams_{name}" for name in ("learnt", "counted", "difference")}
+    expected |= {f"inside_{name}" for name in inside}
     if kind == "transformer":
         expected |= {"characters"} | {f"attention_{i}_{n}" for i in (1, 2, 3) for n in (1, 2)}
     written = {file.name for file in (folder / "plots").iterdir()}
@@ -221,6 +418,8 @@ def test_command(runs, kind):
     assert not re.search(r"https?:|<script|<link|url\(|@import", without_pictures)
     assert page.count("<tr>") == 1 + 7 + 3
     assert ("<h2>Attention</h2>" in page) == (kind == "transformer")
+    assert ("<h2>Inside</h2>" in page) == bool(inside)
+    assert ("--config.train.diagnose_every" in page) == (not inside)
 
 
 def test_other_names(runs, tmp_path):
@@ -233,6 +432,18 @@ def test_other_names(runs, tmp_path):
     assert now == {"attention_1_1", "attention_1_2", "mine"}
     page = (tmp_path / "index.html").read_text("utf-8")
     assert page.count("<tr>") == 1 + 4 + 1 and "<h3>élise</h3>" in page
+
+
+def test_looks_of_an_earlier_call_go(runs, tmp_path):
+    """As where a run was trained anew without them."""
+    found = report.collect(runs / "bigram_inside", None, seed=5, num=1)
+    write(found, tmp_path)
+    assert {file.stem for file in tmp_path.glob("inside_*.png")} == {
+        f"inside_{name}" for name in BY_MATRIX
+    }
+    write(found._replace(inside=None), tmp_path)
+    assert not list(tmp_path.glob("inside_*.png"))
+    assert "<h2>Inside</h2>" not in (tmp_path / "index.html").read_text("utf-8")
 
 
 def test_what_is_collected(runs):
@@ -298,7 +509,7 @@ def test_bad_names(names, told):
 def test_bad_input_ends_in_one_line(flags, told, runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs / "bigram", folder, ignore=shutil.ignore_patterns("plots"))
-    done = plots(*(flag.format(run=folder, tmp=tmp_path) for flag in flags))
+    done = command(*(flag.format(run=folder, tmp=tmp_path) for flag in flags))
     assert_one_line(done, told)
     assert not (folder / "plots").exists() and not (tmp_path / "none").exists()
 
@@ -313,7 +524,7 @@ def test_a_folder_that_cannot_be_written(runs, tmp_path):
 
 def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
-    done = plots("--workdir", runs / "bigram", PYTHONPATH=str(tmp_path))
+    done = command("--workdir", runs / "bigram", PYTHONPATH=str(tmp_path))
     assert_one_line(done, 'pictures need matplotlib: pip install -e ".[plots]"')
 
 
