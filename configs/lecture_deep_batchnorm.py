@@ -5,7 +5,8 @@ Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lect
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_deep_batchnorm.py
 
-TEXT
+On makemore's list, two CPU cores: 50 seconds, train loss 2.4060, dev 2.4067; the course
+has 2.4003 and 2.3982. By `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

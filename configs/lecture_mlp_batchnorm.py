@@ -5,7 +5,8 @@ Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lect
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_mlp_batchnorm.py
 
-TEXT
+On makemore's list, two CPU cores: 151 seconds, train loss 2.0686, dev 2.1087; the course
+has 2.0668 and 2.1048. By `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

@@ -5,7 +5,8 @@ He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852; the course's lec
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_mlp_scaled.py
 
-TEXT
+On makemore's list, two CPU cores: 75 seconds, train loss 2.0391, dev 2.1031; the course
+has 2.0377 and 2.1070. By `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

@@ -5,7 +5,8 @@ van den Oord et al. 2016, WaveNet, arXiv:1609.03499, figure 3; the course's lect
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_wavenet.py
 
-TEXT
+On makemore's list, two CPU cores: 765 seconds, train loss 1.7793, dev 1.9882; the course
+has 1.7690 and 1.9937. By `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

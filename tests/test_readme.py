@@ -1,5 +1,6 @@
 """What the README says: its ninth model works as it stands there, and its commands exist."""
 
+import json
 import re
 
 import jax
@@ -59,3 +60,18 @@ def test_performance_shows_what_the_benchmarks_wrote():
     for table in tables:
         assert table.read_text("utf-8").strip() in page, table
         assert f"`python -m benchmarks.{table.stem}`" in page
+
+
+def test_the_lectures_page_shows_what_the_benchmark_wrote():
+    """And the losses of each config are those beside it; every picture is there."""
+    page = (ROOT / "docs/lectures.md").read_text("utf-8")
+    assert (ROOT / "docs/lectures/results.md").read_text("utf-8").strip() in page
+    pictures = re.findall(r"\]\((lectures/[\w.]+)\)", page)
+    assert len(pictures) == 15
+    assert all((ROOT / "docs" / picture).stat().st_size > 5_000 for picture in pictures)
+    results = json.loads((ROOT / "docs/lectures/results.json").read_text("utf-8"))["results"]
+    for name in ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet"):
+        doc = (ROOT / "configs" / f"lecture_{name}.py").read_text("utf-8")
+        found = results[name]
+        assert f"train loss {found['train_loss']:.4f}, dev {found['dev_loss']:.4f};" in doc
+        assert f"{found['seconds']:.0f} seconds" in doc
