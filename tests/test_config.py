@@ -121,5 +121,7 @@ def test_bad_values_are_named(name, value, message):
 def test_dropout_without_a_transformer():
     config = Config()
     config.model = dataclasses.replace(config.model, kind="gru", dropout=0.1)
-    with pytest.raises(UserError, match=r"model.dropout: only the transformer has it, not 'gru'"):
+    with pytest.raises(
+        UserError, match=r"model.dropout: 0.1 must be 0: only the transformer has it"
+    ):
         config_lib.validate(config)
