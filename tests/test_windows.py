@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_close, assert_same, on_devices, published, run
 
-from makemore_jax import data, models, sampling, sharding
+from makemore_jax import data, models, sampling, sharding, sweep
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.layouts import Rows, choose
@@ -334,3 +334,35 @@ def test_no_twin_in_pytorch_is_said():
 def test_vocabulary_is_that_of_lines():
     dataset = data.load(small_config("mlp").data, seed=0)
     assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "calibrated"])
+def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
+    """Each member, with its batch statistics, is the run of its own."""
+    config = small_config("mlp_batchnorm", steps=20, log_every=20, eval_every=20)
+    config.model.batch_norm = batch_norm
+    rates = [0.01, 0.1, 1.0]
+    results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=2)
+    assert len(results) == 6
+    alone = sweep.with_values(config, results[3].values | {"seed": results[3].seed})
+    dataset = data.load(alone.data, alone.seed)
+    model = models.create(alone.model, 27, 3)
+    optimizer = make_optimizer(alone.optimizer, 20)
+    init_key, train_key, _ = jax.random.split(jax.random.key(alone.seed), 3)
+    state = state_lib.create(model, optimizer, init_key, 3)
+    mesh = sharding.make_mesh(alone.mesh, 7, num_params=0)
+    steps = make_train_steps(model, optimizer, 7, [Rows(3)], mesh)
+    state, metrics = steps(state, dataset.splits["train"], train_key, 20)
+    if batch_norm == "calibrated":
+        stats = make_calibrate(model)(state.variables, dataset.splits["train"])
+        state = state.replace(batch_stats=stats)
+    assert results[3].curve == pytest.approx([float(metrics["train_loss"].mean())], rel=1e-5)
+    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
+    assert results[3].dev_loss == pytest.approx(dev_loss, rel=1e-5)
+
+
+def test_a_sweep_whose_seeds_have_other_windows_is_refused():
+    config = small_config("mlp", steps=5)
+    config.data.split = "holdout"
+    with pytest.raises(UserError, match=r"^--seeds: each seed's windows are of another number"):
+        sweep.sweep(config, {"optimizer.learning_rate": [0.1]}, num_seeds=2)
