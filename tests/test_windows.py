@@ -322,6 +322,13 @@ def test_mistakes_are_named(tmp_path, given, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_the_data_come_from_is_said(tmp_path):
+    config = small_config("wavenet")
+    config.data.path = str(tmp_path / "makemore_names.txt")
+    with pytest.raises(UserError, match=r"data\.download names fetches it to data/$"):
+        loop.train(config, str(tmp_path / "run"))
+
+
 def test_no_twin_in_pytorch_is_said():
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
     assert torch
