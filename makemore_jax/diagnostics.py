@@ -156,12 +156,22 @@ def _scan(
 ) -> tuple[list[Any], list[Array]]:
     """A scan of which each step takes its part of `add` too, and gives its values."""
     p = eqn.params
-    closed, at_carry, at_xs = p["jaxpr"], p["num_consts"], p["num_consts"] + p["num_carry"]
+    closed = p["jaxpr"]
+
+    def num_axes(variables: Sequence[Any]) -> list[int]:
+        return [len(v.aval.shape) for v in variables]
+
+    # What has an axis less inside is gone through. Versions of jax differ in how else they say it.
+    inside, outside = num_axes(closed.jaxpr.invars), num_axes(eqn.invars)
+    at_xs = sum(n == m for n, m in zip(inside, outside, strict=True))
+    inside, outside = num_axes(closed.jaxpr.outvars), num_axes(eqn.outvars)
+    num_carry = sum(n == m for n, m in zip(inside, outside, strict=True))
+    at_carry = at_xs - num_carry
 
     def body(carry: list[Any], each: tuple[list[Any], list[Array]]) -> tuple[list[Any], Any]:
         args = [*given[:at_carry], *carry, *each[0]]
         outs, values = _evaluate(closed.jaxpr, closed.consts, args, each[1])
-        return outs[: p["num_carry"]], (outs[p["num_carry"] :], values)
+        return outs[:num_carry], (outs[num_carry:], values)
 
     start, xs = given[at_carry:at_xs], (given[at_xs:], list(add))
     carry, (ys, values) = jax.lax.scan(body, start, xs, p["length"], p["reverse"], p["unroll"])
