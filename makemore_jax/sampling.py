@@ -192,7 +192,8 @@ def _take_rows(begin: Callable[[Array], _Loop], loop: _Loop, rows: Array) -> _Lo
 
     def take(array: Array, one: Array, two: Array) -> Array:
         axes = [i for i in range(array.ndim) if one.shape[i] != two.shape[i]]
-        return jnp.take(array, rows, axis=axes[0]) if axes else array
+        # Clipped, as Colab's jax can't fill in a key for a row that is not there.
+        return jnp.take(array, rows, axis=axes[0], mode="clip") if axes else array
 
     return jax.tree.map(take, loop, one, two)
 
