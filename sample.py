@@ -1,8 +1,9 @@
-"""Draw lines from a trained model, or score lines with it.
+"""Draw lines or texts from a trained model, or score some with it.
 
     python sample.py --workdir runs/transformer --num 50
     python sample.py --workdir runs/transformer --prompt jo --temperature 0.8 --format json
     python sample.py --workdir runs/transformer --score names.txt
+    python sample.py --workdir runs/shakespeare --stream --prompt "KING RICHARD:"
 
 It reads what training wrote into the working directory, also while the training still runs.
 """
@@ -12,17 +13,26 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
-from makemore_jax import command_line, data, models, sampling, startup, workdir
+from makemore_jax import command_line, data, models, sampling, startup, streaming, workdir
+from makemore_jax import decoding as decoding_lib
 from makemore_jax.data import lines, text_file
+from makemore_jax.data import text as text_data
 from makemore_jax.errors import UserError
+from makemore_jax.training.evaluate import make_evaluate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives")
-NUM = flags.DEFINE_integer("num", 20, "how many lines to draw")
-PROMPT = flags.DEFINE_string("prompt", "", "what every line begins with")
+NUM = flags.DEFINE_integer("num", None, "how many lines to draw (20), or texts (1)")
+PROMPT = flags.DEFINE_string("prompt", "", "what every line or text begins with")
+MAX_LEN = flags.DEFINE_integer(
+    "max_len", None, "the most characters of a line, or those of a text (500; of a stream: no end)"
+)
+STREAM = flags.DEFINE_bool("stream", False, "write one text, character by character, without end")
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "below 1 more likely, 0 the likeliest line")
 TOP_K = flags.DEFINE_integer("top_k", None, "draw among the k likeliest characters only")
 TOP_P = flags.DEFINE_float("top_p", None, "draw among the likeliest that together reach p only")
@@ -30,64 +40,92 @@ SEED = flags.DEFINE_integer("seed", 3407, "another seed draws other lines")
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "which state to use")
 NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are nowhere in the data")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "json: one object a line")
-SCORE = flags.DEFINE_string("score", None, "score the lines of this file (- is stdin) instead")
+SCORE = flags.DEFINE_string(
+    "score", None, "score the lines, or the text, of this file (- is stdin)"
+)
+
+RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
 
 
 def main() -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; the folder that train.py wrote, as runs/transformer")
-    if NUM.value < 1:
-        raise UserError(f"--num: {NUM.value} must be at least 1")
+    for flag in (NUM, MAX_LEN):
+        if flag.value is not None and flag.value < 1:
+            raise UserError(f"--{flag.name}: {flag.value} must be at least 1")
     if not 0 <= SEED.value < 2**32:
         raise UserError(f"--seed: {SEED.value} must be between 0 and 4294967295")
-    decoding = sampling.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
+    decoding = decoding_lib.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
     startup.use_compilation_cache()
     startup.use_cores()
     run = workdir.read(Path(WORKDIR.value))
-    words = read_lines(run) if SCORE.value is not None else None
+    is_text = run.config.data.kind == "text"
+    refuse_flags(is_text)
+    given = read_given(run) if SCORE.value is not None else None
     lm = load(run)
-    if words:
-        print_scores(words, sampling.score(lm, words))
+    if given:
+        if is_text:
+            print_score_of_text(lm, given)
+        else:
+            words = lines.split_lines(given)
+            print_scores(words, sampling.score(lm, words))
         return
 
-    dataset = find_data(run)
     key = jax.random.key(SEED.value)
+    if STREAM.value:
+        print_stream(lm, key, decoding)
+        return
+    num = NUM.value or (1 if is_text else 20)
+    dataset = None if is_text else find_data(run)
     if NEW_ONLY.value:
         if dataset is None:
             raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
-        samples = sampling.sample_new(lm, dataset, key, NUM.value, PROMPT.value, decoding)
-        if len(samples) < NUM.value:
+        samples = sampling.sample_new(lm, dataset, key, num, PROMPT.value, decoding)
+        if len(samples) < num:
             print(f"sample.py: found {len(samples)} new lines, then gave up", file=sys.stderr)
     else:
-        samples = sampling.sample(lm, key, NUM.value, PROMPT.value, decoding)
+        samples = sampling.sample(lm, key, num, PROMPT.value, decoding)
     print_samples(samples, dataset)
 
 
-def load(run: workdir.Run) -> sampling.LanguageModel:
+def refuse_flags(is_text: bool) -> None:
+    """UserError for what lines, or texts, do not have."""
+    if STREAM.value and not is_text:
+        raise UserError("--stream: the lines of this run end; it is for a run on data.kind=text")
+    if NEW_ONLY.value and is_text:
+        raise UserError("--new_only: is for lines; this run was trained on one text")
+    if STREAM.value and (NUM.value is not None or FORMAT.value == "json"):
+        raise UserError("--stream: writes one text as it is; not with --num or --format=json")
+
+
+def load(run: workdir.Run) -> decoding_lib.LanguageModel:
     """The model of a run with the parameters of the checkpoint that is asked for."""
     from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
 
-    block_size = run.config.data.block_size
+    block_size, max_len = run.config.data.block_size, run.max_len
+    if run.config.data.kind == "text":
+        max_len = MAX_LEN.value or max_len
+    elif MAX_LEN.value is not None:
+        max_len = min(max_len, MAX_LEN.value + 1)  # a line's end is a token too
     model = models.create(run.config.model, run.vocab.size, block_size)
     like = models.variable_shapes(model, block_size)
     checkpoints = Checkpoints(WORKDIR.value, read_only=True)
     variables = checkpoints.restore_variables(CHECKPOINT.value, like)
-    return sampling.LanguageModel(model, variables, run.vocab, run.max_len)
+    return decoding_lib.LanguageModel(model, variables, run.vocab, max_len, block_size)
 
 
-def read_lines(run: workdir.Run) -> list[str]:
-    """The lines that are to be scored."""
+def read_given(run: workdir.Run) -> str:
+    """The text that is to be scored."""
     encoding = run.config.data.encoding
     if SCORE.value == "-":
         raw = sys.stdin.buffer.read() if sys.stdin else b""
         text = text_file.decode(raw, "standard input", encoding, "--score")
     else:
         text, _ = text_file.read(SCORE.value, encoding, "--score")
-    words = lines.split_lines(text)
-    if not words:
+    if not text.strip():
         raise UserError(f"--score: {SCORE.value} has no lines")
-    return words
+    return text
 
 
 def find_data(run: workdir.Run) -> lines.Dataset | None:
@@ -107,6 +145,19 @@ def find_data(run: workdir.Run) -> lines.Dataset | None:
     return dataset
 
 
+def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) -> None:
+    """One text as it is drawn, until --max_len or an interruption."""
+    print(PROMPT.value, end="", flush=True)
+    left = math.inf if MAX_LEN.value is None else MAX_LEN.value - len(PROMPT.value)
+    for tokens, _ in streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding):
+        for char in lm.vocab.decode_rows(tokens)[0]:
+            if left < 1:
+                print()
+                return
+            print(char, end="", flush=True)
+            left -= 1
+
+
 def print_samples(samples: list[sampling.Sample], dataset: lines.Dataset | None) -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
     texts = [line.text for line in samples]
@@ -116,11 +167,27 @@ def print_samples(samples: list[sampling.Sample], dataset: lines.Dataset | None)
             found = {"text": line.text, "log_prob": line.log_prob, "found_in": place}
             print(json.dumps(found, ensure_ascii=False))
     elif dataset is None:
-        print(*texts, sep="\n")
+        between = "\n" if len(texts) == 1 or not any("\n" in text for text in texts) else RULE
+        print(*texts, sep=between)
     else:
         for place, sorted_in in dataset.by_place(texts).items():
             if sorted_in:
                 print(f"{place}:", *sorted_in, sep="\n  ")
+
+
+def print_score_of_text(lm: decoding_lib.LanguageModel, given: str) -> None:
+    """The loss of a text, every character but the first once, in contexts side by side."""
+    given = given.replace("\r\n", "\n")
+    if unknown := lm.vocab.unknown(given):
+        raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {SCORE.value}")
+    if len(given) < 2:
+        raise UserError("--score: a text needs two characters or more")
+    split = text_data.encode(given, lm.vocab, lm.block_size)
+    loss = make_evaluate(lm.model)(lm.variables, split)
+    if FORMAT.value == "json":
+        print(json.dumps({"summary": {"characters": len(given), "loss": loss}}))
+    else:
+        print(f"{len(given)} characters, loss {loss:.4f} nats per character")
 
 
 def print_scores(words: list[str], log_probs: list[float]) -> None:

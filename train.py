@@ -21,6 +21,12 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "where the run lives; by default runs/<name of the config file>"
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several processes; on a cluster that jax knows no more is needed"
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first of them")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many they are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
 def main() -> None:
@@ -29,14 +35,17 @@ def main() -> None:
         raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
-    from makemore_jax import startup  # imported here so that --help is quick
+    from makemore_jax import processes, startup  # imported here so that --help is quick
 
     startup.use_compilation_cache()
     startup.use_cores()
+    if DISTRIBUTED.value:
+        processes.meet(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
     from makemore_jax.training import loop
 
-    loop.train(config, WORKDIR.value or f"runs/{name}")
+    with processes.together():
+        loop.train(config, WORKDIR.value or f"runs/{name}")
 
 
 if __name__ == "__main__":

@@ -7,15 +7,11 @@ the last. Exits with 1, naming the rows, where a loss is further than 0.02 from 
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import sides
+from benchmarks import sides, whole_training
 from makemore_jax import plots
 from makemore_jax.data.download import locate
 
@@ -85,19 +81,12 @@ def command(row: Row) -> list[str]:
 
 def train(row: Row, data: Path) -> dict[str, Any]:
     """Run it; its summary and all that it wrote on the way."""
-    with tempfile.TemporaryDirectory() as folder:
-        given = [f"--config.data.path={data}", "--workdir", folder]
-        given += [f"--config.train.diagnose_every={1_000 if 'deep' in row.name else 100_000}"]
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, *command(row), *given], cwd=sides.ROOT, check=True, stdout=sys.stderr
-        )
-        seconds = time.perf_counter() - began
-        written = (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines()
-        summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    given = [f"--config.data.path={data}"]
+    given += [f"--config.train.diagnose_every={1_000 if 'deep' in row.name else 100_000}"]
+    seconds, lines, summary = whole_training.train([*command(row), *given])
     kept = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss")
     found = {name: summary[name] for name in kept} | {"seconds": seconds}
-    return {"found": found, "lines": [json.loads(line) for line in written]}
+    return {"found": found, "lines": lines}
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:

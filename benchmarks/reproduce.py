@@ -12,16 +12,13 @@ Needs makemore's list: python -m makemore_jax.data.download names
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
+from benchmarks import whole_training
+from benchmarks.whole_training import ROOT
 from makemore_jax.data.download import locate
 from makemore_jax.metrics import device, versions, write_json
 
-ROOT = Path(__file__).parent.parent
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
 
@@ -47,16 +44,9 @@ MAKEMORE = (
 
 def train(model: str, overrides: tuple[str, ...]) -> dict:
     """Run train.py as a user does; its dev losses by step, its summary and its wall time."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["train.py", "--config", f"configs/{model}.py", *overrides]
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, *command, "--workdir", folder], cwd=ROOT, check=True, stdout=sys.stderr
-        )
-        seconds = time.perf_counter() - began
-        lines = map(json.loads, (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines())
-        losses = {str(line["step"]): line["dev_loss"] for line in lines if "dev_loss" in line}
-        summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    command = ["train.py", "--config", f"configs/{model}.py", *overrides]
+    seconds, lines, summary = whole_training.train(command)
+    losses = {str(line["step"]): line["dev_loss"] for line in lines if "dev_loss" in line}
     del summary["versions"]
     return {"command": command, "wall_seconds": seconds, "losses": losses, "summary": summary}
 

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
+from makemore_jax import processes
 from makemore_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -81,7 +82,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        state = jax.device_get(state)  # orbax writes host arrays in half the time: 0.07 s, not 0.14
+        if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(state)):
+            # orbax writes host arrays in half the time: 0.07 s, not 0.14
+            state = jax.device_get(state)
         items = ocp.args.Composite(
             rest=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
             **{name: ocp.args.StandardSave(tree) for name, tree in state.variables.items()},
@@ -90,10 +93,12 @@ class Checkpoints:
         metrics = None if dev_loss is None or math.isnan(dev_loss) else {"dev_loss": dev_loss}
         self._manager.save(step, args=items, metrics=metrics)
         self._manager.wait_until_finished()
-        folder = self.folder / str(step)
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(_hashes(folder), indent=1))
-        partial.rename(folder / MANIFEST)
+        if processes.is_first():
+            folder = self.folder / str(step)
+            partial = folder / f"{MANIFEST}.partial"
+            partial.write_text(json.dumps(_hashes(folder), indent=1))
+            partial.rename(folder / MANIFEST)
+        processes.wait(f"checkpoint {step}")
 
     def restore(self, which: str, like: Any) -> Any:
         """The `latest` or `best` state, with the shapes, dtypes and shardings of `like`.

@@ -22,11 +22,13 @@ class DataConfig:
     """Which text, and how it becomes examples."""
 
     path: str = "names.txt"
-    kind: str = "lines"  # lines: each an example; windows: each character one
+    kind: str = "lines"  # lines: each an example; windows: each character one; text: crops of it
     split: str = "holdout"  # holdout: 90/5/5; makemore, lecture: exactly theirs
     dedup: bool = False  # drop repeated lines before the split
     encoding: str = "utf-8"
     block_size: int | None = None  # longest context; None: longest line + 1
+    train_fraction: float = 0.9  # kind "text": of its characters, from its beginning
+    memory_map: str = "auto"  # kind "text": read while training, from a file; or always, never
 
 
 @dataclass(slots=True)
@@ -38,7 +40,14 @@ class ModelConfig:
     n_head: int = 4  # transformer
     n_embd: int = 64  # width of the embeddings; of the transformer throughout
     n_embd2: int = 64  # width of the hidden layers or states of the others
-    dropout: float = 0.0  # transformer
+    # transformer:
+    dropout: float = 0.0
+    activation: str = "gelu"  # between the layers of its MLPs; or relu
+    bias: bool = True  # of its linear layers and norms
+    tied: bool = False  # whether the output layer is the embedding
+    init_scheme: str = "pytorch"  # initial values; or gpt2
+    dtype: str = "float32"  # of what is computed; or bfloat16. Parameters are float32
+    remat: bool = False  # compute activations again for the gradient, which takes less memory
     # window_mlp, the lectures' networks on windows:
     fuse: int | None = None  # neighbours that each layer joins; None: the first joins all
     batch_norm: str = "none"  # or with statistics that are running, or calibrated
@@ -55,7 +64,8 @@ class OptimizerConfig:
     learning_rate: float = 5e-4
     b1: float = 0.9
     b2: float = 0.99
-    weight_decay: float = 0.01  # adamw: decoupled, on every parameter; sgd: L2
+    weight_decay: float = 0.01  # adamw: decoupled; sgd: L2
+    decay: str = "all"  # parameters that decay; or matrices: those of two axes or more
     schedule: str = "constant"
     warmup_steps: int = 0  # linear, up to the learning rate
     step_size: int = 100_000  # schedule "step": every so many steps ...
@@ -69,6 +79,7 @@ class TrainConfig:
     """How long, and what happens on the way. All in steps."""
 
     batch_size: int = 32
+    accumulate: int = 1  # parts of a batch that are taken one after the other
     steps: int = 20_000
     log_every: int = 100  # also the number of steps in one compiled call
     eval_every: int = 500
@@ -76,6 +87,7 @@ class TrainConfig:
     diagnose_every: int | None = None  # look inside the network; None: never
     checkpoint_every: int = 2_000  # besides each new best on dev, which is always saved
     num_samples: int = 10
+    eval_examples: int | None = None  # losses on dev and test are over so many; None: all
     train_eval_examples: int = 5_000  # the final train_loss is over the first so many examples
 
 
@@ -83,8 +95,9 @@ class TrainConfig:
 class MeshConfig:
     """Devices along each axis."""
 
-    data: int = -1  # batches are spread over these; -1: all devices
-    model: int = 1
+    data: int = -1  # batches are spread over these; -1: all devices that model leaves
+    model: int = 1  # wide matrices are spread over these
+    fsdp: bool = False  # whether parameters and optimizer are spread over `data` as well
 
 
 @dataclass(slots=True)
@@ -185,15 +198,20 @@ def validate(config: Config) -> None:
     one_of("model.init_scale", ("normal", "small_output", "small", "kaiming", "fan_in"))
     one_of("data.split", ("holdout", "makemore", "lecture"))
     one_of("optimizer.name", ("adamw", "sgd"))
+    one_of("data.memory_map", ("auto", "always", "never"))
+    one_of("model.activation", ("gelu", "relu"))
+    one_of("model.init_scheme", ("pytorch", "gpt2"))
+    one_of("model.dtype", ("float32", "bfloat16"))
+    one_of("optimizer.decay", ("all", "matrices"))
     one_of("optimizer.schedule", ("constant", "step", "cosine"))
     require("seed", 0 <= config.seed < 2**32, "between 0 and 4294967295")
     if config.data.block_size is not None:
         require("data.block_size", 1 <= config.data.block_size < 2**20, "at least 1, below 2**20")
     positive = (
         *("model.n_layer", "model.n_head", "model.n_embd", "model.n_embd2"),
-        *("train.batch_size", "train.steps", "train.log_every", "train.eval_every"),
-        *("train.sample_every", "train.checkpoint_every", "train.train_eval_examples"),
-        *("optimizer.step_size", "mesh.model"),
+        *("train.batch_size", "train.accumulate", "train.steps", "train.log_every"),
+        *("train.eval_every", "train.sample_every", "train.checkpoint_every"),
+        *("train.train_eval_examples", "optimizer.step_size", "mesh.model"),
     )
     for name in positive:
         require(name, flat[name] >= 1, "at least 1")
@@ -205,8 +223,11 @@ def validate(config: Config) -> None:
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "above 0")
     require("optimizer.min_learning_rate", config.optimizer.min_learning_rate >= 0, "at least 0")
     require("optimizer.gamma", config.optimizer.gamma > 0, "above 0")
-    if config.train.diagnose_every is not None:
-        require("train.diagnose_every", config.train.diagnose_every >= 1, "at least 1")
+    for name in ("train.diagnose_every", "train.eval_examples"):
+        require(name, flat[name] is None or flat[name] >= 1, "at least 1")
+    divides = config.train.batch_size % config.train.accumulate == 0
+    rule = f"a divisor of train.batch_size={config.train.batch_size}"
+    require("train.accumulate", divides, rule)
     if config.optimizer.grad_clip is not None:
         require("optimizer.grad_clip", config.optimizer.grad_clip > 0, "above 0")
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "-1 or at least 1")
@@ -217,7 +238,15 @@ def validate(config: Config) -> None:
             f"divisible by model.n_head={config.model.n_head}",
         )
     else:
-        require("model.dropout", not config.model.dropout, "0: only the transformer has it")
+        for name in ("dropout", "activation", "bias", "tied", "init_scheme", "dtype", "remat"):
+            off = getattr(ModelConfig(), name)
+            is_off = getattr(config.model, name) == off
+            require(f"model.{name}", is_off, f"{json.dumps(off)}: only the transformer has it")
+    if config.data.kind == "text":
+        rule = "given for text: the characters of its context, as 64"
+        require("data.block_size", config.data.block_size is not None, rule)
+        require("data.dedup", not config.data.dedup, "false for text, which has no lines")
+        require("data.train_fraction", 0 < config.data.train_fraction < 1, "between 0 and 1")
     _validate_windows(config, require)
 
 
@@ -225,7 +254,8 @@ def _validate_windows(config: Config, require: Callable[[str, bool, str], None])
     """What the families on windows, and no others, need."""
     model = config.model
     if model.kind != "window_mlp":
-        require("data.kind", config.data.kind != "windows", f"lines, which {model.kind} reads")
+        rule = f"lines or text, which {model.kind} reads"
+        require("data.kind", config.data.kind != "windows", rule)
         for name, off in (("fuse", None), ("batch_norm", "none"), ("output_norm", False)):
             is_off = getattr(model, name) == off
             require(f"model.{name}", is_off, f"{off}: only window_mlp has it")
@@ -234,6 +264,7 @@ def _validate_windows(config: Config, require: Callable[[str, bool, str], None])
     if model.batch_norm == "none":
         require("model.output_norm", not model.output_norm, "False without model.batch_norm")
     else:
+        require("train.accumulate", config.train.accumulate == 1, "1 for model.batch_norm")
         require("train.batch_size", config.train.batch_size > 1, "above 1 for model.batch_norm")
     if model.fuse is not None and config.data.block_size is not None:
         require("model.fuse", model.fuse >= 2, "at least 2")

@@ -25,8 +25,8 @@ from jax import Array
 from jax.extend import core
 
 from makemore_jax.data.layouts import Batch
-from makemore_jax.losses import mean_loss
 from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import make_loss
 
 N_BINS = 50
 SATURATED = 0.97  # of the way from the middle of the range to an end: the lecture's, for tanh
@@ -261,23 +261,16 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter, of two axes or more, as `histogram`
     """
 
+    loss_fn = make_loss(model)
+
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
-        inputs, targets, *positions = batch
-        packing = {"positions": positions[0]} if positions else {}
+        inputs, targets, *_ = batch
 
-        def loss_fn(params: Any) -> Array:
-            logits, _ = model.apply(
-                state.variables | {"params": params},
-                inputs,
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=[name for name in state.variables if name != "params"],
-                **packing,
-            )
-            return mean_loss(logits, targets)
+        def loss_of(params: Any) -> Array:
+            return loss_fn(params, state.batch_stats, batch, dropout_key)[0]
 
-        taps, tapped = trace(loss_fn, state.params)
+        taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]
         gradient = jax.grad(tapped, argnums=(0, 1), has_aux=True)
         (by_values, grads), values = gradient(zeros, state.params)

@@ -1,6 +1,7 @@
 """What a run tells: JSON lines, TensorBoard, samples, a progress bar, the summary."""
 
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -60,22 +61,24 @@ def check_finite(step: int, loss: float) -> float:
 class Metrics:
     """The files of a working directory that grow while a model trains, and the terminal.
 
-    A run that is resumed at step `start` forgets what was written after that step.
+    A run that is resumed at step `start` forgets what was written after that step. Without a
+    `workdir`, in all processes but the first, nothing is written or said.
     """
 
-    def __init__(self, workdir: Path, start: int, steps: int):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
-        self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
-        self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
-        is_first = not any(workdir.glob("events.out.*"))
-        self._events = EventFileWriter(str(workdir))
-        if not is_first:
-            self._purge_events(start)
-        self._bar = tqdm(
-            total=steps, initial=start, unit=" steps", dynamic_ncols=True, disable=None, leave=False
-        )
+    def __init__(self, workdir: Path | None, start: int, steps: int):
+        self._seconds_before, self._events = 0.0, None
+        self._is_silent = workdir is None
+        if workdir is None:
+            self._lines, self._samples = io.StringIO(), io.StringIO()
+        else:
+            self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
+            self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
+            self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
+            self._open_events(workdir, start)
+        # None: no bar where there is no terminal
+        hidden = True if self._is_silent else None
+        bar = {"unit": " steps", "dynamic_ncols": True, "leave": False, "disable": hidden}
+        self._bar = tqdm(total=steps, initial=start, **bar)
         self._pending: tuple[int, Array, float] | None = None
         self._last = start
         self._began = self._last_time = time.perf_counter()
@@ -130,16 +133,17 @@ class Metrics:
         by_tag = {f"{k}/{name}": v for k, of_kind in found.items() for name, v in of_kind.items()}
         self._write_events(step, {tag: v for tag, v in by_tag.items() if _is_finite(v)})
 
-    def write_samples(self, step: int, by_place: dict[str, list[str]]) -> None:
-        """Samples under the place where they are found, to samples.txt and to the terminal."""
-        lines = [f"step {step}, samples"]
-        lines += [f"  {place}: {', '.join(texts)}" for place, texts in by_place.items() if texts]
+    def write_samples(self, step: int, lines: list[str]) -> None:
+        """Samples, as the dataset shows them, to samples.txt and to the terminal."""
+        lines = [f"step {step}, samples", *lines]
         self._samples.write("\n".join(lines) + "\n")
         self._samples.flush()
         self.say("\n".join(lines))
 
     def say(self, text: str) -> None:
         """Print without disturbing the progress bar."""
+        if self._is_silent:
+            return
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
@@ -148,9 +152,20 @@ class Metrics:
         self._bar.close()
         self._lines.close()
         self._samples.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
+
+    def _open_events(self, workdir: Path, start: int) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        is_first = not any(workdir.glob("events.out.*"))
+        self._events = EventFileWriter(str(workdir))
+        if not is_first:
+            self._purge_events(start)
 
     def _write_events(self, step: int, values: dict[str, Any]) -> None:
+        if self._events is None:
+            return
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 

@@ -272,9 +272,8 @@ def learnt_bigrams(lm: LanguageModel, split: Lines, at_most: int = MOST_LINES) -
     @jax.jit
     def sums(variables: Any, split: Lines, indices: Array) -> tuple[Array, Array]:
         """The predictions added up by current token (V, V), and how many they are (V,)."""
-        inputs, targets = split.take(jnp.minimum(indices, size - 1))
-        counts = (targets != -1) & (indices < size)[:, None]
-        stands = jax.nn.one_hot(inputs, V) * counts[..., None]  # (B, T, V)
+        inputs, targets = data.take_below(split, indices, size)
+        stands = jax.nn.one_hot(inputs, V) * (targets != -1)[..., None]  # (B, T, V)
         probs = jax.nn.softmax(models.read_lines(lm.model, variables, inputs))
         return jnp.einsum("btc,btn->cn", stands, probs), stands.sum(axis=(0, 1))
 

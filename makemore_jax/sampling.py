@@ -1,12 +1,11 @@
-"""From logits to tokens: drawing one, the compiled loop that draws many, and scoring given lines.
+"""Drawing lines, in a compiled loop, and scoring given ones.
 
 A line is drawn by `init_carry` and `step` of any model. Line i of a call depends on the key and
-on i alone, so the first ten of fifty are the ten that a call for ten gives.
+on i alone, so the first ten of fifty are the ten that a call for ten gives. Texts, which have no
+end, are drawn by `streaming`.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,75 +17,14 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import models, sharding
+from makemore_jax import models, sharding, streaming
 from makemore_jax.data.lines import Dataset, Lines, encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel, Sample, draw_token
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
 MOST_AT_ONCE = 1024  # lines in one compiled call
 FEWEST_AT_ONCE = 128  # of fewer lines those that have ended go on with the others
-
-
-class LanguageModel(NamedTuple):
-    """A model with its parameters, and what turns its tokens into text."""
-
-    model: nn.Module
-    variables: Any  # what it is applied to: {"params": ...}
-    vocab: Vocab
-    max_len: int  # tokens of the longest line that is drawn or scored, its end included
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How logits are bent before a token is drawn, in this order."""
-
-    temperature: float = 1.0  # logits are divided by it; 0: always the likeliest token
-    top_k: int | None = None  # only the k likeliest tokens
-    top_p: float | None = None  # only the likeliest tokens that together reach probability p
-
-    def check(self) -> None:
-        """UserError if a field is out of its range."""
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature: {self.temperature} must be a number, 0 or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"--top_k: {self.top_k} must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p: {self.top_p} must be above 0 and at most 1")
-
-
-def filter_logits(logits: Array, decoding: Decoding) -> Array:
-    """(B, V) -> (B, V), with -inf for what must not be drawn, for a temperature above 0."""
-    logits = logits / decoding.temperature
-    if decoding.top_k is not None:
-        logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
-    if decoding.top_p is not None:
-        probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
-        mass_before = jnp.cumsum(probs, axis=-1) - probs  # of the tokens likelier than each
-        keep = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
-        logits = jnp.where(keep, logits, -jnp.inf)
-    return logits
-
-
-def _rank(logits: Array) -> Array:
-    """The place of each token by falling logit, 0 for the likeliest; of equals the first leads."""
-    return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)
-
-
-def draw_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
-    """One token for each row of logits (B, V), with a key for each row (B,). -> (B,)"""
-    if decoding.temperature == 0:
-        return _likeliest(logits)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
-    return _likeliest(filter_logits(logits, decoding) + noise)  # as jax.random.categorical draws
-
-
-def _likeliest(logits: Array) -> Array:
-    """The first of the largest in each row. (B, V) -> (B,)"""
-    # Not argmax, which on CPU takes 180 us for 1,000 rows where a maximum and a minimum take 20.
-    is_largest = logits == logits.max(axis=-1, keepdims=True)
-    V = logits.shape[-1]
-    return jnp.where(is_largest, jnp.arange(V), V - 1).min(axis=-1)
 
 
 class _Loop(NamedTuple):
@@ -198,19 +136,12 @@ def _take_rows(begin: Callable[[Array], _Loop], loop: _Loop, rows: Array) -> _Lo
     return jax.tree.map(take, loop, one, two)
 
 
-class Sample(NamedTuple):
-    """One drawn line."""
-
-    text: str
-    log_prob: float  # natural log under the model itself, the end included
-
-
 def sample(
     lm: LanguageModel,
     key: Array,
     num: int,
     prompt: str = "",
-    decoding: Decoding = Decoding(),
+    decoding: Decoding = AS_IT_IS,
     first: int = 0,
 ) -> list[Sample]:
     """Draw lines number `first` to `first + num - 1` of a key, each beginning with `prompt`.
@@ -218,6 +149,8 @@ def sample(
     The log-probability is that of the whole line, its prompt included, under the model as it is,
     however the logits are bent. UserError for a prompt with which no line can begin.
     """
+    if not lm.vocab.has_end:
+        return streaming.sample(lm, key, num, prompt, decoding, first)
     if unknown := lm.vocab.unknown(prompt):
         raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
     if len(prompt) >= lm.max_len:
@@ -248,7 +181,7 @@ def sample_new(
     key: Array,
     num: int,
     prompt: str = "",
-    decoding: Decoding = Decoding(),
+    decoding: Decoding = AS_IT_IS,
     most_rounds: int = 100,
 ) -> list[Sample]:
     """As `sample`, but of the lines in their order only those that are in no split of the data.

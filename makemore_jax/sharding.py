@@ -1,6 +1,16 @@
-"""The devices as a mesh, and which array lies where: batches over `data`, all else everywhere."""
+"""The devices as a mesh, and which array lies where.
+
+Batches lie over the mesh's axis `data`. Parameters and what the optimizer knows of them lie
+everywhere, but for the wide matrices, which lie over `model` where it has more than one device, and
+with `fsdp` all lie over `data` too. Models and step know nothing of it: from these shardings XLA
+itself divides what they compute, and sends what must be sent (Xu et al. 2021, GSPMD).
+"""
+
+import re
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -13,37 +23,58 @@ CORES_PAY_FROM_PARAMS = 100_000
 LINES_A_CORE = 8
 LINES_A_SAMPLER = 64
 
+# The axis of each wide matrix that lies over `model`: of the first of two what comes out, of the
+# second what goes in, so that between them nothing is sent (Shoeybi et al. 2019, Megatron-LM,
+# section 3). The recurrent cells' make the state, of which every device then has its part.
+OVER_MODEL = {
+    r"h_\d+/attn/c_attn/(kernel|bias)": -1,
+    r"h_\d+/attn/c_proj/kernel": 0,
+    r"h_\d+/mlp/c_fc/(kernel|bias)": -1,
+    r"h_\d+/mlp/c_proj/kernel": 0,
+    r"cell/xh_to_\w+/(kernel|bias)": -1,
+}
 
-def make_mesh(config: MeshConfig, batch_size: int, num_params: int) -> Mesh:
+
+def make_mesh(config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1) -> Mesh:
     """The mesh of a config. UserError where devices or batch do not divide.
 
     `mesh.data=-1` is all devices; of a CPU's cores it is as many as make the model faster.
     """
-    if config.model != 1:
-        raise UserError(f"mesh.model: {config.model} must be 1; only batches are spread as yet")
     here = len(jax.devices())
-    wanted = here if config.data == -1 else config.data
-    if config.data == -1 and jax.default_backend() == "cpu":
+    wanted = here // config.model if config.data == -1 else config.data
+    is_one = jax.process_count() == 1
+    if config.data == -1 and config.model == 1 and jax.default_backend() == "cpu" and is_one:
         most = min(here, batch_size // LINES_A_CORE) if num_params >= CORES_PAY_FROM_PARAMS else 1
-        wanted = max(n for n in range(1, max(most, 1) + 1) if batch_size % n == 0)
-    if wanted > here:
-        raise UserError(f"mesh.data: {wanted} devices are asked for, {here} are here")
-    if batch_size % wanted:
+        parts = range(1, max(most, 1) + 1)
+        wanted = max(n for n in parts if batch_size % (n * accumulate) == 0)
+    if wanted * config.model > here or wanted < 1:
+        asked = f"{max(wanted, 1)} x {config.model}" if config.model > 1 else f"{wanted}"
+        field = "mesh.data x mesh.model" if config.model > 1 else "mesh.data"
+        raise UserError(f"{field}: {asked} devices are asked for, {here} are here")
+    if wanted * config.model != here and not is_one:
         raise UserError(
-            f"mesh.data: a batch of {batch_size} does not divide over {wanted} devices; change "
-            "train.batch_size or mesh.data"
+            f"mesh.data: {wanted} x mesh.model={config.model} leaves some of the {here} devices "
+            f"of {jax.process_count()} processes without work; mesh.data=-1 takes all"
         )
-    return _mesh_of_first(wanted)
+    if batch_size % (wanted * accumulate):
+        parts = f", each {accumulate} parts after each other" if accumulate > 1 else ""
+        raise UserError(
+            f"mesh.data: a batch of {batch_size} does not divide over {wanted} devices{parts}; "
+            "change train.batch_size or mesh.data"
+        )
+    return _mesh(wanted, config.model, jax.devices())
 
 
 def make_lines_mesh(num_lines: int) -> Mesh:
     """Devices that each draw their own of so many lines: one, where there is too little to do."""
-    return _mesh_of_first(max(1, min(len(jax.devices()), num_lines // LINES_A_SAMPLER)))
+    devices = jax.local_devices()
+    return _mesh(max(1, min(len(devices), num_lines // LINES_A_SAMPLER)), 1, devices)
 
 
-def _mesh_of_first(num: int) -> Mesh:
+def _mesh(data: int, model: int, devices: list) -> Mesh:
     axis_types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((num, 1), ("data", "model"), axis_types, devices=jax.devices()[:num])
+    devices = devices[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -54,3 +85,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch(mesh: Mesh) -> NamedSharding:
     """The first axis spread over `data`."""
     return NamedSharding(mesh, P("data"))
+
+
+def is_spread(mesh: Mesh, config: MeshConfig) -> bool:
+    """Whether a part of the state lies on some devices alone."""
+    return mesh.shape["model"] > 1 or (config.fsdp and mesh.shape["data"] > 1)
+
+
+def of_state(mesh: Mesh, config: MeshConfig, state: Any) -> Any:
+    """Where each array of a state lies, or of any tree with parameters in it; shapes suffice."""
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        axes: list[str | None] = [None] * leaf.ndim
+        for pattern, axis in OVER_MODEL.items():
+            # What does not divide stays whole.
+            if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
+                axes[axis] = "model"
+        if config.fsdp:
+            free = [
+                i
+                for i, size in enumerate(leaf.shape)
+                if axes[i] is None and size % mesh.shape["data"] == 0
+            ]
+            if free:
+                axes[max(free, key=lambda i: leaf.shape[i])] = "data"
+        return NamedSharding(mesh, P(*axes))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def put(tree: Any, where: Any) -> Any:
+    """Arrays that every process has whole, as arrays over the devices of all."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+    shardings = (
+        where if not isinstance(where, NamedSharding) else jax.tree.map(lambda _: where, tree)
+    )
+
+    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """The arrays whole, on the host, in every process."""
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.device_get(whole)

@@ -38,10 +38,9 @@ from makemore_jax import command_line, data, models, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.errors import UserError
-from makemore_jax.losses import token_losses
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_calibrate
+from makemore_jax.training.evaluate import make_calibrate, sum_losses
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
 
@@ -265,18 +264,15 @@ def _make_evaluate(model: Any, spread: Callable, like: Split) -> Callable[[Any, 
     """The function (params, splits) of all members -> exact loss of each, in nats per token."""
 
     def one(variables: Any, split: Split, indices: Array) -> Array:
-        inputs, targets = split.take(jnp.minimum(indices, split.size - 1))
-        targets = jnp.where((indices < split.size)[:, None], targets, -1)
-        losses = token_losses(model.apply(variables, inputs), targets)
-        return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
+        return sum_losses(model, variables, *data.take_below(split, indices, split.size))
 
-    sum_losses = jax.jit(spread(one))
+    sum_batches = jax.jit(spread(one))
     size, batch_size = like.size, like.batch_size()
 
     def evaluate(variables: Any, splits: Any) -> np.ndarray:
         count = len(jax.tree.leaves(splits)[0])
         sums = [
-            sum_losses(variables, splits, jnp.tile(start + jnp.arange(batch_size), (count, 1)))
+            sum_batches(variables, splits, jnp.tile(start + jnp.arange(batch_size), (count, 1)))
             for start in range(0, size, batch_size)
         ]
         loss, tokens = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).T

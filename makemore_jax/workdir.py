@@ -8,10 +8,13 @@ from typing import Any, TextIO
 
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
-from makemore_jax.data.lines import Dataset
+from makemore_jax.data import Dataset
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.metrics import versions, write_json
+
+IS_FIXED = ("seed", "optimizer.name", "optimizer.decay")  # besides data and model, but for these:
+MAY_DIFFER = ("data.memory_map", "model.remat")
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,9 @@ def read(workdir: Path) -> Run:
         raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
     try:
         content = json.loads((workdir / "config.json").read_text("utf-8"))
-        vocab = Vocab(tuple(json.loads((workdir / "vocab.json").read_text("utf-8"))))
         config = config_lib.from_json(content["config"])
+        chars = json.loads((workdir / "vocab.json").read_text("utf-8"))
+        vocab = Vocab(tuple(chars), has_end=config.data.kind != "text")
         max_len = content.get("max_len", config.data.block_size)
         run = Run(config, vocab, content["data_file"], content["data_sha256"], max_len)
         vocab_sha256 = content["vocab_sha256"]
@@ -107,8 +111,8 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
     there, here = config_lib.flatten(run.config), config_lib.flatten(config)
     there["data.path"], here["data.path"] = run.data_sha256, dataset.sha256
     for name in here:
-        is_fixed = name.startswith(("data.", "model.")) or name in ("seed", "optimizer.name")
-        if not is_fixed or here[name] == there[name]:
+        is_fixed = name.startswith(("data.", "model.")) or name in IS_FIXED
+        if not is_fixed or name in MAY_DIFFER or here[name] == there[name]:
             continue
         if name == "data.path":
             raise UserError(

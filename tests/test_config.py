@@ -122,6 +122,6 @@ def test_dropout_without_a_transformer():
     config = Config()
     config.model = dataclasses.replace(config.model, kind="gru", dropout=0.1)
     with pytest.raises(
-        UserError, match=r"model.dropout: 0.1 must be 0: only the transformer has it"
+        UserError, match=r"model.dropout: 0.1 must be 0.0: only the transformer has it"
     ):
         config_lib.validate(config)

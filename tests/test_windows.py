@@ -297,7 +297,7 @@ def losses_on(num_devices: int) -> list[float]:
         ({"data.block_size": 7}, "data.block_size: 7 must be 8, which 3 layers join by 2"),
         ({"model.fuse": 1}, "model.fuse: 1 must be at least 2"),
         ({"data.kind": "lines"}, 'data.kind: "lines" must be windows, which window_mlp reads'),
-        ({"model.kind": "mlp"}, 'data.kind: "windows" must be lines, which mlp reads'),
+        ({"model.kind": "mlp"}, 'data.kind: "windows" must be lines or text, which mlp reads'),
         ({"train.batch_size": 1}, "train.batch_size: 1 must be above 1 for model.batch_norm"),
         ({"model.batch_norm": "batch"}, 'model.batch_norm: "batch" is not one of none, running'),
         ({"model.init_scale": "he"}, 'model.init_scale: "he" is not one of normal, small_output'),

@@ -56,31 +56,35 @@ class Packed(NamedTuple):
         return split.take_packed(indices, self.num_rows, self.width)
 
 
-def count_chunks(num_lines: int, block_size: int) -> int:
+def count_chunks(num_lines: int, block_size: int, accumulate: int = 1) -> int:
     """Into how many chunks a device takes its part of a batch, one after the other.
 
-    One, where the lines are few, or do not divide into chunks of a good size.
+    As many as are asked for; on CPU more, where the lines are many and divide into chunks of a
+    good size.
     """
-    if jax.default_backend() != "cpu":
-        return 1
     most = max(1, TOKENS_AT_ONCE // block_size)
     sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
-    return num_lines // sizes[0] if sizes and num_lines > most else 1
+    if jax.default_backend() != "cpu" or not sizes or num_lines <= most:
+        return accumulate
+    return max(accumulate, num_lines // sizes[0])
 
 
-def choose(split: Split, batch_size: int, model: nn.Module, num_devices: int = 1) -> list[Layout]:
+def choose(
+    split: Split, batch_size: int, model: nn.Module, num_devices: int = 1, accumulate: int = 1
+) -> list[Layout]:
     """The layouts for the chunks of a split's batches, the cheapest first; all fit in the last.
 
     Packed, the batch has as many rows as make it cheapest, what does not fit being computed in
     whole rows; else half of all batches have the first width and nine tenths the second. Found by
     drawing from these very lines. On an accelerator there is one layout, the whole block: its time
-    is not in the products, and it would wait for the host at each branch. Windows are all of it.
+    is not in the products, and it would wait for the host at each branch. Windows and crops of a
+    text are all of it.
     """
     whole = Rows(split.block_size)
     if jax.default_backend() != "cpu" or not isinstance(split, Lines):
         return [whole]
     lengths = np.diff(np.asarray(split.starts))
-    num_parts = num_devices * count_chunks(batch_size // num_devices, split.block_size)
+    num_parts = num_devices * count_chunks(batch_size // num_devices, split.block_size, accumulate)
     num_draws = min(2_000, max(100, 2_000_000 // batch_size))
     shape = (num_draws, num_parts, batch_size // num_parts)
     drawn = np.random.default_rng(0).choice(lengths, shape)

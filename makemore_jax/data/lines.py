@@ -7,6 +7,7 @@ text, not with the longest line.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,14 @@ class Dataset:
             places[where if where == "new" else f"in {where}"].append(text)
         return places
 
+    def show(self, texts: list[str]) -> list[str]:
+        """Samples as they are printed: under the place where they are found."""
+        by_place = self.by_place(texts)
+        return [f"  {place}: {', '.join(found)}" for place, found in by_place.items() if found]
+
+    def prepare(self, folder: Path) -> None:
+        """All is on the device already."""
+
 
 def split_lines(text: str) -> list[str]:
     """The lines of a text, stripped, empty ones dropped."""
@@ -116,7 +125,7 @@ def encode(words: list[str], vocab: Vocab, block_size: int) -> Lines:
     return Lines(jnp.asarray(stream), jnp.asarray(starts), block_size)
 
 
-def load(config: DataConfig, seed: int) -> Dataset:
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
     """Read and split a file of lines. UserError names what is wrong with it."""
     text, sha256 = text_file.read(config.path, config.encoding)
     words = split_lines(text)

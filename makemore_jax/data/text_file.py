@@ -1,8 +1,10 @@
 """A text file on disk -> its text, its hash and its vocabulary."""
 
+import contextlib
 import difflib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +16,23 @@ from makemore_jax.errors import UserError
 
 def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
     """The text of a file, and the sha256 of its bytes. UserError if it can't be read."""
+    with opening(path, flag):
+        raw = Path(path).read_bytes()
+    return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
+
+
+@contextlib.contextmanager
+def opening(path: str, flag: str = "data.path") -> Iterator[None]:
+    """What goes wrong when a file is opened or read inside of it becomes a UserError."""
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{flag}: {path} is a folder, not a text file")
     try:
-        raw = file.read_bytes()
+        yield
     except FileNotFoundError:
         raise UserError(f"{flag}: {path} does not exist{_nearest(file)}") from None
     except OSError as error:
         raise UserError(f"{flag}: {path} can't be read: {error.strerror}") from None
-    return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
 
 
 def decode(raw: bytes, path: str, encoding: str, flag: str = "data.path") -> str:
@@ -57,18 +66,22 @@ def _nearest(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Vocab:
-    """Characters <-> tokens. Token 0 starts and ends a line; character i is token i + 1."""
+    """Characters <-> tokens. Token 0 starts and ends a line, and character i is token i + 1.
+
+    A text has no such token: there character i is token i.
+    """
 
     chars: tuple[str, ...]
+    has_end: bool = True
 
     @property
     def size(self) -> int:
-        """Number of tokens, the 0 included."""
-        return len(self.chars) + 1
+        """Number of tokens, the 0 that ends a line included."""
+        return len(self.chars) + self.has_end
 
     @cached_property
     def _tokens(self) -> dict[str, int]:
-        return {c: i for i, c in enumerate(self.chars, start=1)}
+        return {c: i for i, c in enumerate(self.chars, start=int(self.has_end))}
 
     def unknown(self, text: str) -> list[str]:
         """The characters of `text` that have no token, each once."""
@@ -79,13 +92,18 @@ class Vocab:
         return [self._tokens[c] for c in text]
 
     def decode_rows(self, tokens: np.ndarray) -> list[str]:
-        """The text of each row of tokens (N, T), up to its first 0, which nothing but 0 follows."""
+        """The text of each row of tokens (N, T), up to its first 0, which nothing but 0 follows.
+
+        Of a text all tokens are characters.
+        """
+        if not self.has_end:
+            return ["".join(row) for row in np.array(self.chars)[tokens]]
         # NumPy's strings end before their last NULs, so that a row is its text as it stands.
         rows = np.array(["\0", *self.chars])[tokens]
         return np.ascontiguousarray(rows).view(f"U{tokens.shape[1]}")[:, 0].tolist()
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of tokens, up to the first 0."""
+        """The text of tokens of a line, up to the first 0."""
         tokens = list(tokens)
         end = tokens.index(0) if 0 in tokens else len(tokens)
         return "".join(self.chars[i - 1] for i in tokens[:end])

@@ -4,6 +4,7 @@ Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3, section 2.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 from flax import struct
@@ -41,7 +42,7 @@ class Windows:
         return (before * inside)[:, ::-1], self.stream[indices + 1].astype(jnp.int32)[:, None]
 
 
-def load(config: DataConfig, seed: int) -> lines.Dataset:
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dataset:
     """Read and split a file of lines, and see it as windows. UserError names what is wrong."""
     if config.block_size is None:
         raise UserError(

@@ -18,13 +18,15 @@ from jax import Array
 class Linear(nn.Module):
     """torch.nn.Linear: weight and bias uniform within 1 / sqrt(n_in). (..., n_in) -> (..., n_out)
 
-    All axes but the last are one in the product: XLA's code for (B, T, C), and above all for its
-    gradient, is slower than for (B * T, C).
+    With `std` weights are N(0, std) and biases 0. It computes in the dtype of x. All axes but the
+    last are one in the product: XLA's code for (B, T, C), and above all for its gradient, is slower
+    than for (B * T, C).
     """
 
     n_in: int
     n_out: int
     use_bias: bool = True
+    std: float | None = None
 
     def setup(self):
         bound = self.n_in**-0.5
@@ -32,19 +34,21 @@ class Linear(nn.Module):
         def symmetric_uniform(key, shape, dtype=jnp.float32):
             return init.uniform(2 * bound)(key, shape, dtype) - bound
 
-        self.kernel = self.param("kernel", symmetric_uniform, (self.n_in, self.n_out))
+        of_kernel = init.normal(self.std) if self.std else symmetric_uniform
+        self.kernel = self.param("kernel", of_kernel, (self.n_in, self.n_out))
         if self.use_bias:
-            self.bias = self.param("bias", symmetric_uniform, (self.n_out,))
+            of_bias = init.zeros if self.std else symmetric_uniform
+            self.bias = self.param("bias", of_bias, (self.n_out,))
 
     def __call__(self, x: Array) -> Array:
-        y = x.reshape(-1, self.n_in) @ self.kernel
-        y = y + self.bias if self.use_bias else y
+        y = x.reshape(-1, self.n_in) @ self.kernel.astype(x.dtype)
+        y = y + self.bias.astype(x.dtype) if self.use_bias else y
         return y.reshape(*x.shape[:-1], self.n_out)
 
 
-def embedding(n: int, n_embd: int) -> nn.Embed:
+def embedding(n: int, n_embd: int, std: float = 1.0) -> nn.Embed:
     """torch.nn.Embedding: a table of n rows, N(0, 1)."""
-    return nn.Embed(n, n_embd, embedding_init=init.normal(1.0))
+    return nn.Embed(n, n_embd, embedding_init=init.normal(std))
 
 
 def linear_of_embedded(linear: Linear, table: Array, tokens: Array) -> Array:
@@ -64,9 +68,14 @@ def linear_of_embedded(linear: Linear, table: Array, tokens: Array) -> Array:
     return y.reshape(*tokens.shape[:-1], -1)
 
 
-def layer_norm() -> nn.LayerNorm:
+def layer_norm(use_bias: bool = True) -> nn.LayerNorm:
     """torch.nn.LayerNorm: eps 1e-5, and the variance by its definition, which keeps its digits."""
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, use_bias=use_bias)
+
+
+def at_least_float32(x: Array) -> Array:
+    """What is added up over many, as in softmax and loss, needs more digits than bfloat16 has."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def where_in_line(tokens: Array, positions: Array | None) -> Array:
@@ -145,7 +154,7 @@ def _attend(q: Array, k: Array, v: Array, seen: Array, factors: Array | None) ->
 
 def _attend_fwd(q: Array, k: Array, v: Array, seen: Array, factors: Array | None) -> tuple:
     scores = jnp.einsum("btnh,bsnh->bnts", q * q.shape[-1] ** -0.5, k)
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+    weights = jax.nn.softmax(jnp.where(seen, at_least_float32(scores), -jnp.inf)).astype(q.dtype)
     kept = weights if factors is None else weights * factors
     y = jnp.einsum("bnts,bsnh->btnh", kept, v)
     return y, (q, k, v, weights, factors, y)

@@ -1,6 +1,7 @@
 """The exact loss over a split, every example once, weighted by tokens; and batch statistics."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import sharding
-from makemore_jax.data import Split
+from makemore_jax.data import Split, at_hand, each_once, take_below
 from makemore_jax.losses import token_losses
+
+
+def sum_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) -> Array:
+    """The sum of the losses of a batch in nats, and over how many tokens it is. (2,)"""
+    losses = token_losses(model.apply(variables, inputs), targets)
+    return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
 
 def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., float]:
@@ -25,27 +32,24 @@ def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., f
     """
     num_parts = mesh.shape["data"] if mesh else 1
     place = sharding.batch(mesh) if mesh else None
+    everywhere = sharding.replicated(mesh) if mesh else None
 
-    @jax.jit
-    def take(split: Split, indices: Array, size: Array) -> tuple[Array, Array]:
-        """The examples at `indices`, with no targets where an index is not below `size`."""
-        inputs, targets = split.take(jnp.minimum(indices, size - 1))
-        return inputs, jnp.where((indices < size)[:, None], targets, -1)
-
-    @jax.jit
-    def sum_losses(variables: Any, inputs: Array, targets: Array) -> Array:
-        losses = token_losses(model.apply(variables, inputs), targets)
-        return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
+    take = jax.jit(take_below)
+    sum_batch = jax.jit(partial(sum_losses, model), out_shardings=everywhere)
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
+        split = each_once(split)
         size = min(split.size, max_examples or split.size)
         batch_size = -(-split.batch_size() // num_parts) * num_parts
-        indices = np.arange(batch_size)
-        sums = [
-            sum_losses(variables, *take(split, jax.device_put(start + indices, place), size))
-            for start in range(0, size, batch_size)
-        ]
-        loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+
+        def sums(start: int) -> Array:
+            indices = start + np.arange(batch_size, dtype=np.int32)
+            part = at_hand(split, np.minimum(indices, size - 1))
+            part = part if part is split else sharding.put(part, everywhere)
+            return sum_batch(variables, *take(part, sharding.put(indices, place), size))
+
+        found = jax.device_get([sums(start) for start in range(0, size, batch_size)])
+        loss, count = np.sum(found, axis=0, dtype=np.float64)
         return float(loss / count)
 
     return evaluate

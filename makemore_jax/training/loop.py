@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import config as config_lib
-from makemore_jax import data, models, sampling, sharding, workdir
+from makemore_jax import data, models, processes, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
+from makemore_jax.data import Dataset
 from makemore_jax.data.layouts import choose
-from makemore_jax.data.lines import Dataset
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
@@ -43,13 +44,18 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     SIGTERM or SIGINT, with the state saved.
     """
     config_lib.validate(config)
-    dataset = data.load(config.data, config.seed)
+    folder = Path(directory)
+    dataset = data.load(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params)
-    folder = Path(directory)
-    with workdir.prepare(folder, config, dataset):  # and hold it until the summary is written
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate)
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():  # which holds the folder until the summary is written
+            stack.enter_context(workdir.prepare(folder, config, dataset))
+            dataset.prepare(folder)
+        processes.wait("prepared")
         return _train(config, dataset, model, mesh, folder)
 
 
@@ -59,13 +65,32 @@ def _train(
     init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
-    state = state_lib.create(model, optimizer, init_key, dataset.block_size)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    splits = jax.device_put(dataset.splits, sharding.replicated(mesh))
-    batch_size = config.train.batch_size
-    layouts = choose(dataset.splits["train"], batch_size, model, mesh.shape["data"])
-    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh)
+    everywhere, lies = sharding.replicated(mesh), None
+    if sharding.is_spread(mesh, config.mesh):
+        place = partial(sharding.of_state, mesh, config.mesh)
+        state = state_lib.create(model, optimizer, init_key, dataset.block_size, place)
+        lies = place(state)
+    else:
+        state = state_lib.create(model, optimizer, init_key, dataset.block_size)
+        state = sharding.put(state, everywhere)
+    splits = sharding.put(dataset.splits, everywhere)
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    layouts = choose(splits["train"], batch_size, model, mesh.shape["data"], accumulate)
+    layouts = layouts[-1:] if lies else layouts
+    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh, accumulate, lies)
     evaluate, calibrate = make_evaluate(model, mesh), make_calibrate(model)
+    data_key, _ = jax.random.split(train_key)
+
+    def ahead(step: int, num_steps: int) -> data.Split:
+        """The training data, as far as these steps need it."""
+        part = data.ahead(splits["train"], data_key, step, num_steps, batch_size)
+        return part if part is splits["train"] else sharding.put(part, everywhere)
+
+    def calibrated(state: TrainState) -> TrainState:
+        """Ready to be used; training itself does not need it."""
+        if config.model.batch_norm != "calibrated":
+            return state
+        return state.replace(batch_stats=calibrate(state.variables, splits["train"]))
 
     checkpoints = Checkpoints(folder)
     if checkpoints.steps():
@@ -75,7 +100,7 @@ def _train(
     if start >= config.train.steps and (known := workdir.read_summary(folder, start)):
         print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
         return known
-    metrics = Metrics(folder, start, config.train.steps)
+    metrics = Metrics(folder if processes.is_first() else None, start, config.train.steps)
     sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
     metrics.say(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
@@ -91,9 +116,9 @@ def _train(
             metrics.write_diagnostics(0, diagnose(state, splits["train"], train_key))
     dev_loss = None
     with contextlib.closing(metrics), _Signals() as signals:
-        while step < config.train.steps and not signals.received:
+        while step < config.train.steps and not signals.of_all():
             num_steps = _next_stop(step, config.train) - step
-            state, step_metrics = train_steps(state, splits["train"], train_key, num_steps)
+            state, step_metrics = train_steps(state, ahead(step, num_steps), train_key, num_steps)
             step += num_steps
             is_last = step == config.train.steps
             metrics.write_steps(step, step_metrics["train_loss"], float(schedule(step - 1)))
@@ -101,24 +126,32 @@ def _train(
             if diagnose and step % config.train.diagnose_every == 0:
                 metrics.flush()
                 metrics.write_diagnostics(step, diagnose(state, splits["train"], train_key))
-            if config.model.batch_norm == "calibrated":
-                state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
+            if any(step % n == 0 for n in _looks(config.train)) or is_last:
+                state = calibrated(state)
             if step % config.train.eval_every == 0 or is_last:
                 metrics.flush()
-                dev_loss = check_finite(step, evaluate(state.variables, splits["dev"]))
+                dev_loss = evaluate(state.variables, splits["dev"], config.train.eval_examples)
+                dev_loss = check_finite(step, dev_loss)
                 is_best = dev_loss < best_dev_loss
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
             if config.train.num_samples and (step % config.train.sample_every == 0 or is_last):
-                lm = LanguageModel(model, state.variables, dataset.vocab, dataset.max_len)
-                key = jax.random.fold_in(sample_key, step)
-                drawn = sampling.sample(lm, key, config.train.num_samples)
-                metrics.write_samples(step, dataset.by_place([line.text for line in drawn]))
+                variables = state.variables
+                if lies or processes.are_many():
+                    variables = sharding.gather(variables, mesh)
+                if processes.is_first():
+                    sizes = dataset.max_len, dataset.block_size
+                    lm = LanguageModel(model, variables, dataset.vocab, *sizes)
+                    key = jax.random.fold_in(sample_key, step)
+                    drawn = sampling.sample(lm, key, config.train.num_samples)
+                    metrics.write_samples(step, dataset.show([sample.text for sample in drawn]))
             if is_best or step % config.train.checkpoint_every == 0 or is_last:
                 metrics.flush()
                 checkpoints.save(state, dev_loss)
         metrics.flush()
+        if step < config.train.steps:
+            state = calibrated(state)
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
@@ -132,13 +165,15 @@ def _train(
         "best_step": checkpoints.steps()["best"],
         "train_loss": evaluate(best, splits["train"], at_most),
         "dev_loss": checkpoints.best_dev_loss(),
-        "test_loss": evaluate(best, splits["test"]),
+        "test_loss": evaluate(best, splits["test"], config.train.eval_examples),
         "num_params": state_lib.num_params(state.params),
         "seconds": metrics.seconds,
         "steps_per_second": metrics.steps_per_second,
         "device": device(),
         "versions": versions(),
     }
+    if not processes.is_first():
+        return summary
     write_json(folder / "summary.json", summary)
     print(
         f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
@@ -150,8 +185,13 @@ def _train(
 
 def _next_stop(step: int, config: TrainConfig) -> int:
     """The next step after which the host looks in."""
-    every = (config.log_every, config.eval_every, config.sample_every, config.checkpoint_every)
-    return min(config.steps, *((step // n + 1) * n for n in (*every, config.diagnose_every) if n))
+    every = (*_looks(config), config.log_every, config.diagnose_every)
+    return min(config.steps, *((step // n + 1) * n for n in every if n))
+
+
+def _looks(config: TrainConfig) -> tuple[int, ...]:
+    """Every how many steps the model itself is used: evaluated, sampled, saved."""
+    return config.eval_every, config.sample_every, config.checkpoint_every
 
 
 def _make_diagnose(
@@ -173,6 +213,11 @@ class _Signals:
     """Takes note of SIGTERM and SIGINT, so that the loop can end between two steps."""
 
     received: int = 0
+
+    def of_all(self) -> int:
+        """The signal that any process has received, 0 for none: all end after the same step."""
+        self.received = processes.largest(self.received)
+        return self.received
 
     def __enter__(self) -> "_Signals":
         self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}

@@ -1,5 +1,8 @@
 """The optimizer and its learning rate, as optax transformations with PyTorch's meaning."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -36,15 +39,23 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) decays every parameter, as torch.optim.AdamW does.
 
-    SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does.
+    SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
+    decay="matrices" what has one axis, biases and norms, does not decay, as in nanoGPT.
     """
     schedule = make_schedule(config, steps)
+    # Given only where it is needed: it changes the tree of the state, which is in checkpoints.
+    which = {"mask": _is_matrix} if config.decay == "matrices" else {}
     if config.name == "adamw":
         descend = optax.adamw(
-            schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay
+            schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **which
         )
     else:
-        descend = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule))
+        decay = optax.add_decayed_weights(config.weight_decay, **which)
+        descend = optax.chain(decay, optax.sgd(schedule))
     if config.grad_clip is None:
         return optax.chain(optax.identity(), descend)  # the same state with and without clipping
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), descend)
+
+
+def _is_matrix(params: Any) -> Any:
+    return jax.tree.map(lambda a: a.ndim >= 2, params)

@@ -21,8 +21,8 @@ from makemore_jax.training.state import TrainState
 Metrics = dict[str, Array]
 
 
-def make_loss_and_grads(model: nn.Module) -> Callable[..., tuple[tuple[Array, Any], Any]]:
-    """The pure function (params, batch stats, batch, dropout key) -> (loss, new stats), gradients.
+def make_loss(model: nn.Module) -> Callable[..., tuple[Array, Any]]:
+    """The pure function (params, batch stats, batch, dropout key) -> loss, new stats.
 
     The stats are {} for all families but those that norm by the batch.
     """
@@ -33,7 +33,12 @@ def make_loss_and_grads(model: nn.Module) -> Callable[..., tuple[tuple[Array, An
         loss, (count, batch_stats) = _sum_losses(model, params, batch_stats, batch, dropout_key)
         return loss / count, batch_stats
 
-    return jax.value_and_grad(loss_fn, has_aux=True)
+    return loss_fn
+
+
+def make_loss_and_grads(model: nn.Module) -> Callable[..., tuple[tuple[Array, Any], Any]]:
+    """The pure function with the same arguments -> (loss, new stats), gradients."""
+    return jax.value_and_grad(make_loss(model), has_aux=True)
 
 
 def _sum_losses(
@@ -85,12 +90,15 @@ def make_train_steps(
     batch_size: int,
     layouts: list[Layout],
     mesh: Mesh,
+    accumulate: int = 1,
+    lies: Any = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
     The state that goes in is donated: its memory is used for the one that comes out. Each device
     of the mesh's `data` axis computes the gradient of its part of the batch; `layouts` are what
-    `data.layouts.choose` gives for it.
+    `data.layouts.choose` gives for it. Where the state `lies` spread over devices (the shardings of
+    its leaves), XLA is told so, and itself divides all that is computed.
     """
     num_devices = mesh.shape["data"]
     loss_and_grads = make_loss_and_grads(model)
@@ -100,8 +108,11 @@ def make_train_steps(
         state: TrainState, split: data.Split, key: Array, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         data_key, dropout_key = jax.random.split(key)
-        as_one = bool(state.batch_stats)  # which are those of all devices' parts together
-        num_chunks = 1 if as_one else count_chunks(batch_size // num_devices, split.block_size)
+        # The statistics of a batch are those of all devices' parts together.
+        by_xla = bool(state.batch_stats) or lies is not None
+        num_chunks = accumulate
+        if not by_xla:
+            num_chunks = count_chunks(batch_size // num_devices, split.block_size, accumulate)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key = jax.random.fold_in(data_key, state.step)
@@ -109,11 +120,16 @@ def make_train_steps(
             key = jax.random.fold_in(dropout_key, state.step)
 
             def branch(layout: Layout) -> tuple[tuple[Array, Any], Any]:
-                if as_one or num_devices * num_chunks == 1:
+                if num_chunks == 1 and (by_xla or num_devices == 1):
                     drawn = layout.take(split, indices)
                     return loss_and_grads(state.params, state.batch_stats, drawn, key)
+                if by_xla:
+                    # Every chunk has of each device's part.
+                    chunks = indices.reshape(-1, num_chunks).T
+                    loss, grads = _add_up(model, layout, state.params, split, chunks, key)
+                    return (loss, {}), grads
                 part = jax.shard_map(
-                    partial(_add_up, model, num_chunks, layout),
+                    partial(_add_up_part, model, num_chunks, layout),
                     mesh=mesh,
                     in_specs=(P(), P(), P("data"), P()),
                     out_specs=P(),
@@ -123,15 +139,18 @@ def make_train_steps(
                 return (loss, {}), grads
 
             # Every device looks at all lengths: to ask the others would take longer.
-            lies = sharding.batch(mesh) if as_one else sharding.replicated(mesh)
-            indices = jax.lax.with_sharding_constraint(indices, lies)
+            where = sharding.batch(mesh) if by_xla else sharding.replicated(mesh)
+            indices = jax.lax.with_sharding_constraint(indices, where)
             which = 0
             if len(layouts) > 1:
                 lengths = split.lengths(indices).reshape(num_devices * num_chunks, -1)
                 which = first_that_fits(layouts, lengths)
             branches = [partial(branch, layout) for layout in layouts]
             (loss, batch_stats), grads = jax.lax.switch(which, branches)
-            return apply_gradients(state, grads, batch_stats, optimizer), {"train_loss": loss}
+            state = apply_gradients(state, grads, batch_stats, optimizer)
+            if lies is not None:
+                state = jax.lax.with_sharding_constraint(state, lies)
+            return state, {"train_loss": loss}
 
         if num_steps > 1:
             return jax.lax.scan(body, state, length=num_steps)
@@ -147,6 +166,42 @@ def make_train_steps(
 
 def _add_up(
     model: nn.Module,
+    layout: Layout,
+    params: Any,
+    split: data.Split,
+    chunks: Array,
+    dropout_key: Array,
+    axis: str | None = None,
+) -> tuple[Array, Any]:
+    """Loss and gradients of a batch, chunk by chunk (their number, lines of each).
+
+    With an `axis` of the mesh the chunks are of the part that this device has.
+    """
+    value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
+
+    def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
+        (loss, (count, _)), grads = value_and_grad(params, {}, layout.take(split, indices), key)
+        return count, loss, grads
+
+    given = chunks, jax.random.split(dropout_key, len(chunks))
+    sums = chunk(*(a[0] for a in given))
+    if len(chunks) > 1:
+        rest = tuple(a[1:] for a in given)
+        sums, _ = jax.lax.scan(
+            lambda sums, given: (jax.tree.map(jnp.add, sums, chunk(*given)), None), sums, rest
+        )
+    if not axis:
+        count, *found = sums
+        return tuple(jax.tree.map(lambda a: a / count, found))
+    # As one vector: on CPU adding up over devices costs 60 us each time.
+    flat, unravel = ravel_pytree(sums)
+    flat = jax.lax.psum(flat, axis)
+    _, loss, grads = unravel(flat / flat[0])
+    return loss, grads
+
+
+def _add_up_part(
+    model: nn.Module,
     num_chunks: int,
     layout: Layout,
     params: Any,
@@ -155,22 +210,6 @@ def _add_up(
     dropout_key: Array,
 ) -> tuple[Array, Any]:
     """Loss and gradients of a batch of which this device has its part, chunk by chunk."""
-    value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
-
-    def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
-        (loss, (count, _)), grads = value_and_grad(params, {}, layout.take(split, indices), key)
-        return count, loss, grads
-
     key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))
-    chunks = indices.reshape(num_chunks, -1), jax.random.split(key, num_chunks)
-    sums = chunk(*(a[0] for a in chunks))
-    if num_chunks > 1:
-        rest = tuple(a[1:] for a in chunks)
-        sums, _ = jax.lax.scan(
-            lambda sums, given: (jax.tree.map(jnp.add, sums, chunk(*given)), None), sums, rest
-        )
-    # As one vector: on CPU adding up over devices costs 60 us each time.
-    flat, unravel = ravel_pytree(sums)
-    flat = jax.lax.psum(flat, "data")
-    _, loss, grads = unravel(flat / flat[0])
-    return loss, grads
+    chunks = indices.reshape(num_chunks, -1)
+    return _add_up(model, layout, params, split, chunks, key, axis="data")

@@ -1,0 +1,135 @@
+"""More than one process, each with its own devices: how they meet, who writes, how they end.
+
+All run the same program on the same data and hold the same Python values; arrays are spread over
+the devices of all. The first alone writes logs, all write checkpoints.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from makemore_jax.errors import UserError
+
+PATIENCE = 60  # seconds in which all must have come, and after which one is taken for dead
+POLL = 0.5
+
+
+def meet(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join the other processes, before jax looks for devices. UserError if they can't be reached.
+
+    Without arguments jax finds out from the cluster that has started it. `coordinator` is the
+    host:port at which the first process, number 0, listens.
+    """
+    given = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise UserError(f"{missing[0]}: is missing; all of {', '.join(given)} go together")
+    if not missing:
+        if num_processes < 1 or not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id: {process_id} must be from 0 to --num_processes - 1 = "
+                f"{num_processes - 1}"
+            )
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"--coordinator: {coordinator!r} is not host:port, as 10.0.0.1:1234")
+        if process_id > 0:
+            _wait_for(host, int(port))
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, initialization_timeout=PATIENCE
+        )
+    except Exception as error:  # jax raises many kinds here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if missing:
+            raise UserError(
+                f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
+            ) from None
+        _end(
+            f"--coordinator: not all of {num_processes} processes came to {coordinator}: {reason}",
+            2,
+        )
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Until the first process listens. Asked here, as jax's own client may abort the process."""
+    last = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=POLL).close()
+            return
+        except OSError as error:
+            if time.monotonic() > last or isinstance(error, socket.gaierror):
+                raise UserError(
+                    f"--coordinator: {host}:{port} can't be reached: {error.strerror or error}"
+                ) from None
+        time.sleep(POLL)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def are_many() -> bool:
+    """Whether there are others."""
+    return jax.process_count() > 1
+
+
+def wait(where: str) -> None:
+    """Until all processes have come here."""
+    if are_many():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if not are_many():
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """End this process at once, with one line, when it or another one can't go on.
+
+    An ordinary exit would wait for the others, who wait for this one.
+    """
+    try:
+        yield
+    except UserError as error:
+        if are_many():
+            _end(str(error), error.exit_code)
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        if are_many():
+            reason = str(error).strip().splitlines()[0]
+            _end(
+                f"process {jax.process_index()} of {jax.process_count()}: another one has ended or "
+                "can't be reached; start them all again, with as many as you like, and they go on "
+                f"from the last checkpoint ({reason:.120})",
+                1,
+            )
+        raise
+
+
+def _end(message: str, exit_code: int) -> None:
+    print(f"train.py: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
