@@ -1,4 +1,4 @@
-"""The GPT of the lecture, on Tiny Shakespeare: 6 layers, 6 heads, 384 channels, ReLU, constant rate.
+"""The GPT of the lecture, on Tiny Shakespeare: 6 layers, 384 channels, ReLU, a constant rate.
 
 karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. Its queries, keys and values have no
 bias and its initial weights are all N(0, 0.02); this is GPT-2's block otherwise. The infinite
