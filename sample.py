@@ -9,6 +9,7 @@ It reads what training wrote into the working directory, also while the training
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -147,15 +148,13 @@ def find_data(run: workdir.Run) -> lines.Dataset | None:
 
 def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) -> None:
     """One text as it is drawn, until --max_len or an interruption."""
+    wanted = MAX_LEN.value and streaming.num_to_draw(PROMPT.value, MAX_LEN.value)
+    parts = streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding)
     print(PROMPT.value, end="", flush=True)
-    left = math.inf if MAX_LEN.value is None else MAX_LEN.value - len(PROMPT.value)
-    for tokens, _ in streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding):
-        for char in lm.vocab.decode_rows(tokens)[0]:
-            if left < 1:
-                print()
-                return
-            print(char, end="", flush=True)
-            left -= 1
+    chars = (char for tokens, _ in parts for char in lm.vocab.decode_rows(tokens)[0])
+    for char in itertools.islice(chars, wanted):
+        print(char, end="", flush=True)
+    print()
 
 
 def print_samples(samples: list[sampling.Sample], dataset: lines.Dataset | None) -> None:
@@ -177,7 +176,7 @@ def print_samples(samples: list[sampling.Sample], dataset: lines.Dataset | None)
 
 def print_score_of_text(lm: decoding_lib.LanguageModel, given: str) -> None:
     """The loss of a text, every character but the first once, in contexts side by side."""
-    given = given.replace("\r\n", "\n")
+    given = given.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
     if unknown := lm.vocab.unknown(given):
         raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {SCORE.value}")
     if len(given) < 2:

@@ -7,7 +7,8 @@ itself divides what they compute, and sends what must be sent (Xu et al. 2021, G
 """
 
 import re
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,13 +26,17 @@ LINES_A_SAMPLER = 64
 
 # The axis of each wide matrix that lies over `model`: of the first of two what comes out, of the
 # second what goes in, so that between them nothing is sent (Shoeybi et al. 2019, Megatron-LM,
-# section 3). The recurrent cells' make the state, of which every device then has its part.
+# section 3).
 OVER_MODEL = {
-    r"h_\d+/attn/c_attn/(kernel|bias)": -1,
     r"h_\d+/attn/c_proj/kernel": 0,
     r"h_\d+/mlp/c_fc/(kernel|bias)": -1,
     r"h_\d+/mlp/c_proj/kernel": 0,
-    r"cell/xh_to_\w+/(kernel|bias)": -1,
+}
+# These are put together for each step. Of queries, keys and values side by side no device would
+# have what belongs to its heads; and a recurrent state in parts would be sent at every character.
+OVER_MODEL_KEPT = {
+    r"h_\d+/attn/c_attn/kernel": -1,
+    r"cell/xh_to_\w+/kernel": -1,
 }
 
 
@@ -92,27 +97,35 @@ def is_spread(mesh: Mesh, config: MeshConfig) -> bool:
     return mesh.shape["model"] > 1 or (config.fsdp and mesh.shape["data"] > 1)
 
 
-def of_state(mesh: Mesh, config: MeshConfig, state: Any) -> Any:
-    """Where each array of a state lies, or of any tree with parameters in it; shapes suffice."""
+class Spread(NamedTuple):
+    """The sharding of each array: of a state between steps, and of its parameters in a step."""
 
-    def place(path: tuple, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes: list[str | None] = [None] * leaf.ndim
-        for pattern, axis in OVER_MODEL.items():
-            # What does not divide stays whole.
-            if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
-                axes[axis] = "model"
-        if config.fsdp:
-            free = [
-                i
-                for i, size in enumerate(leaf.shape)
-                if axes[i] is None and size % mesh.shape["data"] == 0
-            ]
-            if free:
-                axes[max(free, key=lambda i: leaf.shape[i])] = "data"
-        return NamedSharding(mesh, P(*axes))
+    kept: Any
+    used: Any
 
-    return jax.tree_util.tree_map_with_path(place, state)
+
+def spread(mesh: Mesh, config: MeshConfig, state: Any) -> Spread:
+    """How a state lies over the devices; its shapes suffice."""
+    kept = jax.tree_util.tree_map_with_path(
+        partial(_place, mesh, OVER_MODEL | OVER_MODEL_KEPT, config.fsdp), state
+    )
+    used = jax.tree_util.tree_map_with_path(partial(_place, mesh, OVER_MODEL, False), state.params)
+    return Spread(kept, used)
+
+
+def _place(mesh: Mesh, over_model: dict[str, int], fsdp: bool, path: tuple, leaf: Any) -> Any:
+    """Where an array lies; an axis that does not divide stays whole."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes: list[str | None] = [None] * leaf.ndim
+    for pattern, axis in over_model.items():
+        if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
+            axes[axis] = "model"
+    if fsdp:
+        num = mesh.shape["data"]
+        sizes = {i: n for i, n in enumerate(leaf.shape) if axes[i] is None and n % num == 0}
+        if sizes:
+            axes[max(sizes, key=sizes.get)] = "data"
+    return NamedSharding(mesh, P(*axes))
 
 
 def put(tree: Any, where: Any) -> Any:

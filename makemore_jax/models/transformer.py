@@ -53,7 +53,7 @@ class CausalSelfAttention(nn.Module):
         self.drop_output = nn.Dropout(self.sizes.dropout)
 
     def __call__(self, x: Array, seen: Array, positions: Array | None, train: bool) -> Array:
-        q, k, v = jnp.split(self.c_attn(x), 3, axis=-1)  # (B, T, C) each
+        q, k, v = jnp.moveaxis(self.c_attn(x).reshape(*x.shape[:2], 3, -1), 2, 0)  # (B, T, C) each
         k, v = with_row_before(k, positions), with_row_before(v, positions)
         q, k, v = (self._split_heads(a) for a in (q, k, v))  # (B, T or S, nh, hs)
         keep = partial(self._keep, x.dtype) if train and self.sizes.dropout else None

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     dataset = data.load(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
+    num_params = state_lib.num_params(models.param_create_state(model, dataset.block_size))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate)
     with contextlib.ExitStack() as stack:
@@ -65,19 +64,17 @@ def _train(
     init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
-    everywhere, lies = sharding.replicated(mesh), None
+    everywhere, spread = sharding.replicated(mesh), None
     if sharding.is_spread(mesh, config.mesh):
-        place = partial(sharding.of_state, mesh, config.mesh)
-        state = state_lib.create(model, optimizer, init_key, dataset.block_size, place)
-        lies = place(state)
-    else:
-        state = state_lib.create(model, optimizer, init_key, dataset.block_size)
-        state = sharding.put(state, everywhere)
+        shapes = state_lib.shapes(model, optimizer, dataset.block_size)
+        spread = sharding.spread(mesh, config.mesh, shapes)
+    lies = spread and spread.kept
+    state = state_lib.create(model, optimizer, init_key, dataset.block_size, lies)
+    state = state if spread else sharding.put(state, everywhere)
     splits = sharding.put(dataset.splits, everywhere)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     layouts = choose(splits["train"], batch_size, model, mesh.shape["data"], accumulate)
-    layouts = layouts[-1:] if lies else layouts
-    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh, accumulate, lies)
+    train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh, accumulate, spread)
     evaluate, calibrate = make_evaluate(model, mesh), make_calibrate(model)
     data_key, _ = jax.random.split(train_key)
 
@@ -138,7 +135,7 @@ def _train(
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
             if config.train.num_samples and (step % config.train.sample_every == 0 or is_last):
                 variables = state.variables
-                if lies or processes.are_many():
+                if spread or processes.are_many():
                     variables = sharding.gather(variables, mesh)
                 if processes.is_first():
                     sizes = dataset.max_len, dataset.block_size

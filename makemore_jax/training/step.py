@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from makemore_jax import data, sharding
 from makemore_jax.data.layouts import Batch, Layout, count_chunks, first_that_fits
 from makemore_jax.losses import token_losses
+from makemore_jax.sharding import Spread
 from makemore_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -91,14 +92,14 @@ def make_train_steps(
     layouts: list[Layout],
     mesh: Mesh,
     accumulate: int = 1,
-    lies: Any = None,
+    spread: Spread | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
     The state that goes in is donated: its memory is used for the one that comes out. Each device
     of the mesh's `data` axis computes the gradient of its part of the batch; `layouts` are what
-    `data.layouts.choose` gives for it. Where the state `lies` spread over devices (the shardings of
-    its leaves), XLA is told so, and itself divides all that is computed.
+    `data.layouts.choose` gives for it. Where the state is `spread` over devices, its parameters are
+    put together for each step as far as `spread.used` says, and XLA divides what is left in parts.
     """
     num_devices = mesh.shape["data"]
     loss_and_grads = make_loss_and_grads(model)
@@ -108,48 +109,48 @@ def make_train_steps(
         state: TrainState, split: data.Split, key: Array, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         data_key, dropout_key = jax.random.split(key)
-        # The statistics of a batch are those of all devices' parts together.
-        by_xla = bool(state.batch_stats) or lies is not None
-        num_chunks = accumulate
-        if not by_xla:
+        as_one = bool(state.batch_stats)  # which are those of all devices' parts together
+        num_chunks = 1
+        if not as_one:
             num_chunks = count_chunks(batch_size // num_devices, split.block_size, accumulate)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key = jax.random.fold_in(data_key, state.step)
             indices = data.draw_indices(split, key, batch_size)
             key = jax.random.fold_in(dropout_key, state.step)
+            params = state.params
+            if spread:
+                params = jax.lax.with_sharding_constraint(params, spread.used)
 
             def branch(layout: Layout) -> tuple[tuple[Array, Any], Any]:
-                if num_chunks == 1 and (by_xla or num_devices == 1):
+                if as_one or num_devices * num_chunks == 1:
                     drawn = layout.take(split, indices)
-                    return loss_and_grads(state.params, state.batch_stats, drawn, key)
-                if by_xla:
-                    # Every chunk has of each device's part.
-                    chunks = indices.reshape(-1, num_chunks).T
-                    loss, grads = _add_up(model, layout, state.params, split, chunks, key)
-                    return (loss, {}), grads
+                    return loss_and_grads(params, state.batch_stats, drawn, key)
                 part = jax.shard_map(
-                    partial(_add_up_part, model, num_chunks, layout),
+                    partial(_add_up, model, num_chunks, layout, mesh.shape["model"] == 1),
                     mesh=mesh,
                     in_specs=(P(), P(), P("data"), P()),
                     out_specs=P(),
+                    axis_names={"data"},  # what lies over `model` is XLA's to divide
                     check_vma=False,
                 )
-                loss, grads = part(state.params, split, indices, key)
+                loss, grads = part(params, split, indices, key)
                 return (loss, {}), grads
 
             # Every device looks at all lengths: to ask the others would take longer.
-            where = sharding.batch(mesh) if by_xla else sharding.replicated(mesh)
-            indices = jax.lax.with_sharding_constraint(indices, where)
+            lies = sharding.batch(mesh) if as_one else sharding.replicated(mesh)
+            indices = jax.lax.with_sharding_constraint(indices, lies)
             which = 0
             if len(layouts) > 1:
                 lengths = split.lengths(indices).reshape(num_devices * num_chunks, -1)
                 which = first_that_fits(layouts, lengths)
             branches = [partial(branch, layout) for layout in layouts]
             (loss, batch_stats), grads = jax.lax.switch(which, branches)
+            if spread:
+                grads = jax.lax.with_sharding_constraint(grads, spread.used)
             state = apply_gradients(state, grads, batch_stats, optimizer)
-            if lies is not None:
-                state = jax.lax.with_sharding_constraint(state, lies)
+            if spread:
+                state = jax.lax.with_sharding_constraint(state, spread.kept)
             return state, {"train_loss": loss}
 
         if num_steps > 1:
@@ -166,50 +167,34 @@ def make_train_steps(
 
 def _add_up(
     model: nn.Module,
-    layout: Layout,
-    params: Any,
-    split: data.Split,
-    chunks: Array,
-    dropout_key: Array,
-    axis: str | None = None,
-) -> tuple[Array, Any]:
-    """Loss and gradients of a batch, chunk by chunk (their number, lines of each).
-
-    With an `axis` of the mesh the chunks are of the part that this device has.
-    """
-    value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
-
-    def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
-        (loss, (count, _)), grads = value_and_grad(params, {}, layout.take(split, indices), key)
-        return count, loss, grads
-
-    given = chunks, jax.random.split(dropout_key, len(chunks))
-    sums = chunk(*(a[0] for a in given))
-    if len(chunks) > 1:
-        rest = tuple(a[1:] for a in given)
-        sums, _ = jax.lax.scan(
-            lambda sums, given: (jax.tree.map(jnp.add, sums, chunk(*given)), None), sums, rest
-        )
-    if not axis:
-        count, *found = sums
-        return tuple(jax.tree.map(lambda a: a / count, found))
-    # As one vector: on CPU adding up over devices costs 60 us each time.
-    flat, unravel = ravel_pytree(sums)
-    flat = jax.lax.psum(flat, axis)
-    _, loss, grads = unravel(flat / flat[0])
-    return loss, grads
-
-
-def _add_up_part(
-    model: nn.Module,
     num_chunks: int,
     layout: Layout,
+    as_vector: bool,
     params: Any,
     split: data.Split,
     indices: Array,
     dropout_key: Array,
 ) -> tuple[Array, Any]:
     """Loss and gradients of a batch of which this device has its part, chunk by chunk."""
+    value_and_grad = jax.value_and_grad(partial(_sum_losses, model), has_aux=True)
+
+    def chunk(indices: Array, key: Array) -> tuple[Array, Array, Any]:
+        (loss, (count, _)), grads = value_and_grad(params, {}, layout.take(split, indices), key)
+        return count, loss, grads
+
     key = jax.random.fold_in(dropout_key, jax.lax.axis_index("data"))
-    chunks = indices.reshape(num_chunks, -1)
-    return _add_up(model, layout, params, split, chunks, key, axis="data")
+    chunks = indices.reshape(num_chunks, -1), jax.random.split(key, num_chunks)
+    sums = chunk(*(a[0] for a in chunks))
+    if num_chunks > 1:
+        rest = tuple(a[1:] for a in chunks)
+        sums, _ = jax.lax.scan(
+            lambda sums, given: (jax.tree.map(jnp.add, sums, chunk(*given)), None), sums, rest
+        )
+    if not as_vector:
+        count, loss, grads = jax.lax.psum(sums, "data")
+        return loss / count, jax.tree.map(lambda a: a / count, grads)
+    # As one vector: on CPU adding up over devices costs 60 us each time.
+    flat, unravel = ravel_pytree(sums)
+    flat = jax.lax.psum(flat, "data")
+    _, loss, grads = unravel(flat / flat[0])
+    return loss, grads

@@ -1,0 +1,71 @@
+"""Many devices compute what one computes, hold their share, and send what is expected.
+
+Eight virtual devices, in a process of their own; every family on every mesh.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import on_devices, run
+
+from makemore_jax import models
+
+MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
+HAS_WIDE = ("transformer", "rnn", "gru", "lstm")  # matrices that lie over `model`
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What tests/on_meshes.py tells of every family."""
+
+    done = run("tests/on_meshes.py", *models.MODELS, PYTHONPATH=".", **on_devices(8))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", models.MODELS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_losses_are_those_of_one_device(found, kind, mesh):
+    alone, here = found[kind]["alone"]["losses"], found[kind][mesh]["losses"]
+    assert len(here) == 20
+    np.testing.assert_allclose(here, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", models.MODELS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_each_device_holds_its_share(found, kind, mesh):
+    of = found[kind][mesh]
+    data, model = map(int, mesh.split()[0].split("x"))
+    share = max(of["bytes_of_device"]) / of["bytes"]
+    assert of["stays"]
+    if "fsdp" in mesh and kind != "bigram":  # whose 27 by 27 divides by nothing
+        assert share < 1.3 / data
+    elif "fsdp" not in mesh and (model == 1 or kind not in HAS_WIDE):
+        assert share == 1
+    elif model > 1:
+        assert share < 0.5 + 0.5 / model
+
+
+@pytest.mark.parametrize("kind", [kind for kind in models.MODELS if kind != "window_mlp"])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_nothing_else_is_sent(found, kind, mesh):
+    """Gradients are added up; parameters in parts are put together; the transformer's layers in
+    parts are added up. No array is dealt out anew."""
+    of = found[kind][mesh]
+    data, model = map(int, mesh.split()[0].split("x"))
+    expected = set()
+    if data > 1 or (model > 1 and kind == "transformer"):
+        expected.add("all-reduce")
+    if model > 1 and kind in HAS_WIDE:
+        expected.add("all-gather")
+    if "fsdp" in mesh and (kind != "bigram"):
+        expected.add("all-gather")
+    assert set(of["collectives"]) == expected
+    if model == 1:
+        assert of["num_all_reduce"] == 1
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(found, kind):
+    assert found[kind]["1x8"]["losses"] == found[kind]["alone"]["losses"]
