@@ -1,16 +1,20 @@
-"""The shipped configs by the kind of their model."""
+"""The shipped configs by their names; those of the eight families are named as these."""
 
 import importlib.util
 from pathlib import Path
 
 from makemore_jax.config import Config
+from makemore_jax.data.download import locate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def config_of(kind: str) -> Config:
-    """What configs/KIND.py returns."""
-    spec = importlib.util.spec_from_file_location(kind, CONFIGS / f"{kind}.py")
+def config_of(name: str) -> Config:
+    """What configs/NAME.py returns; a text where MAKEMORE_DATA has it."""
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    config = module.get_config()
+    if config.data.kind == "text":
+        config.data.path = str(locate("shakespeare") or config.data.path)
+    return config

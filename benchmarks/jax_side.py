@@ -45,4 +45,5 @@ class Trainer:
     def language_model(self) -> LanguageModel:
         """The model as it is now."""
         variables = jax.device_get(self.state.variables)
-        return LanguageModel(self.model, variables, self.dataset.vocab, self.dataset.max_len)
+        sizes = self.dataset.max_len, self.dataset.block_size
+        return LanguageModel(self.model, variables, self.dataset.vocab, *sizes)

@@ -1,27 +1,30 @@
 """The PyTorch side: makemore's loop around the reference models, in the ways that PyTorch has.
 
 `eager` is makemore's loop with its batches ready in memory; `fused` the same with the fused AdamW;
-`compiled` the same with torch.compile; on a GPU `cuda graphs` is torch.compile with
-mode="reduce-overhead".
+`compiled` the same with torch.compile; `compiled, fused` with both; on a GPU `cuda graphs` is
+torch.compile with mode="reduce-overhead". On a text it is nanoGPT's loop: attention is PyTorch's
+own, some parameters do not decay, gradients are clipped and the learning rate follows its schedule.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from benchmarks.configs import config_of
+from makemore_jax.config import Config
 from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity.step import make_torch_optimizer, make_torch_schedule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def ways() -> list[str]:
     """The ways that this machine has."""
-    return ["eager", "fused", "compiled", *(["cuda graphs"] if DEVICE == "cuda" else [])]
+    on_gpu = ["cuda graphs"] if DEVICE == "cuda" else []
+    return ["eager", "fused", "compiled", "compiled, fused", *on_gpu]
 
 
 def synchronize() -> None:
@@ -31,17 +34,14 @@ def synchronize() -> None:
 
 
 def make_step(
-    module: torch.nn.Module, way: str, optimizer: Any
+    module: torch.nn.Module, way: str, config: Config
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """One training step (inputs, targets) -> loss, as makemore takes it."""
-    adamw = torch.optim.AdamW(
-        module.parameters(),
-        optimizer.learning_rate,
-        (optimizer.b1, optimizer.b2),
-        weight_decay=optimizer.weight_decay,
-        fused=way == "fused" or None,
-    )
-    modes = {"compiled": {}, "cuda graphs": {"mode": "reduce-overhead"}}
+    """One training step (inputs, targets) -> loss, as makemore or nanoGPT takes it."""
+    optimizer, schedule = config.optimizer, None
+    adamw = make_torch_optimizer(module, optimizer, fused="fused" in way or None)
+    if optimizer.schedule != "constant":  # which makemore has, and does not pay for
+        schedule = make_torch_schedule(adamw, optimizer, config.train.steps)
+    modes = {"compiled": {}, "compiled, fused": {}, "cuda graphs": {"mode": "reduce-overhead"}}
     forward = torch.compile(module, **modes[way]) if way in modes else module
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,11 @@ def make_step(
         loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=-1)
         module.zero_grad(set_to_none=True)
         loss.backward()
+        if optimizer.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), optimizer.grad_clip)
         adamw.step()
+        if schedule:
+            schedule.step()
         return loss
 
     return step
@@ -63,13 +67,14 @@ def make_trainer(kind: str, vocab_size: int, block_size: int, batches: list, thr
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     config = config_of(kind)
+    fused_attention = config.data.kind == "text"  # makemore writes its attention out
     ready = [tuple(torch.tensor(a, dtype=torch.long, device=DEVICE) for a in b) for b in batches]
     steps = {}
 
     def run(way: str, num_steps: int) -> float:
         if way not in steps:
-            module = weights.reference(config, vocab_size, block_size).to(DEVICE)
-            steps[way] = make_step(module, way, config.optimizer)
+            module = weights.reference(config, vocab_size, block_size, fused_attention)
+            steps[way] = make_step(module.to(DEVICE), way, config)
         step = steps[way]
         synchronize()
         began = time.perf_counter()

@@ -90,15 +90,22 @@ def stream(
     """Texts with these numbers (B,), without end: some tokens (B, n) and their log-probabilities.
 
     What follows depends on the key, the number and the prompt alone. Without a prompt a text begins
-    as if behind the end of a line. UserError for a prompt that training never saw.
+    as if behind the end of a line. UserError, at once, for a prompt that training never saw.
     """
     if unknown := lm.vocab.unknown(prompt):
         raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
     decoding.check()
-    T, B = lm.block_size, len(numbers)
     before = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
-    last = np.tile(np.array(lm.vocab.encode(before), np.int32), (B, 1))[:, -T:]  # the context
+    return _draw_on(lm, keys, lm.vocab.encode(before), decoding)
+
+
+def _draw_on(
+    lm: LanguageModel, keys: Array, before: list[int], decoding: Decoding
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `stream` gives, by the key of each text and the tokens before all of them."""
+    T, B = lm.block_size, len(keys)
+    last = np.tile(np.array(before, np.int32), (B, 1))[:, -T:]  # the context
     is_cached, context = last.shape[1] < T, jnp.asarray(last)
     if is_cached:
         padded = np.pad(last[0], (0, T - last.shape[1]))
@@ -117,6 +124,13 @@ def stream(
             is_cached, context = False, jnp.asarray(last)
 
 
+def num_to_draw(prompt: str, max_len: int) -> int:
+    """How many characters of a text are to be drawn behind its prompt. UserError for none."""
+    if len(prompt) >= max_len:
+        raise UserError(f"--prompt: {len(prompt)} characters leave none of {max_len} to draw")
+    return max_len - len(prompt)
+
+
 def sample(
     lm: LanguageModel,
     key: Array,
@@ -129,9 +143,7 @@ def sample(
 
     The prompt is the first of them. The log-probability is that of all behind it.
     """
-    wanted = lm.max_len - len(prompt)
-    if wanted < 1:
-        raise UserError(f"--prompt: {len(prompt)} characters leave none of {lm.max_len} to draw")
+    wanted = num_to_draw(prompt, lm.max_len)
     samples: list[Sample] = []
     at_once = min(num, max(1, MOST_READ_AT_ONCE // lm.block_size))
     for start in range(first, first + num, at_once):

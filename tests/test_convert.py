@@ -16,6 +16,7 @@ if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
 else:
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
+from makemore_jax import models
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
@@ -54,12 +55,18 @@ def makemore_shapes(kind: str, V: int, T: int, C: int = 64) -> dict[str, tuple[i
     return {f"transformer.{k}": v for k, v in found.items()} | layer("lm_head", C, V, bias=False)
 
 
-def torch_model(kind: str, seed: int = 5):
-    """A reference model at the sizes of its config on names.txt, as makemore would begin."""
-    torch.manual_seed(seed)
+def config_of(kind: str, **options) -> Config:
     config = Config()
     config.model.kind = kind
-    return weights.reference(config, vocab_size=27, block_size=15)
+    for name, value in options.items():
+        setattr(config.model, name, value)
+    return config
+
+
+def torch_model(kind: str, seed: int = 5, **options):
+    """A reference model at the sizes of its config on names.txt, as makemore would begin."""
+    torch.manual_seed(seed)
+    return weights.reference(config_of(kind, **options), vocab_size=27, block_size=15)
 
 
 @pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("cnn", "lstm")])
@@ -100,6 +107,64 @@ def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
     for name, tensor in known.items():
         assert found[name].shape == tensor.shape
         assert found[name].tobytes() == tensor.tobytes(), name
+
+
+TIED = {"tied": True, "bias": False}  # as nanoGPT's
+
+
+def test_state_dict_of_tied_weights_is_nanogpts():
+    module = torch_model("transformer", **TIED)
+    shapes = makemore_shapes("transformer", V=27, T=15)
+    shapes = {k: v for k, v in shapes.items() if not k.endswith("bias") or k.endswith(".attn.bias")}
+    assert {name: tuple(t.shape) for name, t in module.state_dict().items()} == shapes
+    assert module.lm_head.weight is module.transformer["wte"].weight
+
+
+def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
+    """Of a model of a text: names.txt as one, which has 27 characters too."""
+    module = torch_model("transformer", **TIED)
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    config = ("--config", "configs/transformer.py", "--config.model.tied")
+    config += ("--config.model.bias=False", "--config.data.kind=text")
+    config += ("--config.data.block_size=15", "--workdir", tmp_path / "run")
+    done = run(*CONVERT, "from-torch", tmp_path / "model.pt", *config)
+    assert done.returncode == 0, done.stderr
+    known = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    for suffix in ("pt", "safetensors"):
+        back = tmp_path / f"back.{suffix}"
+        done = run(*CONVERT, "to-torch", "--workdir", tmp_path / "run", back)
+        assert done.returncode == 0, done.stderr
+        found = weights.read(back)
+        assert found.keys() == known.keys()
+        for name, tensor in known.items():
+            assert found[name].shape == tensor.shape
+            assert found[name].tobytes() == tensor.tobytes(), name
+    torch_model("transformer", seed=6, **TIED).load_state_dict(
+        torch.load(tmp_path / "back.pt", weights_only=True), strict=True
+    )
+
+
+def test_tied_weights_that_differ_are_refused():
+    like = models.create(config_of("transformer", **TIED).model, 27, 15)
+    like = models.param_shapes(like, 15)
+    module = torch_model("transformer", **TIED)
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    tensors = weights.without_masks(tensors, "transformer", 15)
+    tree = weights.from_torch(tensors, like, "transformer")
+    assert "lm_head" not in tree
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].copy()
+    tensors["lm_head.weight"][20, 60] += 1e-6
+    message = r"^lm_head.weight is not transformer.wte.weight; give --config.model.tied=False$"
+    with pytest.raises(UserError, match=message):
+        weights.from_torch(tensors, like, "transformer")
+
+
+def test_fused_attention_is_the_same_but_for_rounding():
+    written_out = torch_model("transformer").double()
+    fused = weights.reference(config_of("transformer"), 27, 15, fused_attention=True).double()
+    fused.load_state_dict(written_out.state_dict(), strict=True)
+    tokens = torch.randint(0, 27, (3, 11))
+    torch.testing.assert_close(fused(tokens), written_out(tokens), rtol=0, atol=1e-12)
 
 
 def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):

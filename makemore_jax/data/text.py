@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +21,9 @@ from tqdm import tqdm
 
 from makemore_jax.config import DataConfig
 from makemore_jax.data.lines import TOKENS_AT_ONCE
-from makemore_jax.data.text_file import Vocab, opening
+from makemore_jax.data.text_file import Vocab, opening, wrong_encoding
 from makemore_jax.errors import UserError
+from makemore_jax.metrics import write_json
 
 MAPPED_FROM = 2**28  # bytes; a larger text is read from a file of tokens
 CHARS_AT_ONCE = 2**22  # that are read and encoded
@@ -117,7 +119,7 @@ class TextDataset:
     def prepare(self, folder: Path) -> None:
         """Make the file of tokens, if there is to be one and it is not there already.
 
-        UserError if what is there is of another text or has been cut short.
+        UserError if what is there is of another text or damaged, or if nothing can be written.
         """
         train = self.splits["train"]
         if not isinstance(train, TextFile):
@@ -127,18 +129,25 @@ class TextDataset:
         about = {"sha256": self.sha256, "chars": num_chars, "dtype": train.dtype}
         note = file.with_suffix(".json")
         if file.exists() and note.exists():
-            if json.loads(note.read_text("utf-8")) != about:
+            try:
+                is_same = json.loads(note.read_text("utf-8")) == about
+            except ValueError:
+                raise UserError(f"{note} is damaged; delete it") from None
+            if not is_same:
                 raise UserError(f"{file} holds another text than {self.source.path}; delete it")
             there, wanted = file.stat().st_size, num_chars * np.dtype(train.dtype).itemsize
             if there != wanted:
                 raise UserError(f"{file} is damaged: {there} bytes, not {wanted}; delete it")
             return
-        partial = file.with_suffix(".partial")
-        with partial.open("wb") as out:
-            for tokens in _encoded(self.source, self.vocab, num_chars):
-                out.write(tokens.tobytes())
-        partial.replace(file)
-        note.write_text(json.dumps(about) + "\n", "utf-8")
+        try:
+            partial = file.with_suffix(".partial")
+            with partial.open("wb") as out:
+                for tokens in _encoded(self.source, self.vocab, num_chars):
+                    out.write(tokens.tobytes())
+            partial.replace(file)
+            write_json(note, about)
+        except OSError as error:
+            raise UserError(f"{file} can't be written: {error.strerror}") from None
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDataset:
@@ -207,17 +216,20 @@ def _encoded(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.nd
 
 def _codes(config: DataConfig) -> Iterator[np.ndarray]:
     """The code points of a text, part by part; without a byte order mark, ends of lines as \\n."""
-    num_before = 0
+    is_first = True
     try:
         with opening(config.path), open(config.path, encoding=config.encoding) as file:
-            while part := file.read(CHARS_AT_ONCE):
-                part = part.removeprefix("\ufeff") if num_before == 0 else part
-                num_before += len(part)
+            while part := _read_part(file, config):
+                part = part.removeprefix("\ufeff") if is_first else part
+                is_first = False
                 yield np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
-    except UnicodeDecodeError:
-        raise UserError(
-            f"data.path: {config.path} is not {config.encoding}, from character {num_before} on; "
-            "name its encoding, as in --config.data.encoding=latin-1"
-        ) from None
     except (LookupError, UnicodeError):
         raise UserError(f'data.encoding: "{config.encoding}" can\'t be read by Python') from None
+
+
+def _read_part(file: TextIO, config: DataConfig) -> str:
+    try:
+        return file.read(CHARS_AT_ONCE)
+    except UnicodeDecodeError as error:  # about the bytes that were read last
+        byte = file.buffer.tell() - len(error.object) + error.start
+        raise wrong_encoding(config.path, config.encoding, byte) from None

@@ -40,13 +40,18 @@ def decode(raw: bytes, path: str, encoding: str, flag: str = "data.path") -> str
     try:
         return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        way_out = "; name its encoding, as in --config.data.encoding=latin-1"
-        raise UserError(
-            f"{flag}: {path} is not {encoding} at byte {error.start}"
-            f"{way_out if flag == 'data.path' else ', as the data of the run is'}"
-        ) from None
+        raise wrong_encoding(path, encoding, error.start, flag) from None
     except (LookupError, UnicodeError):
         raise UserError(f'data.encoding: "{encoding}" can\'t be read by Python') from None
+
+
+def wrong_encoding(path: str, encoding: str, byte: int, flag: str = "data.path") -> UserError:
+    """What to raise about a file that can't be decoded from this byte on."""
+    way_out = "; name its encoding, as in --config.data.encoding=latin-1"
+    return UserError(
+        f"{flag}: {path} is not {encoding} at byte {byte}"
+        f"{way_out if flag == 'data.path' else ', as the data of the run is'}"
+    )
 
 
 def _nearest(file: Path) -> str:

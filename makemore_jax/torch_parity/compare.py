@@ -2,6 +2,7 @@
 
     python -m makemore_jax.torch_parity.compare --config configs/gru.py --steps 200
     python -m makemore_jax.torch_parity.compare --all --float64
+    python -m makemore_jax.torch_parity.compare --config configs/shakespeare_cpu.py --steps 50
 
 Same weights, same batches, same optimizer: logits, loss and gradients before the first step, the
 parameters on the way, the loss of every step, and the likeliest continuations of ten prompts at
@@ -9,9 +10,9 @@ the end. Prints a table, writes parity.json and a picture of both loss curves in
 exits with 1 when a tolerance is exceeded, naming what.
 """
 
-import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ import numpy as np
 import torch
 from absl import flags
 from ml_collections import config_flags
-from torch.nn import functional as F
 
 from makemore_jax import command_line, data, models, sampling
-from makemore_jax.config import Config, OptimizerConfig, validate
+from makemore_jax.config import Config, validate
+from makemore_jax.data.text import TextDataset
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite, versions, write_json
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.models import MODELS
+from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
+from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, replace_table
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
@@ -43,6 +46,8 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "where parity.json and t
 DOC = flags.DEFINE_string("doc", None, "a page in which to replace the table of this precision")
 
 SNAPSHOTS = (1, 10, 100, 200)  # after so many steps the parameters are compared
+LONGEST_PROMPT = 3  # characters
+MOST_CONTINUED = 100  # characters of a text; at a context of 256 more would take minutes
 
 # What may differ: logits, loss and the loss curve absolutely, gradients and parameters relative to
 # the largest entry of their tensor. In float32 a parameter whose true gradient is 0, such as the
@@ -64,6 +69,8 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     validate(config)
     if config.model.dropout:
         raise UserError("model.dropout: must be 0, the random streams of the two worlds differ")
+    if config.model.dtype != "float32":
+        raise UserError("model.dtype: must be float32, the two worlds round bfloat16 differently")
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
     dataset = data.load(config.data, config.seed)
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
@@ -95,11 +102,14 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         seconds["jax"].append(between - began)
         seconds["torch"].append(time.perf_counter() - between)
         if i in SNAPSHOTS or i == steps:
-            theirs = {name: p.detach().numpy() for name, p in module.named_parameters()}
+            theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
             snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
 
-    lm = sampling.LanguageModel(model, state.variables, dataset.vocab, block_size)
-    continuations = _continuations(lm, module, dataset.words["dev"])
+    max_len = block_size
+    if config.data.kind == "text":
+        max_len = LONGEST_PROMPT + min(2 * block_size, MOST_CONTINUED)
+    lm = sampling.LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
+    continuations = _continuations(lm, module, _prompts(dataset))
     found |= {
         "parameters": max(snapshots.values()),
         "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
@@ -134,7 +144,7 @@ def _first_step(
     loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
     torch_loss = torch_mean_loss(torch_logits, torch.tensor(np.asarray(targets), dtype=torch.long))
     torch_loss.backward()
-    theirs = {name: p.grad.numpy() for name, p in module.named_parameters()}
+    theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
     each = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     return {
@@ -143,6 +153,11 @@ def _first_step(
         "gradients": max(each.values()),
         "gradient_of_each": each,
     }
+
+
+def _named_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """A tied one under both of its names."""
+    return module.named_parameters(remove_duplicate=False)
 
 
 def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
@@ -155,118 +170,40 @@ def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
     )
 
 
-def torch_mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """makemore's loss: the mean over targets that are not -1."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-
-
-def make_torch_step(module: torch.nn.Module, config: OptimizerConfig, steps: int) -> Any:
-    """The function (inputs, targets) -> loss that takes one step with PyTorch's own optimizers."""
-    peak, parameters = config.learning_rate, list(module.parameters())
-    if config.name == "adamw":
-        betas = (config.b1, config.b2)
-        optimizer = torch.optim.AdamW(
-            parameters, peak, betas, eps=1e-8, weight_decay=config.weight_decay
-        )
+def _prompts(dataset: data.Dataset) -> list[str]:
+    """The first characters of ten lines of dev, or of each tenth of it where it is a text."""
+    if isinstance(dataset, TextDataset):
+        dev = dataset.splits["dev"]
+        starts = [i * dev.num_chars // 10 for i in range(10)]
+        (text,) = dataset.vocab.decode_rows(np.asarray(dev.tokens)[None])
+        beginnings = [text[start : start + LONGEST_PROMPT] for start in starts]
     else:
-        optimizer = torch.optim.SGD(parameters, peak, weight_decay=config.weight_decay)
-
-    def factor(i: int) -> float:
-        """The learning rate of step i, as a multiple of its peak."""
-        if i < config.warmup_steps:
-            return (i + 1) / config.warmup_steps
-        i -= config.warmup_steps
-        if config.schedule == "step":
-            return config.gamma ** (i // config.step_size)
-        if config.schedule == "cosine":
-            floor = config.min_learning_rate / peak
-            part = min(1.0, i / max(1, steps - config.warmup_steps))
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * part))
-        return 1.0
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-    def step(inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        loss = torch_mean_loss(module(inputs), targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
-        optimizer.step()
-        schedule.step()
-        return loss.item()
-
-    return step
+        beginnings = dataset.words["dev"][:10]
+    return [text[: 1 + i % LONGEST_PROMPT] for i, text in enumerate(beginnings)]
 
 
 def _continuations(
-    lm: sampling.LanguageModel, module: torch.nn.Module, words: list[str]
+    lm: sampling.LanguageModel, module: torch.nn.Module, prompts: list[str]
 ) -> list[tuple[str, str, str]]:
-    """The likeliest continuation of ten prompts: (prompt, here through the carry, in PyTorch)."""
-    prompts = [word[: 1 + i % 3] for i, word in enumerate(words[:10])]
+    """The likeliest continuations: (prompt, here through the carry, in PyTorch)."""
     greedy, found = sampling.Decoding(temperature=0), []
     for prompt in prompts:
-        (line,) = sampling.sample(lm, jax.random.key(0), 1, prompt, greedy)
-        tokens = [0, *lm.vocab.encode(prompt)]
-        while len(tokens) < lm.max_len:
-            with torch.no_grad():
-                token = int(module(torch.tensor([tokens]))[0, -1].argmax())
-            if token == 0:
-                break
-            tokens.append(token)
-        found.append((prompt, line.text, lm.vocab.decode(tokens[1:])))
+        (drawn,) = sampling.sample(lm, jax.random.key(0), 1, prompt, greedy)
+        found.append((prompt, drawn.text, _continue_in_torch(lm, module, prompt)))
     return found
 
 
-def as_table(results: list[dict[str, Any]]) -> str:
-    """The differences of each model as a table in Markdown, exceeded ones marked."""
-    columns = ("logits", "loss", "gradients", "parameters", "loss_curve", "continuations")
-    snapshots = sorted({i for r in results for i in r["parameters_after"]})
-    titles = ["model", "logits", "loss", "gradients"]
-    titles += [f"parameters after {i}" for i in snapshots]
-    titles += ["loss curve", "continuations", "ms a step, JAX", "PyTorch"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for r in results:
-        cells = {name: f"{r['differences'][name]:.1e}" for name in columns[:-1]}
-        cells["continuations"] = f"{10 - r['differences']['continuations']} of 10"
-        for name in r["exceeded"]:
-            cells[name] += " (!)"
-        after = [f"{r['parameters_after'].get(i, math.nan):.1e}" for i in snapshots]
-        after[-1] += " (!)" if "parameters" in r["exceeded"] else ""
-        row = [r["kind"], cells["logits"], cells["loss"], cells["gradients"], *after]
-        row += [cells["loss_curve"], cells["continuations"]]
-        row += [f"{r['milliseconds'][side]:.2f}" for side in ("jax", "torch")]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
-
-
-def as_details(result: dict[str, Any]) -> str:
-    """What the table sums up: the gradient of each parameter, and the ten continuations."""
-    lines = ["", "gradients before the first step, largest difference relative to largest entry:"]
-    for name, value in result["differences"]["gradient_of_each"].items():
-        lines.append(f"  {value:.1e}  {name}")
-    lines += ["", "likeliest continuations of ten prompts:"]
-    for prompt, ours, theirs in result["continuations"]:
-        same = "both" if ours == theirs else f"here; in PyTorch {theirs}"
-        lines.append(f"  {prompt}: {ours} ({same})")
-    return "\n".join(lines)
-
-
-def replace_table(page: Path, dtype: str, table: str) -> None:
-    """Put a table between the page's comments that name its precision."""
-    begin, end = f"<!-- {dtype} -->", f"<!-- end of {dtype} -->"
-    before, found, rest = page.read_text("utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise UserError(f"--doc: {page} has no {begin} and {end}")
-    page.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
-
-
-def draw_curves(results: list[dict[str, Any]], file: Path) -> None:
-    """Both loss curves of each model over each other, and their difference below."""
-    from makemore_jax import plots
-
-    plots.paired_curves({r["kind"]: r["curves"] for r in results}, file)
+@torch.no_grad()
+def _continue_in_torch(lm: sampling.LanguageModel, module: torch.nn.Module, prompt: str) -> str:
+    """By makemore's loop, and nanoGPT's: the last `block_size` tokens are read for each one."""
+    before = [0] if lm.vocab.has_end else []
+    tokens = before + lm.vocab.encode(prompt)
+    while len(tokens) < lm.max_len:
+        token = int(module(torch.tensor([tokens[-lm.block_size :]]))[0, -1].argmax())
+        if lm.vocab.has_end and token == 0:
+            break
+        tokens.append(token)
+    return lm.vocab.decode_rows(np.array([tokens[len(before) :]]))[0]
 
 
 def main() -> None:

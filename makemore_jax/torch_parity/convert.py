@@ -81,7 +81,8 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
         elif file.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(tensors, file)
+            # It refuses tensors that lie in the same place, as those of tied layers do.
+            save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
         else:
             torch.save(tensors, file)
     except (OSError, RuntimeError) as error:

@@ -208,11 +208,13 @@ class CNN(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, block_size: int, n_head: int, n_embd: int):
+    def __init__(
+        self, block_size: int, n_head: int, n_embd: int, bias: bool, fused_attention: bool
+    ):
         super().__init__()
-        self.n_head = n_head
-        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
-        self.c_proj = nn.Linear(n_embd, n_embd)
+        self.n_head, self.fused_attention = n_head, fused_attention
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
         mask = torch.tril(torch.ones(block_size, block_size))
         self.register_buffer("bias", mask.view(1, 1, block_size, block_size))
 
@@ -220,42 +222,73 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
         q, k, v = (a.view(heads).transpose(1, 2) for a in self.c_attn(x).split(C, dim=2))
-        scores = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5  # (B, nh, T, T)
-        weights = F.softmax(scores.masked_fill(self.bias[:, :, :T, :T] == 0, -torch.inf), dim=-1)
-        return self.c_proj((weights @ v).transpose(1, 2).reshape(B, T, C))
+        if self.fused_attention:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5  # (B, nh, T, T)
+            mask = self.bias[:, :, :T, :T] == 0
+            y = F.softmax(scores.masked_fill(mask, -torch.inf), dim=-1) @ v
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
-    def __init__(self, block_size: int, n_head: int, n_embd: int):
+    def __init__(
+        self,
+        block_size: int,
+        n_head: int,
+        n_embd: int,
+        bias: bool,
+        activation: str,
+        fused_attention: bool,
+    ):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(n_embd)
-        self.attn = CausalSelfAttention(block_size, n_head, n_embd)
-        self.ln_2 = nn.LayerNorm(n_embd)
+        self.ln_1 = nn.LayerNorm(n_embd, bias=bias)
+        self.attn = CausalSelfAttention(block_size, n_head, n_embd, bias, fused_attention)
+        self.ln_2 = nn.LayerNorm(n_embd, bias=bias)
         self.mlp = nn.ModuleDict(
-            {"c_fc": nn.Linear(n_embd, 4 * n_embd), "c_proj": nn.Linear(4 * n_embd, n_embd)}
+            {
+                "c_fc": nn.Linear(n_embd, 4 * n_embd, bias=bias),
+                "c_proj": nn.Linear(4 * n_embd, n_embd, bias=bias),
+            }
         )
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        h = F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")
+        h = self.mlp["c_fc"](self.ln_2(x))
+        h = F.relu(h) if self.activation == "relu" else F.gelu(h, approximate="tanh")
         return x + self.mlp["c_proj"](h)
 
 
 class Transformer(nn.Module):
+    """`fused_attention` takes PyTorch's own, as nanoGPT does: the same but for rounding."""
+
     def __init__(
-        self, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int, **_
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        bias: bool = True,
+        activation: str = "gelu",
+        tied: bool = False,
+        fused_attention: bool = False,
+        **_,
     ):
         super().__init__()
-        blocks = (Block(block_size, n_head, n_embd) for _ in range(n_layer))
+        of_block = (block_size, n_head, n_embd, bias, activation, fused_attention)
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(vocab_size, n_embd),
                 "wpe": nn.Embedding(block_size, n_embd),
-                "h": nn.ModuleList(blocks),
-                "ln_f": nn.LayerNorm(n_embd),
+                "h": nn.ModuleList(Block(*of_block) for _ in range(n_layer)),
+                "ln_f": nn.LayerNorm(n_embd, bias=bias),
             }
         )
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        if tied:  # one parameter with two names, as in nanoGPT
+            self.lm_head.weight = self.transformer["wte"].weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         parts, position = self.transformer, torch.arange(tokens.shape[1], device=tokens.device)

@@ -5,6 +5,9 @@ same or, for the matrices of linear layers, turned round:
 
     h_0 / attn / c_attn / kernel (C, 3C)   <->   transformer.h.0.attn.c_attn.weight (3C, C)
 
+A transformer whose output layer is its embedding has it under both of its names in PyTorch, and
+once in the tree.
+
 Nothing is computed on the way, so a round trip gives back every bit.
 """
 
@@ -25,6 +28,8 @@ OLDEST_SAFE_TORCH = (2, 10)  # torch.load(weights_only=True) has known holes bef
 # The last part of a path in Flax -> that in PyTorch.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # one tensor, where they are tied
+
 
 def torch_name(path: tuple[str, ...], kind: str) -> str:
     """The name in PyTorch of the leaf at `path` of a model of this kind."""
@@ -43,12 +48,17 @@ def _walk(tree: Any, kind: str) -> dict[tuple[str, ...], tuple[str, Any]]:
     }
 
 
+def _is_tied(tree: Any, kind: str) -> bool:
+    return kind == "transformer" and "lm_head" not in tree
+
+
 def to_torch(params: Any, kind: str) -> dict[str, np.ndarray]:
     """The parameters under PyTorch's names and in its shapes."""
-    return {
+    tensors = {
         name: np.asarray(leaf).T if path[-1] == "kernel" else np.asarray(leaf)
         for path, (name, leaf) in _walk(params, kind).items()
     }
+    return tensors | ({HEAD: tensors[EMBEDDING]} if _is_tied(params, kind) else {})
 
 
 def from_torch(tensors: dict[str, np.ndarray], like: Any, kind: str) -> Any:
@@ -64,7 +74,10 @@ def from_torch(tensors: dict[str, np.ndarray], like: Any, kind: str) -> Any:
             raise UserError(f"{name} holds {tensors[name].dtype}, not floating-point numbers")
     known = {name for name, _ in walk.values()}
     for name in tensors:
-        if name not in known:
+        if name == HEAD and _is_tied(like, kind):
+            if not np.array_equal(tensors[HEAD], tensors[EMBEDDING]):
+                raise UserError(f"{HEAD} is not {EMBEDDING}; give --config.model.tied=False")
+        elif name not in known:
             raise UserError(f"{name} is not a tensor of a {kind} with the sizes of the config")
 
     values = [
@@ -143,15 +156,17 @@ def check_kind(kind: str) -> None:
         raise UserError(f"model.kind: {kind} has no twin in PyTorch here")
 
 
-def reference(config: Config, vocab_size: int, block_size: int) -> Any:
-    """The model of a config in PyTorch."""
+def reference(
+    config: Config, vocab_size: int, block_size: int, fused_attention: bool = False
+) -> Any:
+    """The model of a config in PyTorch, in float32 and without dropout."""
     from makemore_jax.torch_parity.models import MODELS
 
     check_kind(config.model.kind)
-    sizes = {
-        name: getattr(config.model, name) for name in ("n_layer", "n_head", "n_embd", "n_embd2")
-    }
-    return MODELS[config.model.kind](vocab_size=vocab_size, block_size=block_size, **sizes)
+    names = ("n_layer", "n_head", "n_embd", "n_embd2", "activation", "bias", "tied")
+    sizes = {name: getattr(config.model, name) for name in names}
+    sizes |= {"vocab_size": vocab_size, "block_size": block_size}
+    return MODELS[config.model.kind](**sizes, fused_attention=fused_attention)
 
 
 def load_into(module: Any, params: Any, kind: str) -> Any:

@@ -47,7 +47,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     dataset = data.load(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    num_params = state_lib.num_params(models.param_create_state(model, dataset.block_size))
+    num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate)
     with contextlib.ExitStack() as stack:
