@@ -7,8 +7,10 @@ the devices of all. The first alone writes logs, all write checkpoints.
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -16,8 +18,19 @@ import numpy as np
 
 from makemore_jax.errors import UserError
 
-PATIENCE = 60  # seconds in which all must have come, and after which one is taken for dead
+PATIENCE = 60  # seconds in which all must have come
+HEARTBEAT = 30  # seconds without a word after which a process is taken for dead
 POLL = 0.5
+GO_ON = "start them all again, as many as you like, and they go on from the last checkpoint"
+
+# jax aborts a process from within when it hears that another has died, perhaps before Python can
+# say anything. So this is said by a child, which reads until its parent says farewell or is gone.
+WATCH = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if not sys.stdin.read():
+    print(sys.argv[1], file=sys.stderr)
+"""
 
 
 def meet(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -46,20 +59,17 @@ def meet(coordinator: str | None, num_processes: int | None, process_id: int | N
         if process_id > 0:
             _wait_for(host, int(port))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    timeouts = {"initialization_timeout": PATIENCE, "heartbeat_timeout_seconds": HEARTBEAT}
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=PATIENCE
-        )
+        jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts)
     except Exception as error:  # jax raises many kinds here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if missing:
             raise UserError(
                 f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
             ) from None
-        _end(
-            f"--coordinator: not all of {num_processes} processes came to {coordinator}: {reason}",
-            2,
-        )
+        came = f"not all of {num_processes} processes came to {coordinator}"
+        _end(f"train.py: --coordinator: {came}: {reason}", 2)
 
 
 def _wait_for(host: str, port: int) -> None:
@@ -110,26 +120,36 @@ def together() -> Iterator[None]:
 
     An ordinary exit would wait for the others, who wait for this one.
     """
+    if not are_many():
+        yield
+        return
+    name = f"train.py: process {jax.process_index()} of {jax.process_count()}"
+    gone = f"{name}: was ended by a signal, or by jax because another one has ended; {GO_ON}"
+    watcher = subprocess.Popen([sys.executable, "-c", WATCH, gone], stdin=subprocess.PIPE)
+
+    def farewell(message: str = "", exit_code: int = 0) -> None:
+        watcher.communicate(b"farewell")
+        if message:
+            _end(message, exit_code)
+
     try:
         yield
+        farewell()
+    except SystemExit:
+        farewell()
+        raise
     except UserError as error:
-        if are_many():
-            _end(str(error), error.exit_code)
-        raise
-    except jax.errors.JaxRuntimeError as error:
-        if are_many():
-            reason = str(error).strip().splitlines()[0]
-            _end(
-                f"process {jax.process_index()} of {jax.process_count()}: another one has ended or "
-                "can't be reached; start them all again, with as many as you like, and they go on "
-                f"from the last checkpoint ({reason:.120})",
-                1,
-            )
-        raise
+        farewell(f"train.py: {error}", error.exit_code)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
+            traceback.print_exc()
+            farewell(f"{name}: {lines[0]}", 1)
+        farewell(f"{name}: another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})", 1)
 
 
 def _end(message: str, exit_code: int) -> None:
-    print(f"train.py: {message}", file=sys.stderr)
+    print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -59,6 +59,9 @@ class Drawn(NamedTuple):
     edits: int | None
 
 
+MOST_TEXTS = 3  # samples of a run on a text, each as long as many lines
+
+
 class Report(NamedTuple):
     """All that is shown. None, or an empty list, is what this run or its family does not have."""
 
@@ -82,13 +85,18 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     UserError where there is no run, or for a name that its model can't read.
     """
     run = workdir.read(folder)
+    is_text = run.config.data.kind == "text"
+    if is_text and names is not None:
+        raise UserError("--names: are looked at in a run on lines; this one was trained on a text")
     if names is not None:
         check_names(names, run.vocab, run.max_len)
     lm, best_step = load(folder, run)
-    dataset = find_data(run)
-    drawn = sampling.sample(lm, jax.random.key(seed), num)
+    dataset = None if is_text else find_data(run)
+    drawn = sampling.sample(lm, jax.random.key(seed), min(num, MOST_TEXTS) if is_text else num)
     block_size = run.config.data.block_size
-    if names is None:
+    if is_text:
+        names = []
+    elif names is None:
         names = default_names(dataset, [line.text for line in drawn])
     return Report(
         title=folder.resolve().name,
@@ -114,7 +122,7 @@ def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     model = models.create(run.config.model, run.vocab.size, block_size)
     checkpoints = Checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
-    lm = LanguageModel(model, variables, run.vocab, run.max_len)
+    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
     return lm, checkpoints.steps()["best"]
 
 
@@ -359,7 +367,9 @@ def _facts(
         "data": Path(run.data_file).name,
         "vocabulary": f"{lm.vocab.size} tokens, context {run.config.data.block_size}",
     }
-    if dataset is None:
+    if run.config.data.kind == "text":
+        facts["data"] += ", one text"
+    elif dataset is None:
         facts["data"] += ", gone or changed since: what needs it is left out"
     else:
         sizes = [f"{len(words):,} {name}" for name, words in dataset.words.items()]

@@ -37,6 +37,7 @@ from tqdm import tqdm
 from makemore_jax import command_line, data, models, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
+from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training import state as state_lib
@@ -158,8 +159,8 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
 
     state = stack(states)
     splits = {
-        name: stack(_alike({seed: d.splits[name] for seed, d in datasets.items()}))
-        for name in ("train", "dev")
+        name: stack(_alike({seed: take(d.splits[name]) for seed, d in datasets.items()}))
+        for name, take in (("train", lambda split: split), ("dev", data.each_once))
     }
     key_data = stack({seed: jax.random.key_data(keys[seed][1]) for seed in seeds})
     swept = {
@@ -188,7 +189,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
         return jax.jit(spread(one), donate_argnums=0)
 
     trainers = {n: train(n) for n in set(_stretches(config))}
-    evaluate = _make_evaluate(model, spread, datasets[seeds[0]].splits["dev"])
+    evaluate = _make_evaluate(model, spread, data.each_once(datasets[seeds[0]].splits["dev"]))
     calibrate = jax.jit(spread(make_calibrate(model)))
     curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
     step = 0
@@ -234,7 +235,9 @@ def _with_numbers(config: Config, values: dict[str, Array]) -> Any:
 
 
 def _alike(splits: dict[int, Split]) -> dict[int, Split]:
-    """Splits of the same lines, dealt out by different seeds, with streams of one length."""
+    """Splits of the same data, dealt out by different seeds, with arrays of one length."""
+    if isinstance(next(iter(splits.values())), Text):
+        return splits  # a text is cut by position
     most = max(len(split.stream) for split in splits.values())
     if len({split.size for split in splits.values()}) > 1:
         raise UserError(

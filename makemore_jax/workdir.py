@@ -28,11 +28,10 @@ class Run:
     max_len: int  # tokens of the longest line that may be drawn, its end included
 
 
-def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
-    """Make `workdir` the place of this run, or check that it is already; lock and return the lock.
+def check(workdir: Path, config: Config, dataset: Dataset) -> None:
+    """UserError where `workdir` holds something else than this run.
 
     What may differ from the run that is there: how long and how fast it trains, not what it is.
-    UserError names the first field that differs, or why nothing can be written.
     """
     if (workdir / "config.json").exists():
         _check_same(read(workdir), config, dataset, workdir)
@@ -40,6 +39,14 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
         )
+
+
+def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
+    """Make `workdir` the place of this run; lock it and return the lock.
+
+    UserError names why it is none for it, or can't be written.
+    """
+    check(workdir, config, dataset)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = _lock(workdir)

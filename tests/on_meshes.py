@@ -50,7 +50,14 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
     steps = make_train_steps(model, optimizer, BATCH_SIZE, layouts, mesh, 1, spread)
     program = steps.lower(state, split, key, 20).compile()
     leaves = jax.tree.leaves(state)
-    shards = [[shard.data.nbytes for shard in leaf.addressable_shards] for leaf in leaves]
+    held = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [
+            leaf.shape,
+            leaf.nbytes,
+            [shard.data.nbytes for shard in leaf.addressable_shards],
+        ]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
     before = [leaf.sharding for leaf in leaves]
     state, metrics = program(state, split, key)
     lies = zip(before, jax.tree.leaves(state), strict=True)
@@ -58,8 +65,7 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
         "losses": np.asarray(metrics["train_loss"], np.float64).tolist(),
         "collectives": sorted(set(re.findall(COLLECTIVE, program.as_text()))),
         "num_all_reduce": len(re.findall(r" all-reduce(?:-start)?\(", program.as_text())),
-        "bytes": sum(leaf.nbytes for leaf in leaves),
-        "bytes_of_device": np.sum(shards, axis=0).tolist(),
+        "held": held,
         "stays": all(a.is_equivalent_to(leaf.sharding, leaf.ndim) for a, leaf in lies),
     }
 

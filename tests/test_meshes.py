@@ -4,6 +4,7 @@ Eight virtual devices, in a process of their own; every family on every mesh.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from conftest import on_devices, run
 from makemore_jax import models
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
-HAS_WIDE = ("transformer", "rnn", "gru", "lstm")  # matrices that lie over `model`
+WIDE = {  # matrices that lie over `model`
+    "transformer": r"c_attn/kernel$|attn/c_proj/kernel$|c_fc/(kernel|bias)$|mlp/c_proj/kernel$",
+    **dict.fromkeys(("rnn", "gru", "lstm"), r"cell/xh_to_\w+/kernel$"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +39,15 @@ def test_losses_are_those_of_one_device(found, kind, mesh):
 @pytest.mark.parametrize("kind", models.MODELS)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_each_device_holds_its_share(found, kind, mesh):
-    of = found[kind][mesh]
+    """Of wide matrices a part by `model`, with fsdp of all that divides a part by `data`."""
     data, model = map(int, mesh.split()[0].split("x"))
-    share = max(of["bytes_of_device"]) / of["bytes"]
-    assert of["stays"]
-    if "fsdp" in mesh and kind != "bigram":  # whose 27 by 27 divides by nothing
-        assert share < 1.3 / data
-    elif "fsdp" not in mesh and (model == 1 or kind not in HAS_WIDE):
-        assert share == 1
-    elif model > 1:
-        assert share < 0.5 + 0.5 / model
+    assert found[kind][mesh]["stays"]
+    for name, (shape, size, on_each) in found[kind][mesh]["held"].items():
+        is_wide = model > 1 and re.search(WIDE.get(kind, "(?!)"), name)
+        parts = model if is_wide else 1
+        if "fsdp" in mesh and sum(n % data == 0 for n in shape) > bool(is_wide):
+            parts *= data
+        assert on_each == [size // parts] * (data * model), name
 
 
 @pytest.mark.parametrize("kind", [kind for kind in models.MODELS if kind != "window_mlp"])
@@ -57,7 +60,7 @@ def test_nothing_else_is_sent(found, kind, mesh):
     expected = set()
     if data > 1 or (model > 1 and kind == "transformer"):
         expected.add("all-reduce")
-    if model > 1 and kind in HAS_WIDE:
+    if model > 1 and kind in WIDE:
         expected.add("all-gather")
     if "fsdp" in mesh and (kind != "bigram"):
         expected.add("all-gather")

@@ -51,6 +51,8 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate)
     with contextlib.ExitStack() as stack:
+        workdir.check(folder, config, dataset)  # every process, so that each can tell why it ends
+        processes.wait("checked")
         if processes.is_first():  # which holds the folder until the summary is written
             stack.enter_context(workdir.prepare(folder, config, dataset))
             dataset.prepare(folder)

@@ -1,0 +1,58 @@
+"""What a comparison found, as it is printed and drawn."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from makemore_jax.errors import UserError
+
+
+def as_table(results: list[dict[str, Any]]) -> str:
+    """The differences of each model as a table in Markdown, exceeded ones marked."""
+    columns = ("logits", "loss", "gradients", "parameters", "loss_curve", "continuations")
+    snapshots = sorted({i for r in results for i in r["parameters_after"]})
+    titles = ["model", "logits", "loss", "gradients"]
+    titles += [f"parameters after {i}" for i in snapshots]
+    titles += ["loss curve", "continuations", "ms a step, JAX", "PyTorch"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for r in results:
+        cells = {name: f"{r['differences'][name]:.1e}" for name in columns[:-1]}
+        cells["continuations"] = f"{10 - r['differences']['continuations']} of 10"
+        for name in r["exceeded"]:
+            cells[name] += " (!)"
+        after = [f"{r['parameters_after'].get(i, math.nan):.1e}" for i in snapshots]
+        after[-1] += " (!)" if "parameters" in r["exceeded"] else ""
+        row = [r["kind"], cells["logits"], cells["loss"], cells["gradients"], *after]
+        row += [cells["loss_curve"], cells["continuations"]]
+        row += [f"{r['milliseconds'][side]:.2f}" for side in ("jax", "torch")]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def as_details(result: dict[str, Any]) -> str:
+    """What the table sums up: the gradient of each parameter, and the ten continuations."""
+    lines = ["", "gradients before the first step, largest difference relative to largest entry:"]
+    for name, value in result["differences"]["gradient_of_each"].items():
+        lines.append(f"  {value:.1e}  {name}")
+    lines += ["", "likeliest continuations of ten prompts:"]
+    for prompt, ours, theirs in result["continuations"]:
+        same = "both" if ours == theirs else f"here; in PyTorch {theirs!r}"
+        lines.append(f"  {prompt!r}: {ours!r} ({same})")
+    return "\n".join(lines)
+
+
+def replace_table(page: Path, dtype: str, table: str) -> None:
+    """Put a table between the page's comments that name its precision."""
+    begin, end = f"<!-- {dtype} -->", f"<!-- end of {dtype} -->"
+    before, found, rest = page.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise UserError(f"--doc: {page} has no {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
+
+
+def draw_curves(results: list[dict[str, Any]], file: Path) -> None:
+    """Both loss curves of each model over each other, and their difference below."""
+    from makemore_jax import plots
+
+    plots.paired_curves({r["kind"]: r["curves"] for r in results}, file)

@@ -1,0 +1,268 @@
+"""What GPT-2 and its followers chose otherwise: each option is what it says and nothing else."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import BLOCK, VOCAB, assert_close, assert_same, run, small_config
+
+from makemore_jax import config as config_lib
+from makemore_jax import losses, models, sharding
+from makemore_jax.config import MeshConfig, OptimizerConfig
+from makemore_jax.data.layouts import Rows
+from makemore_jax.data.text import Text
+from makemore_jax.errors import UserError
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+B = 3
+TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
+
+
+@cache
+def create(vocab_size: int = VOCAB, **options):
+    """A small transformer with such options."""
+    config = replace(small_config("transformer").model, **({"n_layer": 1} | options))
+    return models.create(config, vocab_size, BLOCK)
+
+
+@cache
+def init(**options):
+    """Its parameters, moved away from any zeros they start with."""
+    params = jax.jit(create(**options).init)(jax.random.key(3), TOKENS)["params"]
+    noise = np.random.RandomState(5)
+    return jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
+
+
+def leaves(params) -> dict[str, jax.Array]:
+    """Every parameter by its path."""
+    found, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+
+
+def loss(model, params, key=None):
+    train = {"train": True, "rngs": {"dropout": key}} if key is not None else {}
+    return losses.mean_loss(model.apply({"params": params}, TOKENS, **train), TARGETS)
+
+
+OPTIONS = [
+    {"bias": False},
+    {"tied": True},
+    {"activation": "relu"},
+    {"init_scheme": "gpt2"},
+    {"remat": True},
+    {"dtype": "bfloat16"},
+    {"bias": False, "tied": True, "init_scheme": "gpt2", "activation": "relu", "remat": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+def test_step_by_step_and_all_at_once_are_the_same(options):
+    model, params = create(**options), init(**options)
+    step = jax.jit(partial(model.apply, {"params": params}, method="step"))
+    carry, logits = model.apply({"params": params}, B, method="init_carry"), []
+    for token in TOKENS.T:
+        carry, found = step(carry, token)
+        logits.append(found)
+    expected = jax.jit(model.apply)({"params": params}, TOKENS)
+    assert expected.dtype == logits[0].dtype == jnp.float32
+    tolerance = 0.02 if model.dtype == "bfloat16" else 1e-5
+    assert_close(jnp.stack(logits, axis=1), expected, tolerance)
+
+
+def test_remat_changes_neither_value_nor_gradient():
+    """Dropout's masks included: they are made again from the same key."""
+    plain, remat = create(dropout=0.3, n_layer=2), create(dropout=0.3, n_layer=2, remat=True)
+    params = init(n_layer=2)
+    assert jax.tree.structure(jax.eval_shape(remat.init, jax.random.key(3), TOKENS)["params"]) == (
+        jax.tree.structure(params)
+    )
+    found = []
+    for model in plain, remat:
+        both = jax.value_and_grad(partial(loss, model))
+        found.append(jax.jit(both)(params, jax.random.key(1)))
+        again = str(jax.make_jaxpr(both)(params, jax.random.key(1))).count("= remat2[")
+        assert again == (2 if model is remat else 0)
+    jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32():
+    exact, coarse = create(), create(dtype="bfloat16")
+    params = init(dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert_same(params, init())
+    expected, expected_grads = jax.jit(jax.value_and_grad(partial(loss, exact)))(params)
+    found, grads = jax.jit(jax.value_and_grad(partial(loss, coarse)))(params)
+    assert found.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype("float32")}
+    assert 0 < abs(found - expected) < 0.03 * expected
+    scale = optax.global_norm(expected_grads)
+    assert optax.global_norm(jax.tree.map(jnp.subtract, grads, expected_grads)) < 0.05 * scale
+    jaxpr = str(jax.make_jaxpr(partial(loss, coarse))(params))
+    products = [line for line in jaxpr.splitlines() if "= dot_general[" in line]
+    assert all(":bf16[" in line for line in products)
+    assert len(products) == 6 + 1  # four linear layers and attention's two, and the logits
+
+
+def test_tied_the_output_layer_is_the_embedding():
+    model, params = create(tied=True), init(tied=True)
+    assert leaves(params).keys() == leaves(init()).keys() - {"lm_head/kernel"}
+    untied, table = create(), params["wte"]["embedding"]
+    split = {**params, "lm_head": {"kernel": table.T}}
+    assert_close(loss(model, params), loss(untied, split), 1e-6)
+    grads = jax.jit(jax.grad(partial(loss, model)))(params)
+    parts = jax.jit(jax.grad(partial(loss, untied)))(split)
+    both = parts["wte"]["embedding"] + parts["lm_head"]["kernel"].T
+    assert_close(grads["wte"]["embedding"], both, 1e-6)
+
+
+def test_without_bias_there_is_none():
+    names = leaves(init())
+    assert leaves(init(bias=False)).keys() == {n for n in names if not n.endswith("/bias")}
+    assert sum(name.endswith("/bias") for name in names) == 6 + 1
+
+
+def test_gpt2s_initial_values():
+    options = {"init_scheme": "gpt2", "n_layer": 3, "n_embd": 64}
+    model = create(503, **options)
+    params = jax.jit(model.init)(jax.random.key(3), TOKENS)["params"]
+    for name, leaf in leaves(params).items():
+        if name.endswith("/bias"):
+            assert (leaf == 0).all()
+        elif name.endswith("/scale"):
+            assert (leaf == 1).all()
+        else:
+            std = 0.02 / 6**0.5 if name.endswith("c_proj/kernel") else 0.02
+            assert abs(float(leaf.mean())) < 5 * std / leaf.size**0.5
+            assert float(leaf.std()) == pytest.approx(std, rel=5 / (2 * leaf.size) ** 0.5)
+
+
+@pytest.mark.parametrize(("activation", "expected"), [("relu", 0.0), ("gelu", -0.15880801)])
+def test_the_activation_between_the_layers_of_an_mlp(activation, expected):
+    """Of -1, seen through weights that let nothing else pass."""
+    options = {"activation": activation, "n_layer": 1}
+    model, params = create(**options), jax.tree.map(jnp.zeros_like, init(**options))
+    mlp = params["h_0"]["mlp"]
+    mlp["c_fc"]["bias"] = mlp["c_fc"]["bias"] - 1.0
+    mlp["c_proj"]["kernel"] = mlp["c_proj"]["kernel"].at[0, 0].set(1.0)
+    _, state = model.apply(
+        {"params": params}, TOKENS, capture_intermediates=True, mutable=["intermediates"]
+    )
+    (found,) = state["intermediates"]["h_0"]["mlp"]["__call__"]
+    assert_close(found[0, 0, 0], expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_only_matrices_decay_where_that_is_asked_for(name):
+    params = init()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for decay in ("all", "matrices"):
+        config = OptimizerConfig(name, 0.1, weight_decay=0.5, decay=decay)
+        optimizer = make_optimizer(config, steps=1)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        moved = leaves(optax.apply_updates(params, updates))
+        for path, leaf in leaves(params).items():
+            is_vector = path.endswith(("/bias", "/scale"))
+            left = 1 if decay == "matrices" and is_vector else 0.95
+            assert_close(moved[path], left * leaf, 1e-6)
+
+
+# Training with them, on a text.
+
+
+def text(num_chars: int = 997) -> Text:
+    """A text in which each character mostly tells the next."""
+    steps = np.random.RandomState(1).choice([1, 2], num_chars, p=[0.9, 0.1])
+    return Text(jnp.asarray((np.cumsum(steps) % VOCAB).astype(np.uint8)), num_chars, BLOCK)
+
+
+def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, **options):
+    """The function (steps, key, text) -> the state after them from fixed parameters, the losses."""
+    model, optimizer = create(**options), make_optimizer(config, 100)
+    mesh = sharding.make_mesh(MeshConfig(data=1), batch_size, 0, accumulate)
+    steps = make_train_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
+
+    def train(num_steps: int, key: int = 1, split: Text | None = None):
+        # Copied, as a state is given away to the step.
+        params = jax.tree.map(jnp.array, init(**options))
+        state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        state, metrics = steps(state, split or text(), jax.random.key(key), num_steps)
+        return state, np.asarray(metrics["train_loss"])
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("options", "accumulate"),
+    [({"dtype": "bfloat16", "tied": True, "bias": False, "init_scheme": "gpt2"}, 1), ({}, 3)],
+)
+def test_it_learns(options, accumulate):
+    config = OptimizerConfig(learning_rate=0.01, decay="matrices")
+    state, found = trainer(config, accumulate=accumulate, **options)(100)
+    assert found[-10:].mean() < 1.2 < found[0] - 0.5
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    """Of plain descent at rate 1 the first step is the gradient itself."""
+    config = OptimizerConfig("sgd", 1.0, weight_decay=0.0)
+    (whole, loss_of_whole), (parts, loss_of_parts) = (
+        trainer(config, accumulate=accumulate)(1) for accumulate in (1, 3)
+    )
+    assert_close(loss_of_parts, loss_of_whole, 1e-6)
+    jax.tree.map(partial(assert_close, tolerance=1e-6), parts.params, whole.params)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, init())
+    assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_dropout_is_a_function_of_seed_and_step(accumulate):
+    """Where nothing is learnt and a text has one crop, losses differ by what is dropped alone."""
+    config = OptimizerConfig("sgd", 0.0, weight_decay=0.0)
+    train = trainer(config, 2, accumulate, dropout=0.3)
+    one_crop = text(BLOCK + 1)
+    state, found = train(5, 1, one_crop)
+    assert_same(state.params, init(dropout=0.3))
+    assert len(set(found.tolist())) == 5
+    assert_same(train(5, 1, one_crop)[1], found)
+    assert set(train(5, 2, one_crop)[1].tolist()).isdisjoint(found.tolist())
+
+
+# Other families have none of them.
+
+VALUES = {
+    "dropout": 0.1,
+    "activation": "relu",
+    "bias": False,
+    "tied": True,
+    "init_scheme": "gpt2",
+    "dtype": "bfloat16",
+    "remat": True,
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_they_are_refused_where_they_would_change_nothing(name):
+    for kind in models.MODELS:
+        config = small_config(kind)
+        config.data.kind = "windows" if kind == "window_mlp" else "lines"
+        setattr(config.model, name, VALUES[name])
+        if kind == "transformer":
+            config_lib.validate(config)
+        else:
+            with pytest.raises(UserError, match=rf"model.{name}: .* only the transformer has it"):
+                config_lib.validate(config)
+
+
+def test_by_the_command_line_too(tmp_path):
+    flags = ("--config=configs/gru.py", "--config.model.tied=true", "--workdir", tmp_path / "run")
+    done = run("train.py", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    message = "model.tied: true must be false: only the transformer has it"
+    assert done.stderr == f"train.py: {message}\n"
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,215 @@
+"""Several processes train one model: they compute what one computes, and end together."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, on_devices, run
+
+TRAIN = [sys.executable, str(ROOT / "train.py"), "--config", "configs/shakespeare_cpu.py"]
+ONE_DEVICE = on_devices(1)
+GOES_ON_FOREVER = ["--config.train.steps=100000000", "--config.train.log_every=20"]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """A small model on a small text, which lies in a file of tokens."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("".join(chr(97 + i * i % 23) for i in range(3_000)), "utf-8")
+    model = {"n_layer": 1, "n_head": 2, "n_embd": 8}
+    train = {"steps": 40, "log_every": 10, "eval_every": 20, "batch_size": 8, "sample_every": 40}
+    data = {"path": text, "block_size": 8, "memory_map": "always"}
+    groups = {"model": model, "train": train, "data": data}
+    return [f"--config.{g}.{k}={v}" for g, of in groups.items() for k, v in of.items()]
+
+
+def start(num, *flags):
+    """So many processes that train together."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    together = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={num}"]
+    return [
+        subprocess.Popen(
+            [*TRAIN, *flags, *together, f"--process_id={i}"],
+            cwd=ROOT,
+            env=os.environ | ONE_DEVICE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(num)
+    ]
+
+
+def end(started, timeout=600):
+    """The exit codes, what was printed, and what went wrong, of each."""
+    outputs = [process.communicate(timeout=timeout) for process in started]
+    return [process.returncode for process in started], *zip(*outputs, strict=True)
+
+
+def train(num, *flags):
+    codes, printed, wrong = end(start(num, *flags))
+    assert codes == [0] * num, wrong
+    return printed
+
+
+def alone(*flags):
+    done = run(*TRAIN[1:], *flags, **ONE_DEVICE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (line["step"], name): line[name]
+        for line in lines
+        for name in ("train_loss", "dev_loss")
+        if name in line
+    }
+
+
+def wait_for(folder, step):
+    """Until a training has told of a step."""
+    file = folder / "metrics.jsonl"
+    for _ in range(3_000):
+        if file.exists() and re.search(rf'"step": {step}\b', file.read_text()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no step {step}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, flags):
+    """The runs of one and of four processes, the parameters of the four in parts."""
+    folder = tmp_path_factory.mktemp("runs")
+    alone(*flags, "--workdir", folder / "one")
+    printed = train(4, *flags, "--config.mesh.fsdp=True", "--workdir", folder / "four")
+    return folder, printed
+
+
+def test_four_processes_compute_what_one_computes(trained):
+    folder, _ = trained
+    one, four = losses(folder / "one"), losses(folder / "four")
+    assert len(one) == 6
+    assert four == pytest.approx(one, rel=1e-5)
+
+
+def test_there_is_one_set_of_logs_and_one_checkpoint_of_all(trained):
+    folder, printed = trained
+    assert "best model, of step 40" in printed[0]
+    assert not any("dev loss" in text for text in printed[1:])
+    assert len(list((folder / "four").glob("events.out.*"))) == 1
+    assert (folder / "four" / "samples.txt").read_text().count("step 40, samples") == 1
+    parts = (folder / "four" / "checkpoints" / "40" / "params").glob("ocdbt.process_*")
+    assert len(list(parts)) == 4
+
+
+def test_other_numbers_of_processes_go_on_from_the_checkpoint_of_four_and_of_one(trained, flags):
+    folder, _ = trained
+    alone(*flags, "--config.train.steps=60", "--workdir", folder / "four")
+    train(
+        2, *flags, "--config.train.steps=60", "--config.mesh.fsdp=True", "--workdir", folder / "one"
+    )
+    one, four = losses(folder / "one"), losses(folder / "four")
+    assert (60, "dev_loss") in one
+    assert four == pytest.approx(one, rel=1e-5)
+
+
+def test_one_process_samples_from_what_many_have_trained(trained):
+    folder, _ = trained
+    given = ("--workdir", folder / "four", "--max_len", "30", "--checkpoint", "latest")
+    done = run("sample.py", *given, **ONE_DEVICE)
+    assert (done.returncode, len(done.stdout)) == (0, 31)
+
+
+def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(flags, tmp_path):
+    for victim in (1, 0):
+        first = 40 if victim else 80
+        started = start(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
+        wait_for(tmp_path / "run", first)
+        started[victim].kill()
+        began = time.monotonic()
+        codes, _, wrong = end(started, timeout=60)
+        assert time.monotonic() - began < 60
+        assert codes[1 - victim] not in (0, None)
+        assert "another one has ended" in wrong[1 - victim]
+        assert "start them all again" in wrong[1 - victim]
+        assert "Traceback" not in wrong[1 - victim]
+    text = alone(*flags, "--config.train.steps=2000", "--workdir", tmp_path / "run")
+    assert re.search(r"going on from step [1-9]\d*", text)
+
+
+def test_a_signal_to_one_ends_all_after_the_same_step(flags, tmp_path):
+    started = start(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
+    wait_for(tmp_path / "run", 40)
+    started[1].send_signal(signal.SIGTERM)
+    codes, _, wrong = end(started)
+    assert codes == [143, 143]
+    steps = [re.search(r"SIGTERM: saved at step (\d+)", text)[1] for text in wrong]
+    assert steps[0] == steps[1]
+    assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()
+
+
+def test_all_tell_why_they_can_not_begin(trained, flags):
+    folder, _ = trained
+    codes, _, wrong = end(start(2, *flags, "--config.model.n_embd=4", "--workdir", folder / "one"))
+    assert codes == [2, 2]
+    assert all("model.n_embd:" in text for text in wrong)
+
+
+IMPATIENT = """
+import sys
+from makemore_jax import processes
+processes.PATIENCE = 3
+sys.argv = ["train.py", *sys.argv[1:]]
+exec(compile(open("train.py").read(), "train.py", "exec"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:1", 2, 1), "--coordinator: localhost:1 can't be reached: Connection refused"),
+        (("no.such.host.invalid:80", 2, 1), "--coordinator: no.such.host.invalid:80 can't be"),
+        (("localhost", 2, 0), "--coordinator: 'localhost' is not host:port"),
+        (("localhost:1", 2, 2), "--process_id: 2 must be from 0 to --num_processes - 1 = 1"),
+        (("localhost:1", 2, None), "--process_id: is missing"),
+        ((None, None, None), "--distributed: jax finds no cluster here"),
+    ],
+)
+def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, tmp_path):
+    names = ("coordinator", "num_processes", "process_id")
+    flags = [f"--{k}={v}" for k, v in zip(names, given, strict=True) if v is not None]
+    config = ("--config=configs/bigram.py", "--distributed", "--workdir", tmp_path / "run")
+    done = run("-c", IMPATIENT, *config, *flags, **ONE_DEVICE)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_does_not_wait_for_ever(tmp_path):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        where = f"localhost:{found.getsockname()[1]}"
+    flags = (f"--coordinator={where}", "--num_processes=2", "--process_id=0")
+    config = ("--config=configs/bigram.py", "--distributed", "--workdir", tmp_path / "run")
+    done = run("-c", IMPATIENT, *config, *flags, **ONE_DEVICE)
+    assert done.returncode != 0
+    assert "not all of 2 processes came" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_device_is_left_without_work(flags, tmp_path):
+    given = ("--config.mesh.data=1", "--workdir", tmp_path / "run")
+    codes, _, wrong = end(start(2, *flags, *given))
+    assert codes == [2, 2]
+    assert all("leaves some of the 2 devices of 2 processes without work" in text for text in wrong)

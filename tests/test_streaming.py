@@ -1,0 +1,257 @@
+"""Drawing text without end: what is remembered changes nothing, and what sample.py does with it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, VOCAB, run, small_config, small_model
+
+from makemore_jax import data, sampling, streaming, workdir
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel
+from makemore_jax.errors import UserError
+
+BLOCK = 19  # one call draws 16 tokens, so that the context is full within the second
+CHARS = Vocab(tuple("\n abcdefghijk"), has_end=False)
+KEY = jax.random.key(7)
+GREEDY = Decoding(temperature=0)
+NUM = 41  # tokens drawn: more than two contexts
+
+
+@cache
+def small_lm(kind: str) -> LanguageModel:
+    model, params = small_model(kind, VOCAB, BLOCK)
+    params = jax.tree.map(lambda a: 1.5 * a, params)  # so that the context matters more
+    return LanguageModel(model, {"params": params}, CHARS, max_len=37, block_size=BLOCK)
+
+
+@partial(jax.jit, static_argnames="model")
+def next_token(model, variables, context, count, key, temperature):
+    """The token behind the first `count` of a context (BLOCK,), all read at once; log-probs (V,)"""
+    log_probs = jax.nn.log_softmax(model.apply(variables, context[None])[0, count - 1])
+    drawn = jax.random.categorical(key, log_probs / temperature)
+    return jnp.where(temperature == 0, jnp.argmax(log_probs), drawn), log_probs
+
+
+def read_anew(lm: LanguageModel, tokens: list[int], key=KEY, temperature: float = 0):
+    """The token behind these, of which the context holds the last, and its log-probabilities."""
+    last = tokens[-BLOCK:]
+    context = np.zeros(BLOCK, np.int32)
+    context[: len(last)] = last
+    return next_token(lm.model, lm.variables, context, len(last), key, float(temperature))
+
+
+def without_memory(lm: LanguageModel, number: int, prompt: str, temperature: float):
+    """NUM tokens behind a prompt and their log-probabilities."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(KEY, number), np.arange(NUM))
+    tokens, log_probs = lm.vocab.encode(prompt or "\n"), []
+    for key in keys:
+        token, found = read_anew(lm, tokens, key, temperature)
+        tokens.append(int(token))
+        log_probs.append(float(found[tokens[-1]]))
+    return tokens[-NUM:], log_probs
+
+
+def streamed(lm: LanguageModel, number: int, prompt: str, decoding: Decoding):
+    """The first NUM tokens of a text without end and their log-probabilities."""
+    parts = streaming.stream(lm, KEY, np.array([number]), prompt, decoding)
+    enough = itertools.islice(parts, NUM // streaming.AT_ONCE + 2)
+    tokens, log_probs = (np.concatenate(a, axis=1)[0, :NUM] for a in zip(*enough, strict=True))
+    return tokens.tolist(), log_probs
+
+
+LONG = "abcdefghi k" * 3
+PROMPTS = ["", "abc", "abcd", LONG[:18], LONG[:19], LONG]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp", "gru", "cnn"])
+def test_past_the_context_texts_are_those_of_a_loop_without_memory(kind):
+    """From prompts of 1, 3, 4, 18, 19 and 33 characters, where the context has 19."""
+    lm = small_lm(kind)
+    for prompt, temperature in itertools.product(PROMPTS, (0, 0.8)):
+        tokens, log_probs = streamed(lm, 4, prompt, Decoding(temperature))
+        expected, expected_log_probs = without_memory(lm, 4, prompt, temperature)
+        assert tokens == expected
+        np.testing.assert_allclose(log_probs, expected_log_probs, atol=2e-4)
+
+
+def test_top_k_and_top_p_hold_in_and_past_the_context():
+    lm = small_lm("mlp")
+    likeliest, _ = streamed(lm, 0, "abc", GREEDY)
+    assert streamed(lm, 0, "abc", Decoding(top_k=1))[0] == likeliest
+    drawn, _ = streamed(lm, 0, "abc", Decoding(top_k=4, top_p=0.8))
+    assert drawn != likeliest
+    tokens, most = CHARS.encode("abc"), 0
+    for token in drawn:
+        probs = np.exp(read_anew(lm, tokens)[1])
+        first_four = np.sort(probs)[-4:]
+        likelier = first_four[first_four > probs[token]]
+        assert probs[token] >= first_four[0]
+        assert likelier.sum() < 0.8 * first_four.sum()
+        most = max(most, len(likelier))
+        tokens.append(token)
+    assert most > 0
+
+
+def test_a_text_depends_on_its_number_alone(monkeypatch):
+    """The first of many is the one drawn alone, also where they are drawn in several calls."""
+    lm = small_lm("gru")
+    five = [text.text for text in sampling.sample(lm, KEY, 5)]
+    assert len(set(five)) == 5
+    assert [text.text for text in sampling.sample(lm, KEY, 1)] == five[:1]
+    assert [text.text for text in sampling.sample(lm, KEY, 1, first=3)] == five[3:4]
+    monkeypatch.setattr(streaming, "MOST_READ_AT_ONCE", BLOCK)
+    assert [text.text for text in sampling.sample(lm, KEY, 5)] == five
+    assert [text.text for text in sampling.sample(lm, jax.random.key(8), 5)] != five
+
+
+@pytest.mark.parametrize("prompt", ["", "ab\nc", LONG])
+def test_a_sample_is_the_beginning_of_the_stream(prompt):
+    lm = small_lm("gru")
+    for max_len in (lm.max_len, len(prompt) + 1):
+        (sample,) = sampling.sample(lm._replace(max_len=max_len), KEY, 1, prompt)
+        tokens, log_probs = streamed(lm, 0, prompt, AS_IT_IS)
+        num = max_len - len(prompt)
+        assert sample.text == prompt + CHARS.decode_rows(np.array([tokens[:num]]))[0]
+        assert len(sample.text) == max_len
+        assert sample.log_prob == pytest.approx(float(log_probs[:num].sum()), abs=1e-4)
+
+
+def test_without_a_prompt_and_an_end_of_line_a_text_begins_behind_the_first_character():
+    lm = small_lm("gru")._replace(vocab=Vocab(tuple("abcdefghijklm"), has_end=False))
+    assert streamed(lm, 0, "", GREEDY)[0] == streamed(lm, 0, "a", GREEDY)[0]
+
+
+def test_bad_prompts():
+    lm = small_lm("gru")
+    with pytest.raises(UserError, match="--prompt: training never saw 'é', 'Z'"):
+        streaming.stream(lm, KEY, np.arange(1), "aéZé", AS_IT_IS)
+    with pytest.raises(UserError, match="--prompt: training never saw 'é'"):
+        sampling.sample(lm, KEY, 1, prompt="é")
+    with pytest.raises(UserError, match="--prompt: 37 characters leave none of 37 to draw"):
+        sampling.sample(lm, KEY, 1, prompt="a" * 37)
+    with pytest.raises(UserError, match="--temperature: -1 must be a number, 0 or above"):
+        streaming.stream(lm, KEY, np.arange(1), "a", Decoding(-1))
+
+
+# By the command line.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A quick run on a text of 3,001 characters, beside which the text lies."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text").write_text((ROOT / "names.txt").read_text()[:3001])
+    fields = (
+        *(f"data.path={folder / 'text'}", "data.kind=text", f"data.block_size={BLOCK}"),
+        *("model.n_embd=10", "model.n_embd2=11", "train.steps=20", "train.num_samples=0"),
+    )
+    flags = [f"--config.{field}" for field in fields]
+    done = run("train.py", "--config=configs/mlp.py", *flags, "--workdir", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_a_stream_is_as_long_as_it_is_asked_to_be(trained):
+    command = ("sample.py", "--workdir", trained, "--prompt", "an", "--max_len", "61")
+    done = run(*command, "--stream")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) == 62
+    assert done.stdout.startswith("an")
+    assert done.stdout.endswith("\n")
+    drawn = run(*command, "--num=2", "--format=json").stdout.splitlines()
+    first, second = (json.loads(line)["text"] for line in drawn)
+    assert first + "\n" == done.stdout
+    assert len(second) == 61
+    assert second != first
+
+
+@pytest.fixture
+def stream(trained):
+    """A process that writes a text without end."""
+    command = [sys.executable, "sample.py", "--workdir", str(trained), "--stream"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, text=True, **pipes) as process:
+        yield process
+        process.kill()
+
+
+def test_an_interrupted_stream_ends_without_a_word(stream, trained):
+    written = stream.stdout.read(200)
+    stream.send_signal(signal.SIGINT)
+    rest, errors = stream.communicate(timeout=60)
+    assert (stream.returncode, errors) == (130, "")
+    written = (written + rest)[:1000]
+    whole = run("sample.py", "--workdir", trained, "--stream", "--max_len", "1000").stdout
+    assert len(whole) == 1001
+    assert whole.startswith(written)
+
+
+def test_a_stream_whose_reader_has_gone_ends_without_a_word(stream):
+    assert len(stream.stdout.read(50)) == 50
+    stream.stdout.close()
+    stream.wait(timeout=60)
+    assert stream.stderr.read() == ""
+
+
+def test_the_score_of_the_dev_text_is_the_dev_loss(trained, tmp_path):
+    """Whichever way its lines end."""
+    content = (trained.parent / "text").read_text()[int(0.9 * 3001) :]
+    carried = content.replace("\n", "\r\n").replace("\r\n", "\r", 3)
+    (tmp_path / "dev").write_bytes(carried.encode())
+    flags = ("--score", tmp_path / "dev", "--checkpoint=latest")
+    done = run("sample.py", "--workdir", trained, *flags, "--format=json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)["summary"]
+    expected = json.loads((trained / "summary.json").read_text())["dev_loss"]
+    assert summary["characters"] == len(content)
+    assert summary["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def run_of_lines(tmp_path_factory):
+    """What a run on lines writes first."""
+    folder = tmp_path_factory.mktemp("lines")
+    config = small_config("bigram")
+    dataset = data.load(config.data, config.seed)
+    config.data.block_size = dataset.block_size
+    workdir.prepare(folder, config, dataset).close()
+    return folder
+
+
+BAD = [
+    (("--stream", "--num=2"), "--stream: writes one text as it is; not with --num"),
+    (("--stream", "--format=json"), "--stream: writes one text as it is; not with --num"),
+    (("--stream", "--prompt=anZé"), "--prompt: training never saw 'Z', 'é'"),
+    (("--stream", "--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
+    (("--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
+    (("--max_len=0",), "--max_len: 0 must be at least 1"),
+    (("--new_only",), "--new_only: is for lines"),
+    (("--score={trained}/config.json",), "--score: training never saw '{{', which is in"),
+]
+
+
+def assert_one_line(done, message):
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"sample.py: {message}")
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD)
+def test_bad_input(flags, message, trained):
+    flags = [flag.format(trained=trained) for flag in flags]
+    done = run("sample.py", "--workdir", trained, *flags)
+    assert_one_line(done, message.format())
+
+
+def test_lines_have_no_stream(run_of_lines):
+    done = run("sample.py", "--workdir", run_of_lines, "--stream")
+    assert_one_line(done, "--stream: the lines of this run end")

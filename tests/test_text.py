@@ -1,0 +1,486 @@
+"""One long text: its split, its crops, and the same run from memory and from a file of tokens."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import (
+    AS_USERS_RUN,
+    BLOCK,
+    FAMILIES,
+    ROOT,
+    assert_same,
+    published,
+    run,
+    small_config,
+    small_model,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from makemore_jax import data, losses, models, sharding
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import Config, DataConfig, MeshConfig
+from makemore_jax.data import text
+from makemore_jax.data.layouts import choose
+from makemore_jax.errors import UserError
+from makemore_jax.training import evaluate, loop
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+NUM = 2003  # characters of the small text
+
+
+def text_config(path, kind: str = "bigram", **train) -> Config:
+    """As small_config, on a text."""
+    config = small_config(kind, num_samples=0, **train)
+    config.data.kind, config.data.path, config.data.block_size = "text", str(path), BLOCK
+    return config
+
+
+def load_text(path, block_size: int = BLOCK, folder=None, **fields) -> text.TextDataset:
+    config = DataConfig(path=str(path), kind="text", block_size=block_size, **fields)
+    return data.load(config, seed=1, folder=folder)
+
+
+def whole(dataset: text.TextDataset) -> str:
+    """The text, put together again from train and dev."""
+    tokens = [np.asarray(dataset.splits[name].tokens)[None] for name in ("train", "dev")]
+    return "".join(dataset.vocab.decode_rows(part)[0] for part in tokens)
+
+
+@pytest.fixture(scope="module")
+def small_text(tmp_path_factory):
+    """The first characters of names.txt, as a text of short lines."""
+    file = tmp_path_factory.mktemp("text") / "small.txt"
+    file.write_text((ROOT / "names.txt").read_text()[:NUM])
+    return file
+
+
+# What a text becomes.
+
+
+def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
+    path = published("shakespeare")
+    dataset = load_text(path, 64)
+    train, dev, test = (dataset.splits[name] for name in ("train", "dev", "test"))
+    assert dataset.vocab.size == len(dataset.vocab.chars) == 65
+    assert dataset.vocab.chars == tuple(sorted(dataset.vocab.chars))
+    assert (train.num_chars, dev.num_chars) == (1_003_854, 1_115_394 - 1_003_854)
+    assert train.tokens.shape == (1_003_854,)
+    assert train.tokens.dtype == np.uint8
+    assert test is dev
+    assert whole(dataset) == path.read_text()
+    of_lecture = load_text(path, 64, train_fraction=0.8)
+    assert of_lecture.splits["train"].num_chars == int(0.8 * 1_115_394)
+    assert whole(of_lecture) == path.read_text()
+
+
+def test_byte_order_mark_and_ends_of_lines(tmp_path):
+    """Whichever way a system ends lines, it is one character; blanks and empty lines stay."""
+    (tmp_path / "text").write_bytes("\ufeff  anna\r\n\r\nclé \rbob\n".encode())
+    dataset = load_text(tmp_path / "text", 1)
+    assert whole(dataset) == "  anna\n\nclé \nbob\n"
+    assert dataset.vocab.chars == tuple(sorted(set("\n annclébo")))
+
+
+def test_parts_that_are_read_one_by_one_make_the_same_text(tmp_path, monkeypatch):
+    """Also where an end of a line or a character of several bytes lies across two of them."""
+    content = "".join(f"Zoë {i}\r\n日本\r" for i in range(3))
+    (tmp_path / "text").write_bytes(("\ufeff" + content).encode())
+    expected = content.replace("\r\n", "\n").replace("\r", "\n")
+    for size in (1, 2, 5):
+        monkeypatch.setattr(text, "CHARS_AT_ONCE", size)
+        assert whole(load_text(tmp_path / "text", 1)) == expected
+
+
+def test_other_encodings(tmp_path):
+    file = tmp_path / "text"
+    file.write_bytes(("x" * 9_000 + "José").encode("latin-1"))
+    assert whole(load_text(file, encoding="latin-1")) == "x" * 9_000 + "José"
+    with pytest.raises(UserError, match=r"text is not utf-8 at byte 9003; name its encoding"):
+        load_text(file)
+    with pytest.raises(UserError, match=r'data.encoding: "utf-99" can\'t be read by Python'):
+        load_text(file, encoding="utf-99")
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff"])
+def test_a_text_of_nothing(content, tmp_path):
+    (tmp_path / "text").write_text(content, "utf-8")
+    with pytest.raises(UserError, match=r"text has 0 characters, too few"):
+        load_text(tmp_path / "text")
+    with pytest.raises(UserError, match=r"data.path: .* is a folder, not a text file"):
+        load_text(tmp_path)
+
+
+def test_more_characters_than_a_byte_counts(tmp_path):
+    content = "".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 2
+    (tmp_path / "text").write_text(content, "utf-8")
+    dataset = load_text(tmp_path / "text")
+    assert (dataset.vocab.size, dataset.splits["train"].tokens.dtype) == (400, np.uint16)
+    assert whole(dataset) == content
+    mapped = load_text(tmp_path / "text", folder=tmp_path, memory_map="always")
+    mapped.prepare(tmp_path)
+    assert (tmp_path / "text.tokens").stat().st_size == 2 * len(content)
+    indices = np.array([390, 0])
+    part = data.at_hand(mapped.splits["train"], indices)
+    assert_same(part.take(indices), dataset.splits["train"].take(indices))
+
+
+# Crops.
+
+
+def test_crops_are_slices_of_the_text(small_text):
+    dataset = load_text(small_text)
+    content = small_text.read_text()
+    num_train = int(0.9 * NUM)
+    for name, part in (("train", content[:num_train]), ("dev", content[num_train:])):
+        split = dataset.splits[name]
+        assert split.size == len(part) - BLOCK
+        indices = [0, 5, 64, split.size - 1]
+        inputs, targets = (
+            dataset.vocab.decode_rows(np.asarray(a)) for a in split.take(jnp.array(indices))
+        )
+        for i, place in enumerate(indices):
+            assert inputs[i] == part[place : place + BLOCK]
+            assert targets[i] == part[place + 1 : place + BLOCK + 1]
+
+
+def test_a_batch_is_drawn_from_the_key_alone_and_from_all_of_the_text(small_text):
+    split = load_text(small_text).splits["train"]
+    drawn = data.draw(split, jax.random.key(1), 5)
+    assert_same(drawn, data.draw(split, jax.random.key(1), 5))
+    assert not (drawn[0] == data.draw(split, jax.random.key(2), 5)[0]).all()
+    indices = np.asarray(data.draw_indices(split, jax.random.key(3), 20_000))
+    assert (indices.min(), indices.max()) == (0, split.size - 1)
+    counts = np.histogram(indices, bins=8, range=(0, split.size))[0]
+    assert ((counts - 2500) ** 2 / 2500).sum() < 24.32  # 7 degrees of freedom, 1e-3
+
+
+MOST = 41
+
+
+@settings(max_examples=50, deadline=None)
+@given(num_chars=st.integers(2, MOST), block_size=st.sampled_from([1, 5, 50]))
+def test_each_once_has_every_character_but_the_first_as_a_target_once(num_chars, block_size):
+    tokens = np.arange(1, MOST + 1, dtype=np.uint8)  # each character its own place
+    split = data.each_once(text.Text(jnp.asarray(tokens), num_chars, block_size))
+    inputs, targets = map(np.asarray, data.take_below(split, jnp.arange(MOST), split.size))
+    assert inputs.shape == targets.shape == (MOST, block_size)
+    is_target = targets != -1
+    assert targets[is_target].tolist() == tokens[1:num_chars].tolist()
+    assert (inputs[is_target] == targets[is_target] - 1).all()
+    assert is_target[: split.size].any(axis=1).all()  # no crop is behind the end
+
+
+# Losses.
+
+
+def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "TOKENS_AT_ONCE", 5 * BLOCK)  # several batches, the last not full
+    dataset = load_text(small_text)
+    model, params = small_model("mlp", dataset.vocab.size)
+    variables = {"params": params}
+    tokens = np.asarray(dataset.splits["dev"].tokens).astype(np.int32)
+    assert (len(tokens) - 1) % BLOCK
+
+    @jax.jit
+    def losses_of_block(block):
+        logits = model.apply(variables, block[None, :-1])
+        return losses.token_losses(logits, block[None, 1:])[0]
+
+    starts = range(0, len(tokens) - 1, BLOCK)
+    blocks = [losses_of_block(tokens[start : start + BLOCK + 1]) for start in starts]
+    mapped = load_text(small_text, folder=tmp_path, memory_map="always")
+    mapped.prepare(tmp_path)
+    measure = evaluate.make_evaluate(model)
+    for split in dataset.splits["dev"], mapped.splits["dev"]:
+        for most in (None, 7):
+            expected = np.concatenate(blocks[:most]).mean(dtype=np.float64)
+            assert measure(variables, split, most) == pytest.approx(expected, abs=1e-6)
+
+
+# Whole runs.
+
+
+def read_params(config: Config, folder):
+    """The latest parameters of a run."""
+    dataset = load_text(config.data.path)
+    model = models.create(config.model, dataset.vocab.size, BLOCK)
+    like = models.variable_shapes(model, BLOCK)
+    return Checkpoints(folder, read_only=True).restore_variables("latest", like)["params"]
+
+
+def read_losses(folder) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    fields = ("step", "train_loss", "dev_loss")
+    return [{name: line[name] for name in fields if name in line} for line in lines]
+
+
+def gpt_config(path) -> Config:
+    config = text_config(path, "transformer", steps=20, log_every=5, eval_every=10)
+    config.model.n_layer = 1
+    return config
+
+
+TRAIN = """
+import sys
+sys.path.insert(0, "tests")
+from test_text import gpt_config
+from makemore_jax.training import loop
+
+path, *runs = sys.argv[1:]
+for folder, memory_map, steps in zip(runs[::3], runs[1::3], runs[2::3]):
+    config = gpt_config(path)
+    config.data.memory_map, config.train.steps = memory_map, int(steps)
+    loop.train(config, folder)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(small_text, tmp_path_factory):
+    """20 steps: from memory, from a file, and changed from one to the other in the middle."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole = ("never", "never", 20), ("always", "always", 20)
+    for called in ((*whole, ("changed", "never", 10)), (("changed", "always", 20),)):
+        flags = [a for name, *how in called for a in (folder / name, *how)]
+        done = run("-c", TRAIN, small_text, *flags, **AS_USERS_RUN)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ["always", "changed"])
+def test_from_a_file_or_resumed_a_run_is_bit_for_bit_the_same(name, runs, small_text):
+    config = gpt_config(small_text)
+    assert_same(read_params(config, runs / name), read_params(config, runs / "never"))
+    expected = read_losses(runs / "never")
+    assert [line["step"] for line in expected] == [5, 10, 10, 15, 20, 20]
+    assert read_losses(runs / name) == expected
+    summaries = [json.loads((runs / n / "summary.json").read_text()) for n in ("never", name)]
+    for field in ("train_loss", "dev_loss", "test_loss"):
+        assert summaries[0][field] == summaries[1][field]
+
+
+def test_a_file_of_tokens_is_there_only_where_it_is_read(runs):
+    assert not (runs / "never" / "text.tokens").exists()
+    assert (runs / "always" / "text.tokens").stat().st_size == NUM
+
+
+def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
+    """The batches of a file are those in memory, and on the device are these alone."""
+    in_memory = load_text(small_text).splits["train"]
+    dataset = load_text(small_text, folder=tmp_path, memory_map="always")
+    dataset.prepare(tmp_path)
+    key = jax.random.key(4)
+    part = data.ahead(dataset.splits["train"], key, 30, 3, batch_size=5)
+    assert part.tokens.shape == (3 * 5, BLOCK + 1)
+    for step in (30, 31, 32):
+        step_key = jax.random.fold_in(key, step)
+        assert_same(data.draw(part, step_key, 5), data.draw(in_memory, step_key, 5))
+    assert data.ahead(in_memory, key, 30, 3, batch_size=5) is in_memory
+
+
+def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, monkeypatch):
+    def is_mapped(**fields) -> bool:
+        split = load_text(small_text, folder=tmp_path, **fields).splits["train"]
+        return isinstance(split, text.TextFile)
+
+    assert not is_mapped()
+    monkeypatch.setattr(text, "MAPPED_FROM", NUM)
+    assert is_mapped()
+    assert not is_mapped(memory_map="never")
+
+
+@pytest.fixture
+def mapped(small_text, tmp_path):
+    """A text with its file of tokens, and the file."""
+    dataset = load_text(small_text, folder=tmp_path, memory_map="always")
+    dataset.prepare(tmp_path)
+    return dataset, tmp_path / "text.tokens"
+
+
+def test_a_file_of_tokens_is_made_once(mapped, small_text):
+    dataset, file = mapped
+    tokens = np.asarray(load_text(small_text).splits["train"].tokens)
+    assert (np.fromfile(file, np.uint8)[: len(tokens)] == tokens).all()
+    before = file.stat().st_mtime_ns, file.stat().st_ino
+    dataset.prepare(file.parent)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == before
+    assert sorted(path.name for path in file.parent.iterdir()) == ["text.json", "text.tokens"]
+
+
+def test_a_file_of_tokens_of_another_text_is_refused(mapped, small_text, tmp_path):
+    dataset, file = mapped
+    before = file.read_bytes()
+    other = tmp_path / "other.txt"
+    other.write_text(small_text.read_text()[::-1])
+    with pytest.raises(UserError, match=r"text.tokens holds another text than .*other.txt; delete"):
+        load_text(other, folder=tmp_path, memory_map="always").prepare(tmp_path)
+    (tmp_path / "text.json").write_text('{"sha256": "ab')
+    with pytest.raises(UserError, match=r"text.json is damaged; delete it"):
+        dataset.prepare(tmp_path)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [NUM - 100, NUM + 1])
+def test_a_file_of_tokens_of_another_size_is_refused(size, mapped):
+    dataset, file = mapped
+    content = (file.read_bytes() * 2)[:size]
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"text.tokens is damaged: {size} bytes, not {NUM}; del"):
+        dataset.prepare(file.parent)
+    assert file.read_bytes() == content
+
+
+def test_what_was_half_encoded_when_a_run_was_killed_is_not_used(mapped, monkeypatch):
+    dataset, file = mapped
+    before = file.read_bytes()
+    for path in file.parent.iterdir():
+        path.unlink()
+    encoded = text._encoded
+
+    def killed(*arguments):
+        yield next(encoded(*arguments))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "CHARS_AT_ONCE", 1000)
+        patch.setattr(text, "_encoded", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.prepare(file.parent)
+    assert [path.stat().st_size for path in file.parent.iterdir()] == [1000]
+    assert not file.exists()
+    dataset.prepare(file.parent)
+    assert file.read_bytes() == before
+
+
+def test_what_was_killed_before_its_note_was_written_is_encoded_anew(mapped):
+    dataset, file = mapped
+    before = file.read_bytes()
+    file.write_bytes(before[::-1])
+    (file.parent / "text.json").unlink()
+    dataset.prepare(file.parent)
+    assert file.read_bytes() == before
+    assert (file.parent / "text.json").exists()
+
+
+def test_a_file_of_tokens_that_cannot_be_written_is_told(small_text, tmp_path):
+    (tmp_path / "text.partial").mkdir()
+    with pytest.raises(UserError, match=r"text.tokens can't be written: Is a directory"):
+        load_text(small_text, folder=tmp_path, memory_map="always").prepare(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_learns_from_a_text(kind, small_text):
+    config = text_config(small_text, kind)
+    config.model.n_layer, config.optimizer.learning_rate = 1, 0.02
+    dataset = load_text(small_text)
+    model = models.create(config.model, dataset.vocab.size, BLOCK)
+    optimizer = make_optimizer(config.optimizer, 60)
+    state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
+    split = dataset.splits["train"]
+    mesh = sharding.make_mesh(MeshConfig(data=1), 5, 0)
+    train_steps = make_train_steps(model, optimizer, 5, choose(split, 5, model), mesh)
+    _, metrics = train_steps(state, split, jax.random.key(1), 60)
+    found = np.asarray(metrics["train_loss"])
+    assert found.shape == (60,)
+    assert found[-10:].mean() < found[:10].mean() - 0.2
+    assert found[-10:].mean() < np.log(dataset.vocab.size) - 0.3
+
+
+def test_what_a_run_tells(small_text, tmp_path):
+    """Losses over as many crops as are asked for; samples of 500 characters."""
+    config = text_config(small_text, steps=1, eval_examples=3)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1.0
+    config.train.num_samples = 2
+    summary = loop.train(config, str(tmp_path))
+    table = jax.nn.log_softmax(read_params(config, tmp_path)["logits"])
+    tokens = np.asarray(load_text(small_text).splits["dev"].tokens)[: 3 * BLOCK + 1]
+    expected = -np.asarray(table)[tokens[:-1], tokens[1:]].mean()
+    assert summary["dev_loss"] == pytest.approx(expected, abs=1e-5)
+    assert summary["test_loss"] == pytest.approx(expected, abs=1e-5)
+    heading, samples = (tmp_path / "samples.txt").read_text().split("\n\n", 1)
+    assert heading == "step 1, samples"
+    assert set(samples) <= set(small_text.read_text())
+    assert 1000 <= len(samples) <= 1003
+
+
+# By the command line.
+
+
+CONFIG = """
+import sys
+sys.path.insert(0, "{tests}")
+from test_text import gpt_config
+
+
+def get_config():
+    return gpt_config("{path}")
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(small_text, tmp_path_factory):
+    file = tmp_path_factory.mktemp("config") / "small.py"
+    file.write_text(CONFIG.format(tests=ROOT / "tests", path=small_text))
+    return file
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of which no text can be made."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "short").write_bytes(b"anna\n")
+    (folder / "latin").write_bytes(b"x" * 999 + b"\xe9" + b"x" * 999)
+    (folder / "other").write_bytes(b"another text " * 99)
+    return folder
+
+
+BAD = [
+    ("data.path={files}/short", "leaves 4 of them for train, and a crop takes data.block_size"),
+    ("data.train_fraction=0.999", "data.train_fraction=0.999 leaves 3 of them for dev"),
+    ("data.block_size=None", "data.block_size: null must be given for text"),
+    ("data.dedup=true", "data.dedup: true must be false for text"),
+    ("data.path={files}/shart", "{files}/shart does not exist; did you mean {files}/short?"),
+    ("data.path={files}/latin", "latin is not utf-8 at byte 999; name its encoding"),
+    ("data.memory_map=sometimes", 'data.memory_map: "sometimes" is not one of auto, always'),
+    ("train.accumulate=2", "train.accumulate: 2 must be a divisor of train.batch_size=5"),
+    ("model.kind=window_mlp", 'data.kind: "text" must be windows, which window_mlp reads'),
+]
+
+
+def assert_one_line(done, message):
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train.py: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(("override", "message"), BAD)
+def test_bad_input(override, message, config_file, files, tmp_path):
+    flag = f"--config.{override.format(files=files)}"
+    done = run("train.py", "--config", config_file, "--workdir", tmp_path / "run", flag)
+    assert_one_line(done, message.format(files=files))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_text_or_file_of_tokens_is_not_its_own(config_file, files, runs, tmp_path):
+    """Told in one line, and left as it is."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "always", folder)
+    flags = ("--config.data.memory_map=always", "--config.train.steps=30")
+    command = ("train.py", "--config", config_file, "--workdir", folder, *flags)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = run(*command, f"--config.data.path={files / 'other'}")
+    assert_one_line(done, f"data.path: {files / 'other'} is not the file that the run in {folder}")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+    content = (folder / "text.tokens").read_bytes()
+    (folder / "text.tokens").write_bytes(content[:1000])
+    assert_one_line(run(*command), f"text.tokens is damaged: 1000 bytes, not {NUM}; delete it")
+    assert (folder / "text.tokens").read_bytes() == content[:1000]
