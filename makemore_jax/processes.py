@@ -60,16 +60,19 @@ def meet(coordinator: str | None, num_processes: int | None, process_id: int | N
             _wait_for(host, int(port))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     timeouts = {"initialization_timeout": PATIENCE, "heartbeat_timeout_seconds": HEARTBEAT}
+    came = f"--coordinator: not all of {num_processes} processes came to {coordinator}"
+    watcher = _watch(f"train.py: {came}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts)
+        _farewell(watcher)
     except Exception as error:  # jax raises many kinds here
+        _farewell(watcher)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if missing:
             raise UserError(
                 f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
             ) from None
-        came = f"not all of {num_processes} processes came to {coordinator}"
-        _end(f"train.py: --coordinator: {came}: {reason}", 2)
+        _end(f"train.py: {came}: {reason}", 2)
 
 
 def _wait_for(host: str, port: int) -> None:
@@ -125,27 +128,32 @@ def together() -> Iterator[None]:
         return
     name = f"train.py: process {jax.process_index()} of {jax.process_count()}"
     gone = f"{name}: was ended by a signal, or by jax because another one has ended; {GO_ON}"
-    watcher = subprocess.Popen([sys.executable, "-c", WATCH, gone], stdin=subprocess.PIPE)
-
-    def farewell(message: str = "", exit_code: int = 0) -> None:
-        watcher.communicate(b"farewell")
-        if message:
-            _end(message, exit_code)
-
+    watcher = _watch(gone)
     try:
         yield
-        farewell()
+        _farewell(watcher)
     except SystemExit:
-        farewell()
+        _farewell(watcher)
         raise
     except UserError as error:
-        farewell(f"train.py: {error}", error.exit_code)
+        _farewell(watcher)
+        _end(f"train.py: {error}", error.exit_code)
     except Exception as error:
+        _farewell(watcher)
         lines = str(error).strip().splitlines() or [repr(error)]
         if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
             traceback.print_exc()
-            farewell(f"{name}: {lines[0]}", 1)
-        farewell(f"{name}: another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})", 1)
+            _end(f"{name}: {lines[0]}", 1)
+        _end(f"{name}: another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})", 1)
+
+
+def _watch(message: str) -> subprocess.Popen:
+    """The child that says this when the process ends before `_farewell`."""
+    return subprocess.Popen([sys.executable, "-c", WATCH, message], stdin=subprocess.PIPE)
+
+
+def _farewell(watcher: subprocess.Popen) -> None:
+    watcher.communicate(b"farewell")
 
 
 def _end(message: str, exit_code: int) -> None:
