@@ -117,7 +117,7 @@ def _place(mesh: Mesh, over_model: dict[str, int], fsdp: bool, path: tuple, leaf
     """Where an array lies; an axis that does not divide stays whole."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     axes: list[str | None] = [None] * leaf.ndim
-    for pattern, axis in over_model.items():
+    for pattern, axis in over_model.items() if mesh.shape["model"] > 1 else ():
         if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
             axes[axis] = "model"
     if fsdp:

@@ -57,6 +57,7 @@ OPTIONS = [
     {"init_scheme": "gpt2"},
     {"remat": True},
     {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "tied": True},
     {"bias": False, "tied": True, "init_scheme": "gpt2", "activation": "relu", "remat": True},
 ]
 
@@ -107,6 +108,11 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     products = [line for line in jaxpr.splitlines() if "= dot_general[" in line]
     assert all(":bf16[" in line for line in products)
     assert len(products) == 6 + 1  # four linear layers and attention's two, and the logits
+    exponentials = [line for line in jaxpr.splitlines() if "= exp " in line]
+    assert all(":f32[" in line for line in exponentials)
+    assert len(exponentials) == 1 + 1  # the softmax of attention and that of the loss
+    _, caches = coarse.init_carry(B)
+    assert {leaf.dtype for leaf in jax.tree.leaves(caches)} == {jnp.dtype("bfloat16")}
 
 
 def test_tied_the_output_layer_is_the_embedding():
