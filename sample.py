@@ -157,7 +157,7 @@ def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) 
     print()
 
 
-def print_samples(samples: list[sampling.Sample], dataset: lines.Dataset | None) -> None:
+def print_samples(samples: list[decoding_lib.Sample], dataset: lines.Dataset | None) -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
     texts = [line.text for line in samples]
     if FORMAT.value == "json":

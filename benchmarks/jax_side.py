@@ -8,7 +8,7 @@ import numpy as np
 from makemore_jax import data, models, sharding, startup
 from makemore_jax.config import Config
 from makemore_jax.data.layouts import choose
-from makemore_jax.sampling import LanguageModel
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
@@ -28,7 +28,8 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         state = state_lib.create(self.model, optimizer, self.key, self.dataset.block_size)
         self.num_params = state_lib.num_params(state.params)
-        mesh = sharding.make_mesh(config.mesh, batch_size, self.num_params)
+        block_size = self.dataset.block_size
+        mesh = sharding.make_mesh(config.mesh, batch_size, self.num_params, block_size=block_size)
         self.state = jax.device_put(state, sharding.replicated(mesh))
         self.split = jax.device_put(self.dataset.splits["train"], sharding.replicated(mesh))
         layouts = choose(self.split, batch_size, self.model, mesh.shape["data"])

@@ -19,10 +19,10 @@ from jax import Array
 from makemore_jax import data, history, models, sampling, workdir
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import UserError
 from makemore_jax.history import Curves, Inside
 from makemore_jax.losses import token_losses
-from makemore_jax.sampling import LanguageModel
 from makemore_jax.training.state import num_params
 
 EDGE = "•"  # how the token 0, where a line begins and ends, is shown
@@ -347,7 +347,7 @@ def _nearest(text: str, words: list[str], at_least: np.ndarray) -> tuple[str, in
     return best, fewest
 
 
-def place_samples(drawn: list[sampling.Sample], dataset: Dataset | None) -> list[Drawn]:
+def place_samples(drawn: list[Sample], dataset: Dataset | None) -> list[Drawn]:
     """The samples in the order in which they were drawn, with where they are found."""
     if dataset is None:
         return [Drawn(*line, None, None, None) for line in drawn]

@@ -19,9 +19,9 @@ from makemore_jax.config import MeshConfig
 from makemore_jax.errors import UserError
 
 # A step of fewer parameters is over before two cores have added up their gradients (measured on
-# two: docs/performance.md), and each core should have this many lines to work on.
+# two: docs/performance.md), and each core should have this many tokens to work on.
 CORES_PAY_FROM_PARAMS = 100_000
-LINES_A_CORE = 8
+TOKENS_A_CORE = 100
 LINES_A_SAMPLER = 64
 
 # The axis of each wide matrix that lies over `model`: of the first of two what comes out, of the
@@ -40,7 +40,9 @@ OVER_MODEL_KEPT = {
 }
 
 
-def make_mesh(config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1) -> Mesh:
+def make_mesh(
+    config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1, block_size: int = 16
+) -> Mesh:
     """The mesh of a config. UserError where devices or batch do not divide.
 
     `mesh.data=-1` is all devices; of a CPU's cores it is as many as make the model faster.
@@ -49,7 +51,8 @@ def make_mesh(config: MeshConfig, batch_size: int, num_params: int, accumulate: 
     wanted = here // config.model if config.data == -1 else config.data
     is_one = jax.process_count() == 1
     if config.data == -1 and config.model == 1 and jax.default_backend() == "cpu" and is_one:
-        most = min(here, batch_size // LINES_A_CORE) if num_params >= CORES_PAY_FROM_PARAMS else 1
+        pays = num_params >= CORES_PAY_FROM_PARAMS
+        most = min(here, batch_size * block_size // TOKENS_A_CORE) if pays else 1
         parts = range(1, max(most, 1) + 1)
         wanted = max(n for n in parts if batch_size % (n * accumulate) == 0)
     if wanted * config.model > here or wanted < 1:

@@ -192,7 +192,7 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.encoding=utf-99"), 'data.encoding: "utf-99"'),
     ((*CONFIG, "--config.data.block_size=5"), "5 is too short for the line 'elizabethgrace'"),
     ((*CONFIG, "--config.mesh.data=999"), "mesh.data: 999 devices are asked for"),
-    ((*CONFIG, "--config.mesh.model=2"), "mesh.model: 2 must be 1"),
+    ((*CONFIG, "--config.mesh.model=64"), "mesh.data x mesh.model: 1 x 64 devices are asked for"),
 ]
 
 

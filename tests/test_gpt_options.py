@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import BLOCK, VOCAB, assert_close, assert_same, run, small_config
+from jax.flatten_util import ravel_pytree
 
 from makemore_jax import config as config_lib
 from makemore_jax import losses, models, sharding
@@ -54,8 +55,6 @@ OPTIONS = [
     {"bias": False},
     {"tied": True},
     {"activation": "relu"},
-    {"init_scheme": "gpt2"},
-    {"remat": True},
     {"dtype": "bfloat16"},
     {"dtype": "bfloat16", "tied": True},
     {"bias": False, "tied": True, "init_scheme": "gpt2", "activation": "relu", "remat": True},
@@ -78,8 +77,8 @@ def test_step_by_step_and_all_at_once_are_the_same(options):
 
 def test_remat_changes_neither_value_nor_gradient():
     """Dropout's masks included: they are made again from the same key."""
-    plain, remat = create(dropout=0.3, n_layer=2), create(dropout=0.3, n_layer=2, remat=True)
-    params = init(n_layer=2)
+    plain, remat = create(dropout=0.3), create(dropout=0.3, remat=True)
+    params = init()
     assert jax.tree.structure(jax.eval_shape(remat.init, jax.random.key(3), TOKENS)["params"]) == (
         jax.tree.structure(params)
     )
@@ -88,7 +87,7 @@ def test_remat_changes_neither_value_nor_gradient():
         both = jax.value_and_grad(partial(loss, model))
         found.append(jax.jit(both)(params, jax.random.key(1)))
         again = str(jax.make_jaxpr(both)(params, jax.random.key(1))).count("= remat2[")
-        assert again == (2 if model is remat else 0)
+        assert again == (1 if model is remat else 0)
     jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
 
 
@@ -102,8 +101,8 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     assert found.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype("float32")}
     assert 0 < abs(found - expected) < 0.03 * expected
-    scale = optax.global_norm(expected_grads)
-    assert optax.global_norm(jax.tree.map(jnp.subtract, grads, expected_grads)) < 0.05 * scale
+    expected_grads, grads = ravel_pytree(expected_grads)[0], ravel_pytree(grads)[0]
+    assert jnp.linalg.norm(grads - expected_grads) < 0.05 * jnp.linalg.norm(expected_grads)
     jaxpr = str(jax.make_jaxpr(partial(loss, coarse))(params))
     products = [line for line in jaxpr.splitlines() if "= dot_general[" in line]
     assert all(":bf16[" in line for line in products)
@@ -170,7 +169,7 @@ def test_only_matrices_decay_where_that_is_asked_for(name):
     for decay in ("all", "matrices"):
         config = OptimizerConfig(name, 0.1, weight_decay=0.5, decay=decay)
         optimizer = make_optimizer(config, steps=1)
-        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
         moved = leaves(optax.apply_updates(params, updates))
         for path, leaf in leaves(params).items():
             is_vector = path.endswith(("/bias", "/scale"))

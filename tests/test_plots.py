@@ -12,10 +12,10 @@ from conftest import BLOCK, FAMILIES, ROOT, VOCAB, assert_close, run, small_conf
 from makemore_jax import data, history, models, plots, report, sampling, workdir
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.history import Histogram
 from makemore_jax.plots import write
-from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))

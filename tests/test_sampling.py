@@ -9,8 +9,8 @@ from conftest import BLOCK, FAMILIES, VOCAB, small_model
 from makemore_jax import models, sampling
 from makemore_jax.config import ModelConfig
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import Decoding, LanguageModel, draw_token, filter_logits
 from makemore_jax.errors import UserError
-from makemore_jax.sampling import Decoding, LanguageModel, draw_token, filter_logits
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 KEY = jax.random.key(7)

@@ -229,11 +229,8 @@ def run_of_lines(tmp_path_factory):
 
 BAD = [
     (("--stream", "--num=2"), "--stream: writes one text as it is; not with --num"),
-    (("--stream", "--format=json"), "--stream: writes one text as it is; not with --num"),
     (("--stream", "--prompt=anZé"), "--prompt: training never saw 'Z', 'é'"),
     (("--stream", "--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
-    (("--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
-    (("--max_len=0",), "--max_len: 0 must be at least 1"),
     (("--new_only",), "--new_only: is for lines"),
     (("--score={trained}/config.json",), "--score: training never saw '{{', which is in"),
 ]

@@ -16,11 +16,11 @@ from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.layouts import Rows, choose
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 from makemore_jax.models.cnn import CausalConv
 from makemore_jax.models.window_mlp import BatchNorm
-from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate

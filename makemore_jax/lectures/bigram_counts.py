@@ -24,10 +24,10 @@ from makemore_jax.data import text_file
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
 from makemore_jax.models.bigram import Bigram
-from makemore_jax.sampling import LanguageModel
 
 
 class Statistics(NamedTuple):

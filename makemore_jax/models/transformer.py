@@ -174,7 +174,8 @@ class Transformer(nn.Module):
 
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache]]:
         """The next position, and for each layer room for `block_size` keys and values."""
-        room = jnp.zeros((self.block_size, batch_size, self.n_embd), self.dtype)
+        dtype = jnp.bfloat16 if self.dtype == "bfloat16" else self.wte.embedding.dtype
+        room = jnp.zeros((self.block_size, batch_size, self.n_embd), dtype)
         return jnp.zeros((), jnp.int32), [(room, room) for _ in range(self.n_layer)]
 
     def step(

@@ -51,18 +51,6 @@ def make_torch_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def clip_by_global_norm(module: torch.nn.Module, most: float) -> None:
-    """torch.nn.utils.clip_grad_norm_, which divides by the norm + 1e-6, without that 1e-6.
-
-    In float64 that is far above all rounding, and after 200 steps it would hide what is looked for.
-    """
-    gradients = [p.grad for p in module.parameters()]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if norm > most:
-        for gradient in gradients:
-            gradient *= most / norm
-
-
 def make_torch_step(
     module: torch.nn.Module, config: OptimizerConfig, steps: int
 ) -> Callable[[torch.Tensor, torch.Tensor], float]:
@@ -75,7 +63,7 @@ def make_torch_step(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.grad_clip is not None:
-            clip_by_global_norm(module, config.grad_clip)
+            torch.nn.utils.clip_grad_norm_(module.parameters(), config.grad_clip)
         optimizer.step()
         schedule.step()
         return loss.item()

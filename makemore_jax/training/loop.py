@@ -26,8 +26,8 @@ from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset
 from makemore_jax.data.layouts import choose
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
-from makemore_jax.sampling import LanguageModel
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
@@ -49,7 +49,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate)
+    mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate, dataset.block_size)
     with contextlib.ExitStack() as stack:
         workdir.check(folder, config, dataset)  # every process, so that each can tell why it ends
         processes.wait("checked")

@@ -54,7 +54,18 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         descend = optax.chain(decay, optax.sgd(schedule))
     if config.grad_clip is None:
         return optax.chain(optax.identity(), descend)  # the same state with and without clipping
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip), descend)
+    return optax.chain(_clip_by_global_norm(config.grad_clip), descend)
+
+
+def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """Gradients of a larger norm than this, all together, made as much smaller (Pascanu et al.
+    2013, section 3.2). As torch.nn.utils.clip_grad_norm_, with its 1e-6; optax's has none."""
+
+    def clip(grads: Any, params: Any) -> Any:
+        factor = jnp.minimum(largest / (optax.global_norm(grads) + 1e-6), 1.0)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+
+    return optax.stateless(clip)
 
 
 def _is_matrix(params: Any) -> Any:
