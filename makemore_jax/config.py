@@ -28,7 +28,7 @@ class DataConfig:
     encoding: str = "utf-8"
     block_size: int | None = None  # longest context; None: longest line + 1
     train_fraction: float = 0.9  # kind "text": of its characters, from its beginning
-    memory_map: str = "auto"  # kind "text": read while training, from a file; or always, never
+    memory_map: str = "auto"  # kind "text": read from a file while training; or always, never
 
 
 @dataclass(slots=True)

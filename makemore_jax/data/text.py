@@ -26,7 +26,8 @@ from makemore_jax.errors import UserError
 from makemore_jax.metrics import write_json
 
 MAPPED_FROM = 2**28  # bytes; a larger text is read from a file of tokens
-CHARS_AT_ONCE = 2**22  # that are read and encoded
+CHARS_AT_ONCE = 2**16  # that are read and encoded: more have no room in a core's cache
+SHOWN_FROM = 2**22  # characters; encoding more takes so long that one wants to see how far it is
 MOST_CHARS = 2**31 - 1  # an index is an int32
 SAMPLE_LEN = 500  # characters of a sample, unless it is asked for more
 
@@ -93,10 +94,14 @@ class TextFile(Text):
     def read(self, indices: np.ndarray) -> Crops:
         """The crops at `indices` (any shape), from now on at hand."""
         indices = np.sort(np.asarray(indices).ravel())
-        # Mapped anew each time: what was looked at would count as memory of the process for good.
-        tokens = np.memmap(self.file, self.dtype, "r")[self.first : self.first + self.num_chars]
-        place = indices.astype(np.int64)[:, None] * self.stride + np.arange(self.block_size + 1)
-        crops = tokens[np.minimum(place, self.num_chars - 1)]
+        # Read, not mapped: of a mapped file the kernel hands over far more than is looked at, and
+        # counts it as memory of the process: 1.7 GiB after 400 steps on a file of two.
+        crops = np.zeros((len(indices), self.block_size + 1), self.dtype)
+        with open(self.file, "rb", buffering=0) as file:
+            for crop, index in zip(crops, indices.tolist(), strict=True):
+                begin = index * self.stride
+                file.seek((self.first + begin) * crops.itemsize)
+                file.readinto(crop[: self.num_chars - begin])
         sizes = (self.num_chars, self.block_size, self.stride)
         return Crops(jnp.asarray(crops), *sizes, jnp.asarray(indices, jnp.int32))
 
@@ -205,12 +210,12 @@ def _encoded(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.nd
     """The tokens of a text, part by part. Large ones show how far they are."""
     table = np.zeros(0x110000, np.min_scalar_type(vocab.size - 1))
     table[[ord(c) for c in vocab.chars]] = np.arange(vocab.size)
-    hidden = None if num_chars > CHARS_AT_ONCE else True  # None: where there is no terminal
+    hidden = None if num_chars > SHOWN_FROM else True  # None: where there is no terminal
     with tqdm(
         total=num_chars, unit=" characters", unit_scale=True, leave=False, disable=hidden
     ) as bar:
         for codes in _codes(config):
-            yield table[codes]
+            yield table.take(codes)
             bar.update(len(codes))
 
 
