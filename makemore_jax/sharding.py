@@ -55,6 +55,8 @@ def make_mesh(
         most = min(here, batch_size * block_size // TOKENS_A_CORE) if pays else 1
         parts = range(1, max(most, 1) + 1)
         wanted = max(n for n in parts if batch_size % (n * accumulate) == 0)
+    if config.data == -1 and here > config.model and here % config.model:
+        raise UserError(f"mesh.model: {config.model} does not divide the {here} devices here")
     if wanted * config.model > here or wanted < 1:
         asked = f"{max(wanted, 1)} x {config.model}" if config.model > 1 else f"{wanted}"
         field = "mesh.data x mesh.model" if config.model > 1 else "mesh.data"

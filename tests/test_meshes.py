@@ -72,3 +72,25 @@ def test_nothing_else_is_sent(found, kind, mesh):
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
 def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(found, kind):
     assert found[kind]["1x8"]["losses"] == found[kind]["alone"]["losses"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("mesh.model=3",), "mesh.model: 3 does not divide the 8 devices here"),
+        (("mesh.data=4", "mesh.model=4"), "mesh.data x mesh.model: 4 x 4 devices are asked for, 8"),
+        (("mesh.data=8", "train.batch_size=12"), "a batch of 12 does not divide over 8 devices"),
+        (
+            ("mesh.data=2", "train.batch_size=12", "train.accumulate=4"),
+            "a batch of 12 does not divide over 2 devices, each 4 parts after each other",
+        ),
+    ],
+)
+def test_a_mesh_that_does_not_divide_is_refused(flags, message, tmp_path):
+    given = [f"--config.{flag}" for flag in flags]
+    config = ("--config", "configs/bigram.py", "--workdir", tmp_path / "run")
+    done = run("train.py", *config, *given, **on_devices(8))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
