@@ -107,8 +107,8 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
         inside=history.read_inside(folder, history.in_order_of_use(lm.model, block_size)),
         samples=place_samples(drawn, dataset),
         names=names,
-        surprise=surprise(lm, names),
-        attention=attention_weights(lm, names),
+        surprise=surprise(lm, names) if names else [],
+        attention=attention_weights(lm, names) if names else [],
         characters=embedded_characters(lm),
         bigrams=dataset and bigrams(lm, encode(dataset.words["train"], lm.vocab, lm.max_len)),
     )
@@ -189,7 +189,7 @@ def kind_of(label: str) -> str:
 
 def labels(vocab: Vocab) -> list[str]:
     """How each token is shown."""
-    return [shown(char) for char in ("", *vocab.chars)]
+    return [shown(char) for char in (*[""][: vocab.has_end], *vocab.chars)]
 
 
 def shown(char: str) -> str:

@@ -28,7 +28,7 @@ from makemore_jax.metrics import write_json
 MAPPED_FROM = 2**28  # bytes; a larger text is read from a file of tokens
 CHARS_AT_ONCE = 2**16  # that are read and encoded: more have no room in a core's cache
 SHOWN_FROM = 2**22  # characters; encoding more takes so long that one wants to see how far it is
-MOST_CHARS = 2**31 - 1  # an index is an int32
+MOST_CHARS = 2**31 - 2**20  # an index is an int32, and a context behind it must be one too
 SAMPLE_LEN = 500  # characters of a sample, unless it is asked for more
 
 
@@ -118,8 +118,8 @@ class TextDataset:
     max_len: int = SAMPLE_LEN
 
     def show(self, texts: list[str]) -> list[str]:
-        """Samples as they are printed."""
-        return [line for text in texts for line in ("", *text.splitlines())]
+        """Samples as they are printed: each behind an empty line, and set in."""
+        return [line for text in texts for line in ("", *(f"  {t}" for t in text.splitlines()))]
 
     def prepare(self, folder: Path) -> None:
         """Make the file of tokens, if there is to be one and it is not there already.
@@ -195,9 +195,12 @@ def _look_through(config: DataConfig) -> tuple[Vocab, int, str]:
     with opening(config.path), open(config.path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     seen, num_chars = np.zeros(0x110000, bool), 0
-    for codes in _codes(config):
-        seen[codes] = True
-        num_chars += len(codes)
+    known = b""  # the ASCII characters seen so far, of which most texts are
+    for part in _parts(config):
+        num_chars += len(part)
+        if rest := part.encode("utf-8", "surrogatepass").translate(None, known):
+            seen[_codes(rest.decode("utf-8", "surrogatepass"))] = True
+            known = np.flatnonzero(seen[:128]).astype(np.uint8).tobytes()
     if num_chars > MOST_CHARS:
         raise UserError(
             f"data.path: {config.path} has {num_chars:,} characters; at most {MOST_CHARS:,} can be "
@@ -214,20 +217,25 @@ def _encoded(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.nd
     with tqdm(
         total=num_chars, unit=" characters", unit_scale=True, leave=False, disable=hidden
     ) as bar:
-        for codes in _codes(config):
-            yield table.take(codes)
-            bar.update(len(codes))
+        for part in _parts(config):
+            yield table.take(_codes(part))
+            bar.update(len(part))
 
 
-def _codes(config: DataConfig) -> Iterator[np.ndarray]:
-    """The code points of a text, part by part; without a byte order mark, ends of lines as \\n."""
+def _codes(text: str) -> np.ndarray:
+    """The code points of a text."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _parts(config: DataConfig) -> Iterator[str]:
+    """A text, part by part; without a byte order mark, ends of lines as \\n."""
     is_first = True
     try:
         with opening(config.path), open(config.path, encoding=config.encoding) as file:
             while part := _read_part(file, config):
                 part = part.removeprefix("\ufeff") if is_first else part
                 is_first = False
-                yield np.frombuffer(part.encode("utf-32-le", "surrogatepass"), np.uint32)
+                yield part
     except (LookupError, UnicodeError):
         raise UserError(f'data.encoding: "{config.encoding}" can\'t be read by Python') from None
 

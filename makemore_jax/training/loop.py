@@ -112,7 +112,7 @@ def _train(
     if config.train.diagnose_every:
         diagnose = _make_diagnose(config, model, optimizer)
         if start == 0:
-            metrics.write_diagnostics(0, diagnose(state, splits["train"], train_key))
+            metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
     dev_loss = None
     with contextlib.closing(metrics), _Signals() as signals:
         while step < config.train.steps and not signals.of_all():
@@ -124,7 +124,7 @@ def _train(
             dev_loss, is_best = None, False
             if diagnose and step % config.train.diagnose_every == 0:
                 metrics.flush()
-                metrics.write_diagnostics(step, diagnose(state, splits["train"], train_key))
+                metrics.write_diagnostics(step, diagnose(state, ahead(step, 1), train_key))
             if any(step % n == 0 for n in _looks(config.train)) or is_last:
                 state = calibrated(state)
             if step % config.train.eval_every == 0 or is_last:
