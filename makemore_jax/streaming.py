@@ -106,7 +106,8 @@ def _draw_on(
     """What `stream` gives, by the key of each text and the tokens before all of them."""
     T, B = lm.block_size, len(keys)
     last = np.tile(np.array(before, np.int32), (B, 1))[:, -T:]  # the context
-    is_cached, context = last.shape[1] < T, jnp.asarray(last)
+    # A copy: the memory of what is donated must not be NumPy's, to which jax.numpy.asarray leaves it.
+    is_cached, context = last.shape[1] < T, jnp.array(last)
     if is_cached:
         padded = np.pad(last[0], (0, T - last.shape[1]))
         context = _read(lm.model, lm.variables, padded, last.shape[1], B)
@@ -121,7 +122,7 @@ def _draw_on(
         start += count
         last = np.concatenate([last, drawn], axis=1)[:, -T:]
         if is_cached and count == room:
-            is_cached, context = False, jnp.asarray(last)
+            is_cached, context = False, jnp.array(last)
 
 
 def num_to_draw(prompt: str, max_len: int) -> int:
