@@ -106,7 +106,7 @@ def _draw_on(
     """What `stream` gives, by the key of each text and the tokens before all of them."""
     T, B = lm.block_size, len(keys)
     last = np.tile(np.array(before, np.int32), (B, 1))[:, -T:]  # the context
-    # A copy: the memory of what is donated must not be NumPy's, to which jax.numpy.asarray leaves it.
+    # Copied: it is donated, and jax.numpy.asarray may leave it in NumPy's memory.
     is_cached, context = last.shape[1] < T, jnp.array(last)
     if is_cached:
         padded = np.pad(last[0], (0, T - last.shape[1]))
