@@ -1,6 +1,7 @@
 """One long text: its split, its crops, and the same run from memory and from a file of tokens."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -404,6 +405,8 @@ def test_what_a_run_tells(small_text, tmp_path):
     assert summary["test_loss"] == pytest.approx(expected, abs=1e-5)
     heading, samples = (tmp_path / "samples.txt").read_text().split("\n\n", 1)
     assert heading == "step 1, samples"
+    assert all(line.startswith("  ") for line in samples.splitlines() if line)
+    samples = re.sub(r"(?m)^  ", "", samples)
     assert set(samples) <= set(small_text.read_text())
     assert 1000 <= len(samples) <= 1003
 

@@ -62,7 +62,7 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     2013, section 3.2). As torch.nn.utils.clip_grad_norm_, with its 1e-6; optax's has none."""
 
     def clip(grads: Any, params: Any) -> Any:
-        factor = jnp.minimum(largest / (optax.global_norm(grads) + 1e-6), 1.0)
+        factor = jnp.minimum(largest / (optax.tree.norm(grads) + 1e-6), 1.0)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
     return optax.stateless(clip)
