@@ -23,7 +23,7 @@ from makemore_jax.lectures.attention import (
     self_attention,
 )
 from makemore_jax.models.layers import visible
-from makemore_jax.models.transformer import CausalSelfAttention
+from makemore_jax.models.transformer import CausalSelfAttention, Sizes
 
 B, T, S, C, HS = 3, 5, 11, 7, 13
 X = jax.random.normal(jax.random.key(0), (B, T, C))
@@ -111,7 +111,7 @@ def test_one_head_is_the_transformers():
     head = init_head(jax.random.key(3), C, C)
     c_proj = jax.random.normal(jax.random.key(4), (C, C))
     mix = jax.random.normal(jax.random.key(5), (B, T, C))
-    layer = CausalSelfAttention(n_head=1, n_embd=C, dropout=0.0)
+    layer = CausalSelfAttention(Sizes(n_head=1, n_embd=C))
 
     def by_layer(head, c_proj, x):
         c_attn = jnp.concatenate([head.query, head.key, head.value], axis=1)

@@ -27,11 +27,11 @@ class Sizes(NamedTuple):
 
     n_head: int
     n_embd: int
-    dropout: float
-    activation: str
-    bias: bool
-    std: float | None  # of the initial weights: 0.02, as GPT-2's; None: PyTorch's
-    residual_std: float | None  # of those whose results are added to the stream
+    dropout: float = 0.0
+    activation: str = "gelu"
+    bias: bool = True
+    std: float | None = None  # of the initial weights: 0.02, as GPT-2's; None: PyTorch's
+    residual_std: float | None = None  # of those whose results are added to the stream
 
     def linear(self, n_in: int, n_out: int) -> Linear:
         return Linear(n_in, n_out, self.bias, self.std)
