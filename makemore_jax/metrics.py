@@ -79,7 +79,7 @@ class Metrics:
         hidden = True if self._is_silent else None
         bar = {"unit": " steps", "dynamic_ncols": True, "leave": False, "disable": hidden}
         self._bar = tqdm(total=steps, initial=start, **bar)
-        self._pending: tuple[int, Array, float] | None = None
+        self._pending: tuple[int, Array, Array] | None = None
         self._last = start
         self._began = self._last_time = time.perf_counter()
         self._compiled: tuple[int, float] | None = None  # step and time after the first call
@@ -96,7 +96,7 @@ class Metrics:
             return None
         return (self._last - self._compiled[0]) / (self._last_time - self._compiled[1])
 
-    def write_steps(self, step: int, losses: Array, learning_rate: float) -> None:
+    def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
         """Take the losses of the steps up to `step`; write those taken before.
 
         So the host reads one call's losses while the device computes the next call's.
@@ -109,7 +109,8 @@ class Metrics:
         if self._pending is None:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
-        train_loss = float(np.mean(losses))  # waits for the device
+        # Read before it is averaged: jax's mean would wait behind the call that has just begun.
+        train_loss = float(np.mean(np.asarray(losses)))
         now = time.perf_counter()
         rate = (step - self._last) / (now - self._last_time)
         self._bar.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
@@ -117,7 +118,7 @@ class Metrics:
         self._last, self._last_time = step, now
         self._compiled = self._compiled or (step, now)
         check_finite(step, train_loss)
-        values = {"train_loss": train_loss, "learning_rate": learning_rate}
+        values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -120,7 +120,7 @@ def _train(
             state, step_metrics = train_steps(state, ahead(step, num_steps), train_key, num_steps)
             step += num_steps
             is_last = step == config.train.steps
-            metrics.write_steps(step, step_metrics["train_loss"], float(schedule(step - 1)))
+            metrics.write_steps(step, step_metrics["train_loss"], schedule(step - 1))
             dev_loss, is_best = None, False
             if diagnose and step % config.train.diagnose_every == 0:
                 metrics.flush()
