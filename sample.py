@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,12 @@ def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) 
     parts = streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding)
     print(PROMPT.value, end="", flush=True)
     chars = (char for tokens, _ in parts for char in lm.vocab.decode_rows(tokens)[0])
+    # Noted, not raised: an exception that comes while jax is inside a callback is lost there.
+    interruptions: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
     for char in itertools.islice(chars, wanted):
+        if interruptions:
+            sys.exit(130)
         print(char, end="", flush=True)
     print()
 

@@ -179,27 +179,37 @@ def stream(trained):
     """A process that writes a text without end."""
     command = [sys.executable, "sample.py", "--workdir", str(trained), "--stream"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ, text=True, **pipes) as process:
+    # Without a buffer, in which `communicate` would not look for what has been read ahead.
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, bufsize=0, **pipes) as process:
         yield process
         process.kill()
 
 
+def read(process, num):
+    """The first so many bytes that a process writes."""
+    written = b""
+    while len(written) < num and (part := process.stdout.read(num - len(written))):
+        written += part
+    assert len(written) == num
+    return written
+
+
 def test_an_interrupted_stream_ends_without_a_word(stream, trained):
-    written = stream.stdout.read(200)
+    written = read(stream, 200)
     stream.send_signal(signal.SIGINT)
     rest, errors = stream.communicate(timeout=60)
-    assert (stream.returncode, errors) == (130, "")
-    written = (written + rest)[:1000]
+    assert (stream.returncode, errors) == (130, b"")
+    written = (written + rest)[:1000].decode()
     whole = run("sample.py", "--workdir", trained, "--stream", "--max_len", "1000").stdout
     assert len(whole) == 1001
     assert whole.startswith(written)
 
 
 def test_a_stream_whose_reader_has_gone_ends_without_a_word(stream):
-    assert len(stream.stdout.read(50)) == 50
+    read(stream, 50)
     stream.stdout.close()
     stream.wait(timeout=60)
-    assert stream.stderr.read() == ""
+    assert stream.stderr.read() == b""
 
 
 def test_the_score_of_the_dev_text_is_the_dev_loss(trained, tmp_path):
