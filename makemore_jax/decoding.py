@@ -79,6 +79,12 @@ def _likeliest(logits: Array) -> Array:
     return jnp.where(is_largest, jnp.arange(V), V - 1).min(axis=-1)
 
 
+def check_prompt(vocab: Vocab, prompt: str) -> None:
+    """UserError for characters that training never saw."""
+    if unknown := vocab.unknown(prompt):
+        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
+
+
 class Sample(NamedTuple):
     """One drawn line, or text."""
 

@@ -19,7 +19,14 @@ from jax.sharding import PartitionSpec as P
 
 from makemore_jax import models, sharding, streaming
 from makemore_jax.data.lines import Dataset, Lines, encode
-from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel, Sample, draw_token
+from makemore_jax.decoding import (
+    AS_IT_IS,
+    Decoding,
+    LanguageModel,
+    Sample,
+    check_prompt,
+    draw_token,
+)
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
@@ -151,8 +158,7 @@ def sample(
     """
     if not lm.vocab.has_end:
         return streaming.sample(lm, key, num, prompt, decoding, first)
-    if unknown := lm.vocab.unknown(prompt):
-        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
+    check_prompt(lm.vocab, prompt)
     if len(prompt) >= lm.max_len:
         raise UserError(
             f"--prompt: {len(prompt)} characters are too many; "

@@ -18,7 +18,14 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models
-from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel, Sample, draw_token
+from makemore_jax.decoding import (
+    AS_IT_IS,
+    Decoding,
+    LanguageModel,
+    Sample,
+    check_prompt,
+    draw_token,
+)
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
@@ -92,8 +99,7 @@ def stream(
     What follows depends on the key, the number and the prompt alone. Without a prompt a text begins
     as if behind the end of a line. UserError, at once, for a prompt that training never saw.
     """
-    if unknown := lm.vocab.unknown(prompt):
-        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
+    check_prompt(lm.vocab, prompt)
     decoding.check()
     before = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
