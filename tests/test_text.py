@@ -125,7 +125,7 @@ def test_more_characters_than_a_byte_counts(tmp_path):
     assert (dataset.vocab.size, dataset.splits["train"].tokens.dtype) == (400, np.uint16)
     assert whole(dataset) == content
     mapped = load_text(tmp_path / "text", folder=tmp_path, memory_map="always")
-    mapped.prepare(tmp_path)
+    mapped.prepare()
     assert (tmp_path / "text.tokens").stat().st_size == 2 * len(content)
     indices = np.array([390, 0])
     part = data.at_hand(mapped.splits["train"], indices)
@@ -197,7 +197,7 @@ def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, m
     starts = range(0, len(tokens) - 1, BLOCK)
     blocks = [losses_of_block(tokens[start : start + BLOCK + 1]) for start in starts]
     mapped = load_text(small_text, folder=tmp_path, memory_map="always")
-    mapped.prepare(tmp_path)
+    mapped.prepare()
     measure = evaluate.make_evaluate(model)
     for split in dataset.splits["dev"], mapped.splits["dev"]:
         for most in (None, 7):
@@ -274,7 +274,7 @@ def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
     """The batches of a file are those in memory, and on the device are these alone."""
     in_memory = load_text(small_text).splits["train"]
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
-    dataset.prepare(tmp_path)
+    dataset.prepare()
     key = jax.random.key(4)
     part = data.ahead(dataset.splits["train"], key, 30, 3, batch_size=5)
     assert part.tokens.shape == (3 * 5, BLOCK + 1)
@@ -299,7 +299,7 @@ def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, m
 def mapped(small_text, tmp_path):
     """A text with its file of tokens, and the file."""
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
-    dataset.prepare(tmp_path)
+    dataset.prepare()
     return dataset, tmp_path / "text.tokens"
 
 
@@ -308,7 +308,7 @@ def test_a_file_of_tokens_is_made_once(mapped, small_text):
     tokens = np.asarray(load_text(small_text).splits["train"].tokens)
     assert (np.fromfile(file, np.uint8)[: len(tokens)] == tokens).all()
     before = file.stat().st_mtime_ns, file.stat().st_ino
-    dataset.prepare(file.parent)
+    dataset.prepare()
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == before
     assert sorted(path.name for path in file.parent.iterdir()) == ["text.json", "text.tokens"]
 
@@ -319,10 +319,10 @@ def test_a_file_of_tokens_of_another_text_is_refused(mapped, small_text, tmp_pat
     other = tmp_path / "other.txt"
     other.write_text(small_text.read_text()[::-1])
     with pytest.raises(UserError, match=r"text.tokens holds another text than .*other.txt; delete"):
-        load_text(other, folder=tmp_path, memory_map="always").prepare(tmp_path)
+        load_text(other, folder=tmp_path, memory_map="always").prepare()
     (tmp_path / "text.json").write_text('{"sha256": "ab')
     with pytest.raises(UserError, match=r"text.json is damaged; delete it"):
-        dataset.prepare(tmp_path)
+        dataset.prepare()
     assert file.read_bytes() == before
 
 
@@ -332,7 +332,7 @@ def test_a_file_of_tokens_of_another_size_is_refused(size, mapped):
     content = (file.read_bytes() * 2)[:size]
     file.write_bytes(content)
     with pytest.raises(UserError, match=rf"text.tokens is damaged: {size} bytes, not {NUM}; del"):
-        dataset.prepare(file.parent)
+        dataset.prepare()
     assert file.read_bytes() == content
 
 
@@ -351,10 +351,10 @@ def test_what_was_half_encoded_when_a_run_was_killed_is_not_used(mapped, monkeyp
         patch.setattr(text, "CHARS_AT_ONCE", 1000)
         patch.setattr(text, "_encoded", killed)
         with pytest.raises(KeyboardInterrupt):
-            dataset.prepare(file.parent)
+            dataset.prepare()
     assert [path.stat().st_size for path in file.parent.iterdir()] == [1000]
     assert not file.exists()
-    dataset.prepare(file.parent)
+    dataset.prepare()
     assert file.read_bytes() == before
 
 
@@ -363,7 +363,7 @@ def test_what_was_killed_before_its_note_was_written_is_encoded_anew(mapped):
     before = file.read_bytes()
     file.write_bytes(before[::-1])
     (file.parent / "text.json").unlink()
-    dataset.prepare(file.parent)
+    dataset.prepare()
     assert file.read_bytes() == before
     assert (file.parent / "text.json").exists()
 
@@ -371,7 +371,7 @@ def test_what_was_killed_before_its_note_was_written_is_encoded_anew(mapped):
 def test_a_file_of_tokens_that_cannot_be_written_is_told(small_text, tmp_path):
     (tmp_path / "text.partial").mkdir()
     with pytest.raises(UserError, match=r"text.tokens can't be written: Is a directory"):
-        load_text(small_text, folder=tmp_path, memory_map="always").prepare(tmp_path)
+        load_text(small_text, folder=tmp_path, memory_map="always").prepare()
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -104,7 +104,7 @@ class Dataset:
         by_place = self.by_place(texts)
         return [f"  {place}: {', '.join(found)}" for place, found in by_place.items() if found]
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self) -> None:
         """All is on the device already."""
 
 

@@ -121,7 +121,7 @@ class TextDataset:
         """Samples as they are printed: each behind an empty line, and set in."""
         return [line for text in texts for line in ("", *(f"  {t}" for t in text.splitlines()))]
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self) -> None:
         """Make the file of tokens, if there is to be one and it is not there already.
 
         UserError if what is there is of another text or damaged, or if nothing can be written.

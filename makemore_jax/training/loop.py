@@ -55,7 +55,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
         processes.wait("checked")
         if processes.is_first():  # which holds the folder until the summary is written
             stack.enter_context(workdir.prepare(folder, config, dataset))
-            dataset.prepare(folder)
+            dataset.prepare()
         processes.wait("prepared")
         return _train(config, dataset, model, mesh, folder)
 
