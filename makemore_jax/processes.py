@@ -21,6 +21,7 @@ from makemore_jax.errors import UserError
 PATIENCE = 60  # seconds in which all must have come
 HEARTBEAT = 30  # seconds without a word after which a process is taken for dead
 POLL = 0.5
+GRACE = 5  # seconds in which the others may say what keeps them from going on as well
 GO_ON = "start them all again, as many as you like, and they go on from the last checkpoint"
 
 # jax aborts a process from within when it hears that another has died, perhaps before Python can
@@ -137,7 +138,10 @@ def together() -> Iterator[None]:
         raise
     except UserError as error:
         _farewell(watcher)
-        _end(f"train.py: {error}", error.exit_code)
+        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        if is_first():  # the others hear of each other through it, and jax ends them without it
+            time.sleep(GRACE)
+        os._exit(error.exit_code)
     except Exception as error:
         _farewell(watcher)
         lines = str(error).strip().splitlines() or [repr(error)]
