@@ -12,7 +12,7 @@ from conftest import BLOCK, FAMILIES, VOCAB, assert_close, small_config, small_m
 from makemore_jax import models
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
-from makemore_jax.models.layers import Linear, layer_norm
+from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.step import make_train_step
 
@@ -105,7 +105,7 @@ def test_embeddings_start_as_in_pytorch(kind):
 
 def test_layer_norm_has_pytorchs_epsilon_and_an_exact_variance():
     x = jnp.array([[1e-3, 2e-3, 4e-3], [1000.001, 1000.002, 1000.004]], jnp.float32)
-    norm = layer_norm()
+    norm = LayerNorm()
     y = norm.apply(norm.init(jax.random.key(0), x), x)
     exact = np.asarray(x, np.float64)
     centred = exact - exact.mean(-1, keepdims=True)

@@ -41,9 +41,34 @@ class Linear(nn.Module):
             self.bias = self.param("bias", of_bias, (self.n_out,))
 
     def __call__(self, x: Array) -> Array:
-        y = x.reshape(-1, self.n_in) @ self.kernel.astype(x.dtype)
+        y = _product(x.reshape(-1, self.n_in), self.kernel.astype(x.dtype))
         y = y + self.bias.astype(x.dtype) if self.use_bias else y
         return y.reshape(*x.shape[:-1], self.n_out)
+
+
+@jax.custom_vjp
+def _product(x: Array, kernel: Array) -> Array:
+    """x @ kernel. (N, n_in), (n_in, n_out) -> (N, n_out)
+
+    A tall kernel's gradient is computed lying: with XLA's code for CPUs the shorter side in front
+    takes 62 us where the longer one takes 109 (256 x 64, from 128 tokens).
+    """
+    return x @ kernel
+
+
+def _product_fwd(x: Array, kernel: Array) -> tuple:
+    return x @ kernel, (x, kernel)
+
+
+def _product_bwd(saved: tuple, dy: Array) -> tuple:
+    x, kernel = saved
+    if kernel.shape[0] <= kernel.shape[1]:
+        return dy @ kernel.T, x.T @ dy
+    # Without the barrier XLA would turn the product itself.
+    return dy @ kernel.T, jax.lax.optimization_barrier(dy.T @ x).T
+
+
+_product.defvjp(_product_fwd, _product_bwd)
 
 
 def embedding(n: int, n_embd: int, std: float = 1.0) -> nn.Embed:
@@ -68,9 +93,45 @@ def linear_of_embedded(linear: Linear, table: Array, tokens: Array) -> Array:
     return y.reshape(*tokens.shape[:-1], -1)
 
 
-def layer_norm(use_bias: bool = True) -> nn.LayerNorm:
-    """torch.nn.LayerNorm: eps 1e-5, and the variance by its definition, which keeps its digits."""
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, use_bias=use_bias)
+class LayerNorm(nn.Module):
+    """torch.nn.LayerNorm: eps 1e-5, and the variance by its definition, which keeps its digits.
+
+    (..., C) -> (..., C) in float32 at least (Ba et al. 2016, section 3).
+    """
+
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        C = x.shape[-1]
+        y = _standardize(at_least_float32(x).reshape(-1, C)) * self.param("scale", init.ones, (C,))
+        y = y + self.param("bias", init.zeros, (C,)) if self.use_bias else y
+        return y.reshape(x.shape)
+
+
+@jax.custom_vjp
+def _standardize(x: Array) -> Array:
+    """Each row with mean 0 and variance 1. (N, C) -> (N, C)
+
+    The gradient is written out, which takes two sums for each row where jax takes four.
+    """
+    return _standardize_fwd(x)[0]
+
+
+def _standardize_fwd(x: Array) -> tuple:
+    centered = x - x.mean(axis=-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.square(centered).mean(axis=-1, keepdims=True) + 1e-5)
+    y = centered * rstd
+    return y, (y, rstd)
+
+
+def _standardize_bwd(saved: tuple, dy: Array) -> tuple:
+    y, rstd = saved
+    mean, slope = dy.mean(axis=-1, keepdims=True), (dy * y).mean(axis=-1, keepdims=True)
+    return (rstd * (dy - mean - slope * y),)
+
+
+_standardize.defvjp(_standardize_fwd, _standardize_bwd)
 
 
 def at_least_float32(x: Array) -> Array:

@@ -9,11 +9,11 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models.layers import (
+    LayerNorm,
     Linear,
     at_least_float32,
     attention,
     embedding,
-    layer_norm,
     visible,
     where_in_line,
     with_row_before,
@@ -53,7 +53,9 @@ class CausalSelfAttention(nn.Module):
         self.drop_output = nn.Dropout(self.sizes.dropout)
 
     def __call__(self, x: Array, seen: Array, positions: Array | None, train: bool) -> Array:
-        q, k, v = jnp.moveaxis(self.c_attn(x).reshape(*x.shape[:2], 3, -1), 2, 0)  # (B, T, C) each
+        # By `split`, whose gradient puts the three together in 15 us; that of moveaxis takes 53.
+        qkv = jnp.split(self.c_attn(x).reshape(*x.shape[:2], 3, -1), 3, axis=2)
+        q, k, v = (a[:, :, 0] for a in qkv)  # (B, T, C) each
         k, v = with_row_before(k, positions), with_row_before(v, positions)
         q, k, v = (self._split_heads(a) for a in (q, k, v))  # (B, T or S, nh, hs)
         keep = partial(self._keep, x.dtype) if train and self.sizes.dropout else None
@@ -109,9 +111,9 @@ class Block(nn.Module):
     sizes: Sizes
 
     def setup(self):
-        self.ln_1 = layer_norm(self.sizes.bias)
+        self.ln_1 = LayerNorm(self.sizes.bias)
         self.attn = CausalSelfAttention(self.sizes)
-        self.ln_2 = layer_norm(self.sizes.bias)
+        self.ln_2 = LayerNorm(self.sizes.bias)
         self.mlp = MLP(self.sizes)
 
     def __call__(self, x: Array, seen: Array, positions: Array | None, train: bool) -> Array:
@@ -158,7 +160,7 @@ class Transformer(nn.Module):
         # `train`, argument number 4, is a Python bool.
         block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
         self.h = [block(sizes) for _ in range(self.n_layer)]
-        self.ln_f = layer_norm(self.bias)
+        self.ln_f = LayerNorm(self.bias)
         if not self.tied:
             self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
 
