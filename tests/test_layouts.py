@@ -11,6 +11,7 @@ from conftest import FAMILIES, assert_close, run, small_config
 from makemore_jax import data, losses, models, sharding
 from makemore_jax.data import layouts
 from makemore_jax.data.layouts import Packed, Rows, choose, first_that_fits
+from makemore_jax.models import layers
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_loss_and_grads, make_train_steps
@@ -181,8 +182,6 @@ def test_gradients_of_unrolling_are_those_of_a_scan(kind):
 @pytest.mark.parametrize("at_once", [4, 9])
 def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
     """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
-    from makemore_jax.models import layers
-
     monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
     positions = SPLIT.take_packed(ALL, 6, width=9)[2] if packed else None
     keys = jax.random.split(jax.random.key(0), 5)
@@ -216,18 +215,57 @@ def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
     assert parts == ([4, 4, 1] if at_once == 4 else [9])
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
+def test_gradients_of_linear_are_those_of_the_plain_product(shape):
+    """Tall, lying and square kernels."""
+    rng = np.random.default_rng(0)
+    x, mix = rng.normal(size=(2, 4, shape[0])), rng.normal(size=(2, 4, shape[1]))
+    x, mix = jnp.asarray(x, jnp.float32), jnp.asarray(mix, jnp.float32)
+    linear = layers.Linear(*shape)
+    params = linear.init(jax.random.key(0), x)
+
+    def found(params, x):
+        return (linear.apply(params, x) * mix).sum()
+
+    def plain(params, x):
+        kernel, bias = params["params"]["kernel"], params["params"]["bias"]
+        return ((jnp.einsum("bti,io->bto", x, kernel) + bias) * mix).sum()
+
+    assert_close(found(params, x), plain(params, x), 1e-6)
+    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_layer_norm_and_its_gradient_are_those_by_definition(use_bias):
+    rng = np.random.default_rng(0)
+    x, mix = jnp.asarray(rng.normal(3, 2, (2, 2, 4, 6)), jnp.float32)
+    params = {"scale": jnp.asarray(rng.normal(size=6), jnp.float32)}
+    if use_bias:
+        params["bias"] = jnp.asarray(rng.normal(size=6), jnp.float32)
+
+    def found(params, x):
+        return (layers.LayerNorm(use_bias).apply({"params": params}, x) * mix).sum()
+
+    def plain(params, x):
+        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return ((y * params["scale"] + params.get("bias", 0)) * mix).sum()
+
+    assert_close(found(params, x), plain(params, x), 1e-6)
+    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
+
+
 def test_large_vocabularies_look_their_embeddings_up():
     """The mlp's first layer does the same both ways."""
-    from makemore_jax.models.layers import Linear, linear_of_embedded
-
     tokens = jax.random.randint(jax.random.key(0), (4, 7, 3), 0, 5)
     table = jax.random.normal(jax.random.key(1), (5, 8))
-    linear = Linear(24, 6)
+    linear = layers.Linear(24, 6)
     params = linear.init(jax.random.key(2), jnp.zeros((1, 24)))
     many = jnp.pad(table, ((0, 20), (0, 0)))  # 25 rows, more than channels
 
     def apply(params, table):
-        return linear_of_embedded(linear.bind(params), table, tokens)
+        return layers.linear_of_embedded(linear.bind(params), table, tokens)
 
     plain = linear.apply(params, table[tokens].reshape(4, 7, 24))
     assert_close(apply(params, table), plain, 1e-6)
