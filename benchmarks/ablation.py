@@ -38,6 +38,23 @@ def _attention_by_jax() -> None:
     transformer.attention = attention
 
 
+def _layer_norm_by_jax() -> None:
+    from flax import linen as nn
+
+    from makemore_jax.models import transformer
+
+    def layer_norm(use_bias: bool = True):
+        return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, use_bias=use_bias)
+
+    transformer.LayerNorm = layer_norm
+
+
+def _kernels_as_they_stand() -> None:
+    from makemore_jax.models import layers
+
+    layers._product = lambda x, kernel: x @ kernel
+
+
 def _gradient_of_scan() -> None:
     import jax
 
@@ -65,6 +82,8 @@ WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "rows cut to the longest line": (_whole_rows, RECURRENT),
     "a core for each half of the batch": (_one_core, ("cnn", "transformer")),
     "gradient of attention": (_attention_by_jax, ("transformer",)),
+    "gradient of layer norm": (_layer_norm_by_jax, ("transformer",)),
+    "gradients of tall kernels turned": (_kernels_as_they_stand, ("cnn", "bow", "transformer")),
     "gradient of recurrent weights in one product": (_gradient_of_scan, RECURRENT),
     "characters' products looked up": (_embed_first, ("mlp", *RECURRENT)),
 }

@@ -148,7 +148,7 @@ def main() -> None:
         write_text(large, source, num)
         write_text(small, source, min(num, SMALL))
         ways = {
-            "mapped": command(large, "auto" if num >= MAPPED_FROM else "always", args.steps),
+            "in a file": command(large, "auto" if num >= MAPPED_FROM else "always", args.steps),
             "in memory": command(small, "never", args.steps),
         }
         for way in ways.values():
@@ -157,7 +157,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for way, given in ways.items():
                 runs[way].append(measure(given, folder, args.steps))
-        sizes = {"mapped": num, "in memory": small.stat().st_size}
+        sizes = {"in a file": num, "in memory": small.stat().st_size}
     results = {
         way: {name: best(name, [run[name] for run in found]) for name in found[0]}
         for way, found in runs.items()
@@ -167,8 +167,8 @@ def main() -> None:
         run["relative"] = run["steps_per_second"] / results["in memory"]["steps_per_second"]
     content = {"steps": args.steps, "rounds": args.rounds, "results": results, "runs": runs}
     sides.report("large_text", as_table(results), content, args.out)
-    if found := too_much(results["mapped"]):
-        sys.exit("large_text: the mapped text takes " + "; ".join(found))
+    if found := too_much(results["in a file"]):
+        sys.exit("large_text: the text in a file takes " + "; ".join(found))
 
 
 if __name__ == "__main__":
