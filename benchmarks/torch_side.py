@@ -19,12 +19,13 @@ from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.step import make_torch_optimizer, make_torch_schedule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+USUAL = ("eager", "fused", "compiled")
 
 
 def ways() -> list[str]:
     """The ways that this machine has."""
     on_gpu = ["cuda graphs"] if DEVICE == "cuda" else []
-    return ["eager", "fused", "compiled", "compiled, fused", *on_gpu]
+    return [*USUAL, "compiled, fused", *on_gpu]
 
 
 def synchronize() -> None:
