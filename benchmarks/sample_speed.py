@@ -4,7 +4,8 @@ Here: `sampling.sample`, each character one `step` of the model with its carry. 
 loop, which computes the whole line anew for each character, for all lines up to the longest that
 there may be. Both from first tokens to text, after a first call; ours of a model trained for 1,000
 steps, so that its lines are as long as names (makemore's loop takes the same time for any
-parameters); each side in a process of its own, taking turns; medians over the rounds.
+parameters); each side in a process of its own, taking turns of half a second, so that neither is
+timed right after the other has emptied the caches; medians over the rounds.
 """
 
 import argparse
@@ -18,7 +19,7 @@ STEPS = 1_000
 
 
 def make_jax_sampler(kind: str):
-    """The function (number of names) -> seconds."""
+    """The function (number of names, how often) -> seconds each time."""
     import jax
 
     from benchmarks.jax_side import Trainer
@@ -28,11 +29,11 @@ def make_jax_sampler(kind: str):
     trainer(STEPS)
     lm = trainer.language_model()
 
-    def run(num: int) -> float:
+    def run(num: int, calls: int) -> float:
         began = time.perf_counter()
-        drawn = sampling.sample(lm, jax.random.key(1), num)
-        assert len(drawn) == num
-        return time.perf_counter() - began
+        for _ in range(calls):
+            assert len(sampling.sample(lm, jax.random.key(1), num)) == num
+        return (time.perf_counter() - began) / calls
 
     return run
 
@@ -48,16 +49,18 @@ def make_torch_sampler(kind: str, chars: tuple[str, ...], block_size: int, threa
     torch.set_num_threads(threads)
     module = weights.reference(config_of(kind), len(chars) + 1, block_size).to(DEVICE)
 
-    def run(num: int) -> float:
+    def run(num: int, calls: int) -> float:
         began = time.perf_counter()
-        drawn = decode(generate(module, num, block_size), list(chars))
-        assert len(drawn) == num
-        return time.perf_counter() - began
+        for _ in range(calls):
+            assert len(decode(generate(module, num, block_size), list(chars))) == num
+        return (time.perf_counter() - began) / calls
 
     return run
 
 
-def measure(kind: str, nums: list[int], rounds: int, threads: int) -> dict[str, dict]:
+def measure(
+    kind: str, nums: list[int], rounds: int, seconds: float, threads: int
+) -> dict[str, dict]:
     """The seconds of both sides for each number of names."""
     from makemore_jax import data
 
@@ -67,10 +70,13 @@ def measure(kind: str, nums: list[int], rounds: int, threads: int) -> dict[str, 
     theirs = sides.Side(make_torch_sampler, kind, dataset.vocab.chars, dataset.block_size, threads)
     found = {}
     for num in nums:
-        ours(num), theirs(num)
-        ways = {"makemore_jax": lambda num=num: ours(num), "PyTorch": lambda num=num: theirs(num)}
-        seconds = sides.alternate(ways, rounds)
-        found[str(num)] = seconds | {"ratio": seconds["PyTorch"] / seconds["makemore_jax"]}
+        ways = {}
+        for name, side in (("makemore_jax", ours), ("PyTorch", theirs)):
+            side(num, 1)  # compiles
+            calls = max(1, round(seconds / side(num, 1)))
+            ways[name] = lambda side=side, num=num, calls=calls: side(num, calls)
+        medians = sides.alternate(ways, rounds)
+        found[str(num)] = medians | {"ratio": medians["PyTorch"] / medians["makemore_jax"]}
     ours.close()
     theirs.close()
     return found
@@ -97,10 +103,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
     parser.add_argument("--nums", nargs="+", type=int, default=[1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one side in one round")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     threads = sides.machine()["cores"]
-    results = {kind: measure(kind, args.nums, args.rounds, threads) for kind in args.models}
+    results = {
+        kind: measure(kind, args.nums, args.rounds, args.seconds, threads) for kind in args.models
+    }
     sides.report("sample_speed", as_table(results), {"results": results}, args.out)
 
 
