@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import BLOCK, VOCAB, assert_close, assert_same, run, small_config
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from makemore_jax import config as config_lib
@@ -236,6 +237,39 @@ def test_dropout_is_a_function_of_seed_and_step(accumulate):
     assert len(set(found.tolist())) == 5
     assert_same(train(5, 1, one_crop)[1], found)
     assert set(train(5, 2, one_crop)[1].tolist()).isdisjoint(found.tolist())
+
+
+def test_the_parts_of_a_batch_have_masks_of_their_own():
+    drawn = []
+
+    class Noise(nn.Module):
+        """Logits that are parameters, and noise by the key of dropout."""
+
+        @nn.compact
+        def __call__(self, tokens, *, train=False):
+            noise = jax.random.normal(self.make_rng("dropout"))
+            jax.debug.callback(lambda value: drawn.append(float(value)), noise)
+            logits = self.param("logits", nn.initializers.zeros, (VOCAB,))
+            return jnp.broadcast_to(logits + noise, (*tokens.shape, VOCAB))
+
+    optimizer = make_optimizer(OptimizerConfig("sgd", 0.0), 100)
+    mesh = sharding.make_mesh(MeshConfig(data=1), 6, 0, 3)
+    steps = make_train_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, 3)
+    params = {"logits": jnp.zeros(VOCAB)}
+    state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    jax.block_until_ready(steps(state, text(), jax.random.key(1), 2))
+    jax.effects_barrier()
+    assert len(drawn) == len(set(drawn)) == 6
+
+
+def test_embeddings_are_dropped_too():
+    """What the layers add to the stream is nothing here."""
+    model, params = create(dropout=0.5), jax.tree.map(jnp.array, init(dropout=0.5))
+    for part in ("attn", "mlp"):
+        layer = params["h_0"][part]["c_proj"]
+        params["h_0"][part]["c_proj"] = jax.tree.map(jnp.zeros_like, layer)
+    key = jax.random.key(7)
+    assert abs(loss(model, params, key) - loss(model, params)) > 1e-3
 
 
 # Other families have none of them.
