@@ -42,9 +42,9 @@ def main() -> None:
     if DISTRIBUTED.value:
         processes.meet(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
-    from makemore_jax.training import loop
-
     with processes.together():
+        from makemore_jax.training import loop
+
         loop.train(config, WORKDIR.value or f"runs/{name}")
 
 
