@@ -73,7 +73,8 @@ def meet(coordinator: str | None, num_processes: int | None, process_id: int | N
             raise UserError(
                 f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
             ) from None
-        _end(f"train.py: {came}: {reason}", 2)
+        _say(f"train.py: {came}: {reason}")
+        os._exit(2)
 
 
 def _wait_for(host: str, port: int) -> None:
@@ -137,18 +138,21 @@ def together() -> Iterator[None]:
         _farewell(watcher)
         raise
     except UserError as error:
+        _say(f"train.py: {error}")
         _farewell(watcher)
-        print(f"train.py: {error}", file=sys.stderr, flush=True)
         if is_first():  # the others hear of each other through it, and jax ends them without it
             time.sleep(GRACE)
         os._exit(error.exit_code)
     except Exception as error:
-        _farewell(watcher)
         lines = str(error).strip().splitlines() or [repr(error)]
         if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
             traceback.print_exc()
-            _end(f"{name}: {lines[0]}", 1)
-        _end(f"{name}: another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})", 1)
+            _say(f"{name}: {lines[0]}")
+        else:
+            reason = f"{lines[0]:.120}"
+            _say(f"{name}: another one has ended or can't be reached; {GO_ON} ({reason})")
+        _farewell(watcher)  # when all is said: jax may end this process at any moment
+        os._exit(1)
 
 
 def _watch(message: str) -> subprocess.Popen:
@@ -160,8 +164,6 @@ def _farewell(watcher: subprocess.Popen) -> None:
     watcher.communicate(b"farewell")
 
 
-def _end(message: str, exit_code: int) -> None:
-    print(message, file=sys.stderr)
+def _say(message: str) -> None:
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    print(message, file=sys.stderr, flush=True)
