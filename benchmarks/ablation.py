@@ -105,7 +105,7 @@ def measure(kind: str, rounds: int, seconds: float) -> dict[str, float]:
     ways = {}
     for name, trainer in trainers.items():
         trainer(1)  # compiles
-        calls = max(1, round(seconds / (trainer(1) * 100)))
+        calls = sides.calls_in(seconds, 100 * trainer(1))
         ways[name] = lambda trainer=trainer, calls=calls: trainer(calls)
     found = sides.alternate(ways, rounds)
     for trainer in trainers.values():

@@ -73,7 +73,7 @@ def measure(
         ways = {}
         for name, side in (("makemore_jax", ours), ("PyTorch", theirs)):
             side(num, 1)  # compiles
-            calls = max(1, round(seconds / side(num, 1)))
+            calls = sides.calls_in(seconds, side(num, 1))
             ways[name] = lambda side=side, num=num, calls=calls: side(num, calls)
         medians = sides.alternate(ways, rounds)
         found[str(num)] = medians | {"ratio": medians["PyTorch"] / medians["makemore_jax"]}

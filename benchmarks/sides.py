@@ -59,6 +59,11 @@ def alternate(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, fl
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
+def calls_in(seconds: float, one: float, least: int = 1) -> int:
+    """How often a call that takes `one` second is made, so that all take about so many."""
+    return max(least, round(seconds / one))
+
+
 def peak_memory() -> float:
     """The most memory that this process has held so far, in MiB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -40,19 +40,18 @@ def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, A
         torch_side.make_trainer, kind, dataset.vocab.size, dataset.block_size, batches, threads
     )
     ours(1)  # compiles
-    calls = max(1, round(seconds / (ours(1) * config.train.log_every)))
+    calls = sides.calls_in(seconds, config.train.log_every * ours(1))
     ways = {"makemore_jax": lambda: ours(calls)}
     for way in torch_side.ways():
         theirs(way, 10)  # compiles
-        steps = max(10, round(seconds / (theirs(way, 20) / 20)))
+        steps = sides.calls_in(seconds, theirs(way, 20) / 20, least=10)
         ways[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
     found = sides.alternate(ways, rounds)
     ours.close()
     theirs.close()
     milliseconds = {way: 1e3 * value for way, value in found.items()}
-    best = min(torch_side.ways(), key=milliseconds.__getitem__)
-    ratio = milliseconds[best] / milliseconds["makemore_jax"]
-    return {"milliseconds": milliseconds, "fastest_of_torch": best, "ratio": ratio}
+    fastest = min(milliseconds[way] for way in torch_side.ways())
+    return {"milliseconds": milliseconds, "ratio": fastest / milliseconds["makemore_jax"]}
 
 
 def as_table(results: dict[str, dict]) -> str:
