@@ -147,10 +147,10 @@ def together() -> Iterator[None]:
         lines = str(error).strip().splitlines() or [repr(error)]
         if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
             traceback.print_exc()
-            _say(f"{name}: {lines[0]}")
+            message = lines[0]
         else:
-            reason = f"{lines[0]:.120}"
-            _say(f"{name}: another one has ended or can't be reached; {GO_ON} ({reason})")
+            message = f"another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})"
+        _say(f"{name}: {message}")
         _farewell(watcher)  # when all is said: jax may end this process at any moment
         os._exit(1)
 
