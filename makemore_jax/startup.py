@@ -8,27 +8,37 @@ from pathlib import Path
 import jax
 import jaxlib
 
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs for the next run, in a folder of this user alone.
+    """Keep compiled programs for the next run, in a folder that only this user can read.
 
-    One folder for each version of jaxlib and each kind of processor: a home directory may be
-    shared by machines whose instructions differ. JAX_COMPILATION_CACHE_DIR names another folder,
-    or, empty, none. Where no folder can be made, programs are compiled anew each time, as ever.
+    JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "makemore_jax" / f"jaxlib-{jaxlib.__version__}-{_processor_hash()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            return  # someone else's: what lies there would be run
-    except (OSError, RuntimeError):
+    if CACHE_VARIABLE in os.environ or (folder := cache_folder()) is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder(prefix: str = "") -> Path | None:
+    """The folder for compiled programs, created if needed; None if that fails.
+
+    There is one for each version of jaxlib and each processor, because a home directory may be
+    shared by machines with different instruction sets.
+    """
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = f"{prefix}jaxlib-{jaxlib.__version__}-{_processor_hash()}"
+        folder = home / "makemore_jax" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            return None  # another user could place programs there that this user would run
+    except (OSError, RuntimeError):
+        return None
+    return folder
 
 
 def use_cores() -> None:

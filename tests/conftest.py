@@ -1,38 +1,37 @@
 """What the tests share: small sizes, all of them prime so that a transposed axis fails."""
 
+import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-# Before jax is imported: no other device; and what one process of the tests has compiled is kept
-# for the others, until the first of them ends.
+import forkserver
+
+# Before jax is imported: no other device, and machine code that is not optimized, which compiles
+# twice as fast. XLA's own passes stay the same. A test whose result depends on the user's machine
+# code runs with AS_USERS_RUN.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time here goes into compiling what runs for a moment. Machine code that is not
-# optimised is compiled twice as fast; what XLA makes of the program before it is the same. Where
-# it matters that the code is the user's, a test runs with AS_USERS_RUN.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 AS_USERS_RUN = {"XLA_FLAGS": ""}
-# PyTorch's threads wait for each other in a busy loop: where another process works on the same
-# cores, as another of these tests, a step of two threads takes a hundred times as long.
+# PyTorch's threads wait for each other in a busy loop, which takes a hundred times as long when
+# another process needs the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="makemore_jax_cache_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
 import pytest
 
-from makemore_jax import models
+from makemore_jax import models, startup
 from makemore_jax.config import Config
 from makemore_jax.data.download import SOURCES, locate
 from makemore_jax.data.lines import Dataset, load
 
 ROOT = Path(__file__).parent.parent
+SECONDS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
+TIMEOUT = 300  # seconds that a command may take on a slow and busy machine
+CACHE_MAX_BYTES = 2**30  # of the compilation cache that the tests keep
 FAMILIES = [kind for kind in models.MODELS if kind != "window_mlp"]  # makemore's, on lines
 
 
@@ -71,8 +70,24 @@ def assert_same(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def run(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
-    """Run a script of the project as a user does, in a process of its own."""
+def start(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
+    """Start a script of the project as a user does, in a process of its own."""
+    command, env = [str(part) for part in command], os.environ | env
+    if forkserver.IS_AVAILABLE:
+        return forkserver.Process(command, str(cwd), env, stdin)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, text=True, **pipes)
+
+
+def run(*command: str, cwd=ROOT, stdin: str | None = None, fresh: bool = False, **env: str):
+    """Run a script of the project as a user does, to its end.
+
+    `fresh` starts a new interpreter, which imports everything itself.
+    """
+    if forkserver.IS_AVAILABLE and not fresh:
+        with start(*command, cwd=cwd, stdin=stdin, **env) as process:
+            printed = process.communicate(timeout=TIMEOUT)
+        return subprocess.CompletedProcess(command, process.returncode, *printed)
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
@@ -80,8 +95,21 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=900,  # what takes a minute here takes many on a slow machine that does more besides
+        timeout=TIMEOUT,
     )
+
+
+def assert_one_line(done, program: str, message: str):
+    """A command was refused: one line that starts with its name, exit code 2, no output."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{program}: ")
+    assert message in line
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def on_devices(count: int) -> dict[str, str]:
@@ -104,3 +132,38 @@ def published(name: str) -> Path:
 def names() -> Dataset:
     """names.txt, loaded as train.py loads it."""
     return load(small_config("bigram").data, seed=11)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--max-seconds", type=float, help="fail a test that takes longer than this")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail a test whose set-up and call together take longer than --max-seconds."""
+    report = yield
+    limit = item.config.getoption("--max-seconds")
+    item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
+    if limit and report.when == "call" and report.passed and item.stash[SECONDS] > limit:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} took {item.stash[SECONDS]:.0f} s, more than {limit:.0f}"
+    return report
+
+
+def pytest_configure(config):
+    """Keep compiled programs for the next session, up to CACHE_MAX_BYTES of the latest."""
+    if startup.CACHE_VARIABLE in os.environ or (folder := startup.cache_folder("tests-")) is None:
+        return
+    os.environ[startup.CACHE_VARIABLE] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if hasattr(config, "workerinput"):
+        return  # the main process has cleaned up
+    by_age = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)
+    excess = sum(file.stat().st_size for file in by_age) - CACHE_MAX_BYTES
+    for file in by_age:
+        if excess <= 0:
+            break
+        excess -= file.stat().st_size
+        file.unlink()

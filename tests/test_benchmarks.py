@@ -22,7 +22,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_benchmark(name, tmp_path):
     pytest.importorskip("torch")
-    done = run("-m", f"benchmarks.{name}", *RUNS[name], "--out", tmp_path)
+    done = run("-m", f"benchmarks.{name}", *RUNS[name], "--out", tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / f"{name}.md").read_text()
     assert table.strip() in done.stdout

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import FAMILIES, ROOT, run
+from conftest import FAMILIES, ROOT, assert_one_line, run
 
 from makemore_jax.data.text_file import Vocab
 
@@ -205,14 +205,6 @@ def files(tmp_path_factory):
     (folder / "one").write_bytes(b"anna\n")
     (folder / "latin").write_bytes("Jos\u00e9\nAna\nEva\nZoe\n".encode("latin-1"))
     return folder
-
-
-def assert_one_line(done, script, message):
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"{script}: ")
-    assert message in done.stderr
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD_TRAIN)

@@ -3,13 +3,20 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import pytest
-from conftest import AS_USERS_RUN, FAMILIES, ROOT, assert_same, on_devices, run, small_config
+from conftest import (
+    AS_USERS_RUN,
+    FAMILIES,
+    assert_same,
+    on_devices,
+    read_metrics,
+    run,
+    small_config,
+    start,
+)
 
 from makemore_jax import data, models, workdir
 from makemore_jax.checkpoint import Checkpoints
@@ -27,10 +34,6 @@ def final_state(config: Config, folder) -> state_lib.TrainState:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     like = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
     return Checkpoints(folder, read_only=True).restore("latest", like)
-
-
-def read_metrics(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 TRAIN_ALL = """
@@ -222,9 +225,7 @@ def test_sampling_while_training_and_sigterm(tmp_path):
     command += [f"--config.model.{name}={value}" for name, value in sizes.items()]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     endless = [*command, "--config.train.steps=1000000", "--workdir", stopped]
-    with subprocess.Popen(
-        [sys.executable, *map(str, endless)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with start(*endless) as process:
         while not (stopped / "metrics.jsonl").exists() or len(read_metrics(stopped)) < 8:
             time.sleep(0.05)
             assert process.poll() is None

@@ -7,7 +7,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import BLOCK, FAMILIES, ROOT, VOCAB, assert_close, run, small_config, small_model
+from conftest import (
+    BLOCK,
+    FAMILIES,
+    ROOT,
+    VOCAB,
+    assert_close,
+    assert_one_line,
+    read_metrics,
+    run,
+    small_config,
+    small_model,
+)
 
 from makemore_jax import data, history, models, plots, report, sampling, workdir
 from makemore_jax.data.lines import encode
@@ -293,7 +304,7 @@ def test_parameters_in_the_order_of_their_use(kind):
 def test_the_looks_of_a_run_are_on_its_page(runs):
     """With the names that training writes, all of those that have two axes."""
     found = report.collect(runs / "transformer", None, seed=1, num=1).inside
-    lines = [json.loads(line) for line in (runs / "transformer" / "metrics.jsonl").open()]
+    lines = read_metrics(runs / "transformer")
     *_, last = (line for line in lines if "gradients" in line)
     assert found.steps == [0, 10, 20]
     assert found.update_to_data.keys() == last["gradients"].keys()
@@ -510,7 +521,7 @@ def test_bad_input_ends_in_one_line(flags, told, runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs / "bigram", folder, ignore=shutil.ignore_patterns("plots"))
     done = command(*(flag.format(run=folder, tmp=tmp_path) for flag in flags))
-    assert_one_line(done, told)
+    assert_one_line(done, "plots", told)
     assert not (folder / "plots").exists() and not (tmp_path / "none").exists()
 
 
@@ -524,11 +535,5 @@ def test_a_folder_that_cannot_be_written(runs, tmp_path):
 
 def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
-    done = command("--workdir", runs / "bigram", PYTHONPATH=str(tmp_path))
-    assert_one_line(done, 'pictures need matplotlib: pip install -e ".[plots]"')
-
-
-def assert_one_line(done, told):
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("plots: ") and told in line
+    done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
+    assert_one_line(done, "plots", 'pictures need matplotlib: pip install -e ".[plots]"')

@@ -1,18 +1,14 @@
 """Several processes train one model: they compute what one computes, and end together."""
 
-import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT, on_devices, run
+from conftest import on_devices, read_metrics, run, start
 
-TRAIN = [sys.executable, str(ROOT / "train.py"), "--config", "configs/shakespeare_cpu.py"]
+TRAIN = ("train.py", "--config", "configs/shakespeare_cpu.py")
 ONE_DEVICE = on_devices(1)
 GOES_ON_FOREVER = ["--config.train.steps=100000000", "--config.train.log_every=20"]
 
@@ -29,23 +25,13 @@ def flags(tmp_path_factory):
     return [f"--config.{g}.{k}={v}" for g, of in groups.items() for k, v in of.items()]
 
 
-def start(num, *flags):
-    """So many processes that train together."""
+def start_all(num, *flags):
+    """Start `num` processes that train together."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    together = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={num}"]
-    return [
-        subprocess.Popen(
-            [*TRAIN, *flags, *together, f"--process_id={i}"],
-            cwd=ROOT,
-            env=os.environ | ONE_DEVICE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(num)
-    ]
+    together = ("--distributed", f"--coordinator=localhost:{port}", f"--num_processes={num}")
+    return [start(*TRAIN, *flags, *together, f"--process_id={i}", **ONE_DEVICE) for i in range(num)]
 
 
 def end(started, timeout=600):
@@ -55,22 +41,21 @@ def end(started, timeout=600):
 
 
 def train(num, *flags):
-    codes, printed, wrong = end(start(num, *flags))
+    codes, printed, wrong = end(start_all(num, *flags))
     assert codes == [0] * num, wrong
     return printed
 
 
 def alone(*flags):
-    done = run(*TRAIN[1:], *flags, **ONE_DEVICE)
+    done = run(*TRAIN, *flags, **ONE_DEVICE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def losses(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         (line["step"], name): line[name]
-        for line in lines
+        for line in read_metrics(folder)
         for name in ("train_loss", "dev_loss")
         if name in line
     }
@@ -139,7 +124,7 @@ def test_one_process_samples_from_what_many_have_trained(trained):
 def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(flags, tmp_path):
     for victim in (1, 0):
         told = last_step(tmp_path / "run")
-        started = start(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
+        started = start_all(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
         wait_for(tmp_path / "run", told + 40)
         started[victim].kill()
         began = time.monotonic()
@@ -154,7 +139,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(f
 
 
 def test_a_signal_to_one_ends_all_after_the_same_step(flags, tmp_path):
-    started = start(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
+    started = start_all(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
     wait_for(tmp_path / "run", 40)
     started[1].send_signal(signal.SIGTERM)
     codes, _, wrong = end(started)
@@ -166,7 +151,9 @@ def test_a_signal_to_one_ends_all_after_the_same_step(flags, tmp_path):
 
 def test_all_tell_why_they_can_not_begin(trained, flags):
     folder, _ = trained
-    codes, _, wrong = end(start(2, *flags, "--config.model.n_embd=4", "--workdir", folder / "one"))
+    codes, _, wrong = end(
+        start_all(2, *flags, "--config.model.n_embd=4", "--workdir", folder / "one")
+    )
     assert codes == [2, 2]
     assert all("model.n_embd:" in text for text in wrong)
 
@@ -216,6 +203,6 @@ def test_the_first_does_not_wait_for_ever(tmp_path):
 
 def test_no_device_is_left_without_work(flags, tmp_path):
     given = ("--config.mesh.data=1", "--workdir", tmp_path / "run")
-    codes, _, wrong = end(start(2, *flags, *given))
+    codes, _, wrong = end(start_all(2, *flags, *given))
     assert codes == [2, 2]
     assert all("leaves some of the 2 devices of 2 processes without work" in text for text in wrong)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, VOCAB, run, small_config, small_model
+from conftest import ROOT, VOCAB, assert_one_line, run, small_config, small_model
 
 from makemore_jax import data, sampling, streaming, workdir
 from makemore_jax.data.text_file import Vocab
@@ -246,19 +246,13 @@ BAD = [
 ]
 
 
-def assert_one_line(done, message):
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"sample.py: {message}")
-
-
 @pytest.mark.parametrize(("flags", "message"), BAD)
 def test_bad_input(flags, message, trained):
     flags = [flag.format(trained=trained) for flag in flags]
     done = run("sample.py", "--workdir", trained, *flags)
-    assert_one_line(done, message.format())
+    assert_one_line(done, "sample.py", message.format())
 
 
 def test_lines_have_no_stream(run_of_lines):
     done = run("sample.py", "--workdir", run_of_lines, "--stream")
-    assert_one_line(done, "--stream: the lines of this run end")
+    assert_one_line(done, "sample.py", "--stream: the lines of this run end")

@@ -13,8 +13,10 @@ from conftest import (
     BLOCK,
     FAMILIES,
     ROOT,
+    assert_one_line,
     assert_same,
     published,
+    read_metrics,
     run,
     small_config,
     small_model,
@@ -217,8 +219,8 @@ def read_params(config: Config, folder):
 
 
 def read_losses(folder) -> list[dict]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     fields = ("step", "train_loss", "dev_loss")
+    lines = read_metrics(folder)
     return [{name: line[name] for name in fields if name in line} for line in lines]
 
 
@@ -455,19 +457,11 @@ BAD = [
 ]
 
 
-def assert_one_line(done, message):
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("train.py: ")
-    assert message in done.stderr
-
-
 @pytest.mark.parametrize(("override", "message"), BAD)
 def test_bad_input(override, message, config_file, files, tmp_path):
     flag = f"--config.{override.format(files=files)}"
     done = run("train.py", "--config", config_file, "--workdir", tmp_path / "run", flag)
-    assert_one_line(done, message.format(files=files))
+    assert_one_line(done, "train.py", message.format(files=files))
     assert not (tmp_path / "run").exists()
 
 
@@ -479,10 +473,14 @@ def test_a_run_whose_text_or_file_of_tokens_is_not_its_own(config_file, files, r
     command = ("train.py", "--config", config_file, "--workdir", folder, *flags)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     done = run(*command, f"--config.data.path={files / 'other'}")
-    assert_one_line(done, f"data.path: {files / 'other'} is not the file that the run in {folder}")
+    assert_one_line(
+        done, "train.py", f"data.path: {files / 'other'} is not the file that the run in {folder}"
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     content = (folder / "text.tokens").read_bytes()
     (folder / "text.tokens").write_bytes(content[:1000])
-    assert_one_line(run(*command), f"text.tokens is damaged: 1000 bytes, not {NUM}; delete it")
+    assert_one_line(
+        run(*command), "train.py", f"text.tokens is damaged: 1000 bytes, not {NUM}; delete it"
+    )
     assert (folder / "text.tokens").read_bytes() == content[:1000]

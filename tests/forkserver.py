@@ -1,0 +1,205 @@
+"""Start Python programs from a process that has imported the libraries already.
+
+Importing jax, flax, optax and orbax takes two to three seconds, and the tests start hundreds of
+programs. A server imports these libraries once and forks a child for each program, which then has
+its own arguments, environment, working directory, standard streams and exit code, as in a process
+of its own. The server imports no file of this project and initializes no backend of jax.
+
+    python tests/forkserver.py FILE_DESCRIPTOR
+
+reads requests from a Unix socket: JSON with `args`, `cwd` and `env`, and the file descriptors of
+stdin, stdout, stderr and of the pipe that gets the child's process id and its wait status.
+"""
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import cache
+
+LIBRARIES = (
+    *("jax", "flax.linen", "optax", "orbax.checkpoint", "ml_collections.config_flags"),
+    *("jax.experimental.multihost_utils", "tqdm", "tensorboard.summary.writer.event_file_writer"),
+)
+IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
+
+
+class Process:
+    """A program started by the server, with the part of subprocess.Popen's interface in use.
+
+    Its output goes to temporary files, so that it never waits for a reader.
+    """
+
+    def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
+        self.args = args
+        self.returncode: int | None = None
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115, read later
+        if stdin is not None:
+            self._files[0].write(stdin.encode())
+            self._files[0].seek(0)
+        read_end, write_end = os.pipe()
+        self._status = os.fdopen(read_end, "rb", buffering=0)
+        request = json.dumps({"args": args, "cwd": cwd, "env": env}).encode()
+        descriptors = [*(file.fileno() for file in self._files), write_end]
+        socket.send_fds(_server(), [request], descriptors)
+        os.close(write_end)
+        self.pid = int(self._status.readline())
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, or None while the program runs."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the program to end. subprocess.TimeoutExpired after `timeout` seconds."""
+        if self._wait(timeout) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the program to end; return what it wrote to stdout and stderr."""
+        self.wait(timeout)
+        return self.read(1), self.read(2)
+
+    def read(self, descriptor: int) -> str:
+        """What the program has written to stdout (1) or stderr (2) so far."""
+        size = os.fstat(self._files[descriptor].fileno()).st_size
+        return os.pread(self._files[descriptor].fileno(), size, 0).decode()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the program has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self.wait()
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            self.returncode = os.waitstatus_to_exitcode(int(self._status.readline()))
+        return self.returncode
+
+
+@cache
+def _server() -> socket.socket:
+    """The socket of this process's server, started on first use; it ends with this process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # The children take their settings of jax from their requests.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    command = [sys.executable, __file__, str(theirs.fileno())]
+    subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, start_new_session=True)
+    theirs.close()
+    return ours
+
+
+def _serve(connection: socket.socket) -> dict:
+    """Fork a child for each request. Returns the request in each child; the server exits."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors need no wait
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, 2**20, 4)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            connection.close()
+            return _fork_program(json.loads(message), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fork_program(request: dict, descriptors: list[int]) -> dict:
+    """Fork the program itself and report its end; returns in the program's process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    status = descriptors.pop()
+    if child := os.fork():
+        os.write(status, f"{child}\n".encode())
+        for descriptor in (0, 1, 2, *descriptors):
+            os.close(descriptor)
+        os.write(status, f"{os.waitpid(child, 0)[1]}\n".encode())
+        os._exit(0)
+    os.close(status)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return request
+
+
+def _become(request: dict) -> list[str]:
+    """Give this process the request's directory and environment; return its arguments."""
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
+    sys.stdin.reconfigure(encoding=encoding)
+    sys.stdout.reconfigure(encoding=encoding, errors=errors or "strict")
+    sys.stderr.reconfigure(encoding=encoding)
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    import jax
+
+    for name, text in os.environ.items():  # jax reads its variables when it is imported
+        if name.startswith("JAX_") and hasattr(jax.config, name.lower()):
+            kind = type(getattr(jax.config, name.lower()))
+            value = text.lower() in ("1", "true", "yes", "on") if kind is bool else text
+            jax.config.update(name.lower(), kind(value) if kind in (int, float) else value)
+    return request["args"]
+
+
+def _run(args: list[str]) -> None:
+    """Run `-c CODE ...`, `-m MODULE ...` or `FILE ...` as the main program."""
+    import runpy
+
+    if args[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *args[2:]], ""
+        exec(compile(args[1], "<string>", "exec"), {"__name__": "__main__"})
+    elif args[0] == "-m":
+        sys.argv, sys.path[0] = args[1:], os.getcwd()
+        runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = args, os.path.dirname(os.path.abspath(args[0]))
+        runpy.run_path(args[0], run_name="__main__")
+
+
+def _end(run: Callable, args: list[str]) -> None:
+    """Call `run(args)` and end as the interpreter does, without freeing what the server imported.
+
+    Freeing it would take half a second, as each page of memory is copied first.
+    """
+    code = 0
+    try:
+        run(args)
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    for _library in LIBRARIES:
+        with contextlib.suppress(ModuleNotFoundError):  # tensorboard is optional
+            __import__(_library)
+    gc.freeze()  # or the children's collections copy every page
+    _end(_run, _become(_serve(socket.socket(fileno=int(sys.argv[1])))))
