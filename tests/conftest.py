@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import forkserver
@@ -55,6 +56,11 @@ def small_model(kind: str, vocab_size: int = VOCAB, block_size: int = BLOCK):
     params = jax.jit(model.init)(jax.random.key(3), tokens)["params"]
     noise = np.random.RandomState(5)
     return model, jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
+
+
+def quick_of(values: Iterable, quick: Iterable) -> list:
+    """Parameters of a test, all but the `quick` ones marked as slow."""
+    return [pytest.param(v, marks=() if v in quick else pytest.mark.slow) for v in values]
 
 
 def assert_close(actual, expected, tolerance=1e-5):

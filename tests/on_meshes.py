@@ -1,6 +1,8 @@
-"""Train every family on meshes of eight devices: JSON of what tests/test_meshes.py asks for.
+"""Train families on meshes of eight devices and print what tests/test_meshes.py checks as JSON.
 
-JAX_NUM_CPU_DEVICES=8 python tests/on_meshes.py FAMILY ...
+JAX_NUM_CPU_DEVICES=8 python tests/on_meshes.py "FAMILY:MESH" ...
+
+MESH is DATAxMODEL, followed by " fsdp" to shard parameters over `data`, or "alone" for one device.
 """
 
 import json
@@ -18,7 +20,6 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
 
-MESHES = [(8, 1, False), (8, 1, True), (4, 2, False), (4, 2, True), (1, 8, False)]
 COLLECTIVE = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 BATCH_SIZE = 16
 
@@ -70,12 +71,17 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
     }
 
 
+def parse_mesh(name: str) -> MeshConfig:
+    """The mesh that a name like "4x2 fsdp" stands for."""
+    if name == "alone":
+        return MeshConfig(data=1)
+    num_data, num_model = map(int, name.removesuffix(" fsdp").split("x"))
+    return MeshConfig(data=num_data, model=num_model, fsdp=name.endswith(" fsdp"))
+
+
 if __name__ == "__main__":
-    found = {}
-    for kind in sys.argv[1:]:
-        config = config_of(kind)
-        found[kind] = {"alone": train(config, MeshConfig(data=1))}
-        for d, m, fsdp in MESHES:
-            name = f"{d}x{m}{' fsdp' if fsdp else ''}"
-            found[kind][name] = train(config, MeshConfig(data=d, model=m, fsdp=fsdp))
-    print(json.dumps(found))
+    measured: dict[str, dict] = {}
+    for argument in sys.argv[1:]:
+        kind, mesh = argument.split(":")
+        measured.setdefault(kind, {})[mesh] = train(config_of(kind), parse_mesh(mesh))
+    print(json.dumps(measured))

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import ROOT, run
 
+pytestmark = pytest.mark.slow
 RUNS = {
     "train_speed": ("--models", "bigram", "--rounds", "1", "--seconds", "0.01"),
     "sample_speed": ("--models", "gru", "--rounds", "1", "--nums", "30"),

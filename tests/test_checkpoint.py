@@ -13,6 +13,8 @@ from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.errors import UserError
 from makemore_jax.training import state as state_lib
 
+pytestmark = pytest.mark.versions
+
 
 def state_at(step: int, optimizer=None) -> state_lib.TrainState:
     """A state whose parameters tell its step."""

@@ -22,6 +22,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.models import MODELS
 
+pytestmark = pytest.mark.slow
 CONVERT = ("-m", "makemore_jax.torch_parity.convert")
 QUICK = ("--config.train.steps=20", "--config.train.eval_every=10", "--config.train.log_every=10")
 

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, run
+from conftest import FAMILIES, ROOT, quick_of, run
 from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
@@ -15,6 +15,8 @@ from makemore_jax.torch_parity import weights
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_train_step
+
+pytestmark = pytest.mark.versions
 
 MOVED = "a change of the results: mend it, or run tests/make_golden.py if it is meant"
 
@@ -76,24 +78,20 @@ def differences(kind: str) -> dict[str, float]:
 MEASURE = """
 import json, sys
 sys.path.insert(0, "tests")
-from test_golden import FAMILIES, differences
-print(json.dumps({kind: differences(kind) for kind in FAMILIES}))
+from test_golden import differences
+print(json.dumps(differences(sys.argv[1])))
 """
 
 
-@pytest.fixture(scope="module")
-def measured():
-    done = run("-c", MEASURE, JAX_ENABLE_X64="1")
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["bigram", "mlp", "rnn"]))
+def test_float64(kind):
+    done = run("-c", MEASURE, kind, JAX_ENABLE_X64="1")
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_float64(kind, measured):
+    measured = json.loads(done.stdout)
     bounds = {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11}
-    for name, value in measured[kind].items():
+    for name, value in measured.items():
         assert value <= bounds.get(name, 1e-9), f"{name} is off by {value}; {MOVED}"
-    assert len(measured[kind]) == 3 + 2 * len(optimizer_configs())
+    assert len(measured) == 3 + 2 * len(optimizer_configs())
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

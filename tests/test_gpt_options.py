@@ -22,6 +22,8 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
 
+pytestmark = pytest.mark.versions
+
 B = 3
 TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
 
@@ -76,6 +78,7 @@ def test_step_by_step_and_all_at_once_are_the_same(options):
     assert_close(jnp.stack(logits, axis=1), expected, tolerance)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_value_nor_gradient():
     """Dropout's masks included: they are made again from the same key."""
     plain, remat = create(dropout=0.3), create(dropout=0.3, remat=True)

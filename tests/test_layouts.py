@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, assert_close, run, small_config
+from conftest import FAMILIES, assert_close, quick_of, run, small_config
 
 from makemore_jax import data, losses, models, sharding
 from makemore_jax.data import layouts
@@ -15,6 +15,8 @@ from makemore_jax.models import layers
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_loss_and_grads, make_train_steps
+
+pytestmark = pytest.mark.versions
 
 WORDS = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "e", "fgh", "dddd", "hhhhhh", "ga", "f"]
 VOCAB = data.text_file.Vocab(tuple("abcdefgh"))
@@ -143,7 +145,7 @@ def check_steps(devices):
         jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), state.params, plain.params)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", quick_of([1, 2], [1]))
 def test_steps_take_each_batch_in_its_layout(devices):
     env = {"JAX_NUM_CPU_DEVICES": str(devices)}
     done = run("-c", STEPS, devices, **env)

@@ -16,6 +16,8 @@ from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.versions
+
 B, T = 3, 5
 
 # makemore's sizes on makemore's list: 27 tokens, context 16. The six that makemore has are

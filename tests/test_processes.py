@@ -86,6 +86,7 @@ def trained(tmp_path_factory, flags):
     return folder, printed
 
 
+@pytest.mark.slow
 def test_four_processes_compute_what_one_computes(trained):
     folder, _ = trained
     one, four = losses(folder / "one"), losses(folder / "four")
@@ -93,6 +94,7 @@ def test_four_processes_compute_what_one_computes(trained):
     assert four == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_there_is_one_set_of_logs_and_one_checkpoint_of_all(trained):
     folder, printed = trained
     assert "best model, of step 40" in printed[0]
@@ -103,6 +105,7 @@ def test_there_is_one_set_of_logs_and_one_checkpoint_of_all(trained):
     assert len(list(parts)) == 4
 
 
+@pytest.mark.slow
 def test_other_numbers_of_processes_go_on_from_the_checkpoint_of_four_and_of_one(trained, flags):
     folder, _ = trained
     alone(*flags, "--config.train.steps=60", "--workdir", folder / "four")
@@ -114,6 +117,7 @@ def test_other_numbers_of_processes_go_on_from_the_checkpoint_of_four_and_of_one
     assert four == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_process_samples_from_what_many_have_trained(trained):
     folder, _ = trained
     given = ("--workdir", folder / "four", "--max_len", "30", "--checkpoint", "latest")
@@ -138,6 +142,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(f
     assert re.search(r"going on from step [1-9]\d*", text)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_ends_all_after_the_same_step(flags, tmp_path):
     started = start_all(2, *flags, *GOES_ON_FOREVER, "--workdir", tmp_path / "run")
     wait_for(tmp_path / "run", 40)
@@ -149,6 +154,7 @@ def test_a_signal_to_one_ends_all_after_the_same_step(flags, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()
 
 
+@pytest.mark.slow
 def test_all_tell_why_they_can_not_begin(trained, flags):
     folder, _ = trained
     codes, _, wrong = end(
@@ -189,6 +195,7 @@ def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_first_does_not_wait_for_ever(tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))

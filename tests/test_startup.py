@@ -33,6 +33,7 @@ def test_the_second_run_compiles_nothing(tmp_path):
     assert first.split('"learning_rate"')[0] == second.split('"learning_rate"')[0]  # the same loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_trains_without_a_cache(tmp_path, name):
     """None is wanted, or none can be written."""

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, VOCAB, assert_one_line, run, small_config, small_model
+from conftest import ROOT, VOCAB, assert_one_line, quick_of, run, small_config, small_model
 
 from makemore_jax import data, sampling, streaming, workdir
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel
 from makemore_jax.errors import UserError
+
+pytestmark = pytest.mark.versions
 
 BLOCK = 19  # one call draws 16 tokens, so that the context is full within the second
 CHARS = Vocab(tuple("\n abcdefghijk"), has_end=False)
@@ -72,7 +74,7 @@ LONG = "abcdefghi k" * 3
 PROMPTS = ["", "abc", "abcd", LONG[:18], LONG[:19], LONG]
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp", "gru", "cnn"])
+@pytest.mark.parametrize("kind", quick_of(["transformer", "mlp", "gru", "cnn"], ["gru"]))
 def test_past_the_context_texts_are_those_of_a_loop_without_memory(kind):
     """From prompts of 1, 3, 4, 18, 19 and 33 characters, where the context has 19."""
     lm = small_lm(kind)

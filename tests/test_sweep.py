@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from conftest import AS_USERS_RUN, ROOT, assert_close, run, small_config
+from conftest import AS_USERS_RUN, ROOT, assert_close, quick_of, run, small_config
 
 from makemore_jax import data, models, sharding, sweep
 from makemore_jax.data.layouts import Rows
@@ -36,7 +36,7 @@ def run_alone(config):
     return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+@pytest.mark.parametrize("kind", quick_of(["mlp", "gru", "transformer"], ["mlp"]))
 def test_each_member_is_the_run_of_its_own(kind):
     """Mean losses of 50 steps and the dev loss, after 100 steps of three optimizers' numbers."""
     config = sweep_config(kind, steps=100)
@@ -53,6 +53,7 @@ def test_each_member_is_the_run_of_its_own(kind):
     assert len({round(r.dev_loss, 5) for r in results}) == 8
 
 
+@pytest.mark.slow
 def test_fields_that_change_shapes_make_groups(monkeypatch):
     config, groups = sweep_config("mlp", steps=20), []
     together = sweep.train_together
@@ -71,6 +72,7 @@ def test_fields_that_change_shapes_make_groups(monkeypatch):
     assert_close(results[4].dev_loss, run_alone(alone)[1], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_leaves_the_others_alone():
     config = sweep_config("mlp", steps=60)
     config.optimizer.name = "sgd"

@@ -16,6 +16,7 @@ from conftest import (
     assert_one_line,
     assert_same,
     published,
+    quick_of,
     read_metrics,
     run,
     small_config,
@@ -376,7 +377,7 @@ def test_a_file_of_tokens_that_cannot_be_written_is_told(small_text, tmp_path):
         load_text(small_text, folder=tmp_path, memory_map="always").prepare()
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
 def test_every_family_learns_from_a_text(kind, small_text):
     config = text_config(small_text, kind)
     config.model.n_layer, config.optimizer.learning_rate = 1, 0.02

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_close, assert_same, on_devices, published, run
+from conftest import ROOT, assert_close, assert_same, on_devices, published, quick_of, run
 
 from makemore_jax import data, models, sampling, sharding, sweep
 from makemore_jax.checkpoint import Checkpoints
@@ -26,6 +26,8 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step, make_train_steps
+
+pytestmark = pytest.mark.versions
 
 V = 13
 LECTURES = ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet")
@@ -143,7 +145,7 @@ def test_batch_norm():
     assert_close(y, 0.5 * (np.asarray(x) - kept["mean"]) / np.sqrt(kept["var"] + 1e-5))
 
 
-@pytest.mark.parametrize("name", LECTURES)
+@pytest.mark.parametrize("name", quick_of(LECTURES, ["mlp", "mlp_batchnorm"]))
 def test_lines_are_read_whole_and_step_by_step_alike(name):
     model, variables = small_model(name)
     tokens = jnp.array([[0, 1, 5, 7, 12, 3, 3, 9, 2, 4, 1], [0, 12, 2, 2, 1, 1, 8, 3, 11, 10, 6]])
@@ -225,7 +227,9 @@ def test_losses_over_windows_are_those_of_their_lines(name):
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp_batchnorm", "calibrated"])
+@pytest.mark.parametrize(
+    "name", quick_of(["mlp", "mlp_batchnorm", "calibrated"], ["mlp_batchnorm"])
+)
 def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     every = {"log_every": 5, "eval_every": 10, "sample_every": 20, "checkpoint_every": 10}
     config = small_config(name.replace("calibrated", "mlp_batchnorm"), steps=20, **every)
@@ -257,6 +261,7 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 def test_the_same_on_two_devices():
     """Batch norm takes the statistics of the whole batch, wherever its parts lie."""
     done = run("-c", ON_DEVICES, **on_devices(2))
@@ -343,7 +348,7 @@ def test_vocabulary_is_that_of_lines():
     assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
 
 
-@pytest.mark.parametrize("batch_norm", ["running", "calibrated"])
+@pytest.mark.parametrize("batch_norm", quick_of(["running", "calibrated"], []))
 def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
     """Each member, with its batch statistics, is the run of its own."""
     config = small_config("mlp_batchnorm", steps=20, log_every=20, eval_every=20)
