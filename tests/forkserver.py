@@ -25,6 +25,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
+from typing import BinaryIO
 
 LIBRARIES = (
     *("jax", "flax.linen", "optax", "orbax.checkpoint", "ml_collections.config_flags"),
@@ -36,22 +37,23 @@ IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
 class Process:
     """A program started by the server, with the part of subprocess.Popen's interface in use.
 
-    Its output goes to temporary files, so that it never waits for a reader.
+    Threads read its output as it comes, so that it never waits for a reader.
     """
 
     def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
         self.args = args
         self.returncode: int | None = None
-        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115, read later
-        if stdin is not None:
-            self._files[0].write(stdin.encode())
-            self._files[0].seek(0)
-        read_end, write_end = os.pipe()
-        self._status = os.fdopen(read_end, "rb", buffering=0)
-        request = json.dumps({"args": args, "cwd": cwd, "env": env}).encode()
-        descriptors = [*(file.fileno() for file in self._files), write_end]
-        socket.send_fds(_server(), [request], descriptors)
-        os.close(write_end)
+        self._status, status = _pipe()
+        (stdout, stdout_end), (stderr, stderr_end) = _pipe(), _pipe()
+        with tempfile.TemporaryFile() as given:
+            given.write((stdin or "").encode())
+            given.seek(0)
+            request = json.dumps({"args": args, "cwd": cwd, "env": env}).encode()
+            descriptors = [given.fileno(), stdout_end, stderr_end, status]
+            socket.send_fds(_server(), [request], descriptors)
+        for descriptor in descriptors[1:]:
+            os.close(descriptor)
+        self._readers = _Reader(stdout), _Reader(stderr)
         self.pid = int(self._status.readline())
 
     def poll(self) -> int | None:
@@ -65,14 +67,10 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the program to end; return what it wrote to stdout and stderr."""
+        """Wait for the program and the children that share its output to end; return stdout and
+        stderr."""
         self.wait(timeout)
-        return self.read(1), self.read(2)
-
-    def read(self, descriptor: int) -> str:
-        """What the program has written to stdout (1) or stderr (2) so far."""
-        size = os.fstat(self._files[descriptor].fileno()).st_size
-        return os.pread(self._files[descriptor].fileno(), size, 0).decode()
+        return tuple(reader.read_all() for reader in self._readers)
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the program has ended."""
@@ -93,6 +91,28 @@ class Process:
         if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
             self.returncode = os.waitstatus_to_exitcode(int(self._status.readline()))
         return self.returncode
+
+
+class _Reader(threading.Thread):
+    """Reads a pipe to its end."""
+
+    def __init__(self, pipe: BinaryIO):
+        super().__init__(daemon=True)
+        self._pipe, self._content = pipe, b""
+        self.start()
+
+    def run(self) -> None:
+        self._content = self._pipe.read()
+
+    def read_all(self) -> str:
+        self.join()
+        return self._content.decode()
+
+
+def _pipe() -> tuple[BinaryIO, int]:
+    """A pipe: a file to read from, and the descriptor of its other end."""
+    read_end, write_end = os.pipe()
+    return os.fdopen(read_end, "rb", buffering=0), write_end
 
 
 @cache
