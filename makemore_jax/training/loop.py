@@ -77,7 +77,8 @@ def _train(
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     layouts = choose(splits["train"], batch_size, model, mesh.shape["data"], accumulate)
     train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh, accumulate, spread)
-    evaluate, calibrate = make_evaluate(model, mesh), make_calibrate(model)
+    evaluate = make_evaluate(model, mesh)
+    calibrate = sharding.serialize_on_cpu(make_calibrate(model), mesh)
     data_key, _ = jax.random.split(train_key)
 
     def ahead(step: int, num_steps: int) -> data.Split:
