@@ -13,6 +13,7 @@ sys.path.insert(0, "tests")
 import jax
 import numpy as np
 from conftest import small_config
+from makemore_jax.config import MeshConfig
 from makemore_jax import data, models, sampling, sharding
 from makemore_jax.data.layouts import choose
 from makemore_jax.decoding import AS_IT_IS
@@ -48,6 +49,19 @@ for _ in range(3):
     assert all(array.is_ready() for array in jax.tree.leaves((state, metrics)))
 """
 
+SHARDED_PARAMETERS = """
+dev = dataset.splits["dev"]
+expected = make_evaluate(model)(jax.device_get(state.variables), dev)
+for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
+    mesh = sharding.make_mesh(mesh_config, 32, num_params=10**6)
+    shardings = sharding.spread(mesh, mesh_config, state).kept
+    sharded = jax.device_put(state, shardings)
+    assert not sharding.is_replicated(sharded)
+    on_mesh = sharding.put(dev, sharding.replicated(mesh))
+    loss = make_evaluate(model, mesh)(sharded.variables, on_mesh)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+"""
+
 SAMPLING_HAS_NO_COLLECTIVES = """
 mesh = sharding.make_lines_mesh(128)
 assert mesh.shape["data"] == 2
@@ -70,6 +84,10 @@ def test_evaluation_with_many_batches_in_flight_ends():
     """Each evaluation dispatches 113 batches before it reads one."""
     first, second = (line.split()[1] for line in run_on_two_devices(MANY_EVALUATIONS).splitlines())
     assert first == second
+
+
+def test_parameters_that_are_sharded_are_evaluated():
+    run_on_two_devices(SHARDED_PARAMETERS)
 
 
 def test_training_waits_for_each_call_and_sampling_has_no_collectives():

@@ -1,6 +1,6 @@
 """The exact loss over a split, every example once, weighted by tokens; and batch statistics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -22,14 +22,17 @@ def sum_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) 
     return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
 
-def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., float]:
+def make_evaluate(
+    model: nn.Module, mesh: Mesh | None = None, track: Callable[[range], Iterable[int]] = iter
+) -> Callable[..., float]:
     """The function (variables, split, most examples to use) -> loss in nats per token.
 
     Batches are sharded over the `data` axis of the mesh, if one is given. Each device sums the
     losses of its part, without a collective, so that all batches may be in flight at once. The host
     adds the sums in float64.
 
-    All batches have one shape, so the model is compiled once for all splits.
+    All batches have one shape, so the model is compiled once for all splits. `track` wraps the
+    range of the batches, as `progress.track` does: few are in flight at once on a CPU.
     """
     num_parts = mesh.shape["data"] if mesh else 1
     place = sharding.batch(mesh) if mesh else None
@@ -61,7 +64,7 @@ def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., f
             part = part if part is split else sharding.put(part, everywhere)
             return sum_losses_of(variables, *take(part, sharding.put(indices, place), size))
 
-        loss, count = sharding.fetch_sum(sums(start) for start in range(0, size, batch_size))
+        loss, count = sharding.fetch_sum(sums(start) for start in track(range(0, size, batch_size)))
         return float(loss / count)
 
     return evaluate
