@@ -46,3 +46,27 @@ def track(items: Iterable[Any], action: str, file: TextIO | None = None) -> Iter
             left = duration((now - began) / done * (len(items) - done)) if done else "unknown time"
             print(f"{action}: {done / len(items):.0%}, {left} left", file=file, flush=True)
         yield item
+
+
+class Estimate:
+    """Prints `estimate` on stderr once, after the second call of a compiled function.
+
+    The first call compiles. Its time is not counted.
+    """
+
+    def __init__(self, steps: int):
+        self._steps = steps
+        self._first: tuple[int, float] | None = None
+        self._is_printed = False
+
+    def update(self, step: int) -> None:
+        """Call this after each call of the function, with the number of steps so far."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = step, now
+        elif not self._is_printed:
+            self._is_printed = True
+            speed = (step - self._first[0]) / (now - self._first[1])
+            if line := estimate(self._steps - step, speed):
+                tqdm.write(line, file=sys.stderr)
+                sys.stderr.flush()
