@@ -9,6 +9,7 @@ It reads what training wrote into the working directory, also while the training
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from makemore_jax import command_line, data, models, sampling, startup, streaming, workdir
+from makemore_jax import command_line, data, models, progress, sampling, startup, streaming, workdir
 from makemore_jax import decoding as decoding_lib
 from makemore_jax.data import lines, text_file
 from makemore_jax.data import text as text_data
@@ -46,6 +47,7 @@ SCORE = flags.DEFINE_string(
     "score", None, "score the lines, or the text, of this file (- is stdin)"
 )
 
+SHOW_SCORING = functools.partial(progress.track, action="scoring")
 RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
 
 
@@ -60,6 +62,7 @@ def main() -> None:
     decoding = decoding_lib.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
     startup.use_compilation_cache()
+    startup.announce_compiling()
     startup.use_cores()
     run = workdir.read(Path(WORKDIR.value))
     is_text = run.config.data.kind == "text"
@@ -71,7 +74,7 @@ def main() -> None:
             print_score_of_text(lm, given)
         else:
             words = lines.split_lines(given)
-            print_scores(words, sampling.score(lm, words))
+            print_scores(words, sampling.score(lm, words, SHOW_SCORING))
         return
 
     key = jax.random.key(SEED.value)
@@ -188,7 +191,7 @@ def print_score_of_text(lm: decoding_lib.LanguageModel, given: str) -> None:
     if len(given) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(given, lm.vocab, lm.block_size)
-    loss = make_evaluate(lm.model)(lm.variables, split)
+    loss = make_evaluate(lm.model, track=SHOW_SCORING)(lm.variables, split)
     if FORMAT.value == "json":
         print(json.dumps({"summary": {"characters": len(given), "loss": loss}}))
     else:

@@ -8,6 +8,7 @@ The config file says what the experiment is, and any field of it can be overridd
 into the working directory; giving the same one again resumes what is there.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -42,6 +43,8 @@ def main() -> None:
     if DISTRIBUTED.value:
         processes.meet(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
+    if processes.is_first():
+        startup.announce_compiling(sys.stdout)
     with processes.together():
         from makemore_jax.training import loop
 

@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard, samples, a progress bar, the summary."""
+"""Logging: JSON lines, TensorBoard, samples, progress, the summary."""
 
 import importlib.metadata
 import io
@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from makemore_jax import progress
 from makemore_jax.errors import Diverged
 
 PACKAGES = ("makemore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -80,7 +81,8 @@ class Metrics:
         bar = {"unit": " steps", "dynamic_ncols": True, "leave": False, "disable": hidden}
         self._bar = tqdm(total=steps, initial=start, **bar)
         self._pending: tuple[int, Array, Array] | None = None
-        self._last = start
+        self._last, self._steps = start, steps
+        self._has_estimate = False
         self._began = self._last_time = time.perf_counter()
         self._compiled: tuple[int, float] | None = None  # step and time after the first call
 
@@ -99,10 +101,14 @@ class Metrics:
     def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
         """Take the losses of the steps up to `step`; write those taken before.
 
-        So the host reads one call's losses while the device computes the next call's.
+        So the host reads one call's losses while the device computes the next call's. If `losses`
+        are ready already, because calls do not overlap here, they are written at once: the time of
+        a call would else be counted to the next.
         """
         self.flush()
         self._pending = step, losses, learning_rate
+        if losses.is_ready():
+            self.flush()
 
     def flush(self) -> None:
         """Write the losses taken last, as their mean. Diverged if that is not a number."""
@@ -120,6 +126,18 @@ class Metrics:
         check_finite(step, train_loss)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
+        self._report_progress(train_loss, rate)
+
+    def _report_progress(self, train_loss: float, rate: float) -> None:
+        """Print a line for these steps where no bar shows them, and the estimate once."""
+        steps_left, speed = self._steps - self._last, self.steps_per_second
+        if self._bar.disable:
+            left = "" if speed is None else f", {progress.duration(steps_left / speed)} left"
+            self.say(f"step {self._last}: train loss {train_loss:.4f}, {rate:.3g} steps/s{left}")
+        if speed is not None and not self._has_estimate:
+            self._has_estimate = True
+            if line := progress.estimate(steps_left, speed):
+                self.say(line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same values for TensorBoard."""

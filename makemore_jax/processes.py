@@ -119,6 +119,17 @@ def largest(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """The sum of a float64 array (n, ...) over all processes, the same in each of them."""
+    if not are_many():
+        return values
+    from jax.experimental import multihost_utils
+
+    # jax would round float64 to float32, so the bits travel as integers.
+    bits = multihost_utils.process_allgather(values.view(np.uint32))
+    return np.ascontiguousarray(bits).view(np.float64).sum(axis=0)
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """End this process at once, with one line, when it or another one can't go on.

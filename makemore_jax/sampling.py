@@ -5,7 +5,7 @@ on i alone, so the first ten of fifty are the ten that a call for ten gives. Tex
 end, are drawn by `streaming`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -210,10 +210,13 @@ def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -
     return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
 
 
-def score(lm: LanguageModel, words: list[str]) -> list[float]:
+def score(
+    lm: LanguageModel, words: list[str], track: Callable[[range], Iterable[int]] = iter
+) -> list[float]:
     """The log-probability of each line, its end included, in nats.
 
-    UserError for a line that is too long or has a character that training never saw.
+    `track` wraps the range of the batches, as `progress.track` does. UserError for a
+    line that is too long or has a character that training never saw.
     """
     for word in words:
         if unknown := lm.vocab.unknown(word):
@@ -232,6 +235,6 @@ def score(lm: LanguageModel, words: list[str]) -> list[float]:
             split,
             jnp.minimum(start + jnp.arange(batch_size), len(words) - 1),
         )
-        for start in range(0, len(words), batch_size)
+        for start in track(range(0, len(words), batch_size))
     ]
     return np.concatenate(found)[: len(words)].tolist()

@@ -4,10 +4,21 @@ Batches lie over the mesh's axis `data`. Parameters and what the optimizer knows
 everywhere, but for the wide matrices, which lie over `model` where it has more than one device, and
 with `fsdp` all lie over `data` too. Models and step know nothing of it: from these shardings XLA
 itself divides what they compute, and sends what must be sent (Xu et al. 2021, GSPMD).
+
+One rule holds for the whole project: on CPU devices at most one program with collectives is in
+flight. Each device's part of a program blocks a thread of XLA's pool until all parts have reached
+the collective. When several programs are in flight, their parts can take all threads while they
+wait for each other, and XLA aborts the process after a minute. Therefore:
+
+- A program with collectives runs through `serialize_on_cpu`, or its caller reads the result before
+  it dispatches another program with collectives.
+- Where sums of each device suffice, there is no collective: `fetch_sum` adds them on the host. Any
+  number of such programs may be in flight.
 """
 
 import re
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +26,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from makemore_jax import processes
 from makemore_jax.config import MeshConfig
 from makemore_jax.errors import UserError
 
@@ -150,5 +162,38 @@ def put(tree: Any, where: Any) -> Any:
 
 def gather(tree: Any, mesh: Mesh) -> Any:
     """The arrays whole, on the host, in every process."""
-    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
-    return jax.device_get(whole)
+    all_gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+    return jax.device_get(serialize_on_cpu(all_gather, mesh)(tree))
+
+
+def serialize_on_cpu(program: Callable, mesh: Mesh) -> Callable:
+    """Return `program`, waiting for its outputs in each call if the mesh has several CPU devices.
+
+    For a compiled function with collectives (see the rule at the top of this module). On one
+    device and on accelerators, which run programs in order, calls stay asynchronous.
+    """
+    if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
+        return program
+
+    @wraps(program)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return jax.block_until_ready(program(*args, **kwargs))
+
+    call.lower = program.lower  # tests and benchmarks read the compiled program
+    return call
+
+
+def is_replicated(tree: Any) -> bool:
+    """Whether every device holds the whole of each array; host arrays count as replicated."""
+    return all(getattr(leaf, "is_fully_replicated", True) for leaf in jax.tree.leaves(tree))
+
+
+def fetch_sum(arrays: Iterable[jax.Array]) -> np.ndarray:
+    """The sum of arrays (D, ...) over all of them and over D, on the host in float64. (...)
+
+    The first axis may be sharded over devices, also those of other processes.
+    """
+    arrays = list(arrays)
+    shards = [s.data for a in arrays for s in a.addressable_shards if s.replica_id == 0]
+    sums = [np.sum(shard, axis=0, dtype=np.float64) for shard in jax.device_get(shards)]
+    return processes.sum_over_processes(np.sum(sums, axis=0))

@@ -3,12 +3,21 @@
 import hashlib
 import os
 import platform
+import sys
+import threading
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import jaxlib
+from tqdm import tqdm
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+NOTICE_DELAY = 2.0  # seconds of compiling without a word; reading a cached program takes less
+# Events of jax.monitoring: the first comes before a program is compiled or read from the cache,
+# the second after it.
+COMPILE_BEGINS = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+COMPILE_ENDS = "/jax/core/compile/backend_compile_duration"
 
 
 def use_compilation_cache() -> None:
@@ -21,6 +30,33 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def announce_compiling(file: TextIO | None = None) -> None:
+    """Print a line to `file` (stderr) once, when a program has been compiling for NOTICE_DELAY."""
+    timer, is_announced = None, False
+
+    def announce() -> None:
+        nonlocal is_announced
+        is_announced = True
+        folder = jax.config.jax_compilation_cache_dir
+        where = f" (first run only, cached in {folder})" if folder else ""
+        tqdm.write(f"compiling{where}", file=file or sys.stderr)
+        (file or sys.stderr).flush()
+
+    def on_event(event: str, seconds: float, **_: str | int) -> None:
+        nonlocal timer
+        if is_announced or event not in (COMPILE_BEGINS, COMPILE_ENDS):
+            return
+        if timer is not None:
+            timer.cancel()
+            timer = None
+        if event == COMPILE_BEGINS:
+            timer = threading.Timer(NOTICE_DELAY, announce)
+            timer.daemon = True
+            timer.start()
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
 
 
 def cache_folder(prefix: str = "") -> Path | None:

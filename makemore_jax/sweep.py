@@ -9,7 +9,8 @@ again, all combinations. Every combination is trained with each of `--seeds` see
 that of the config. Each member computes what train.py computes for its settings; all that differ in
 nothing but numbers that the optimizer reads go through one step under `vmap`, spread over the
 devices; fields that change shapes or code make groups, one after the other. Prints a table and
-writes sweep.json and sweep.png into --workdir.
+writes sweep.json and sweep.png into --workdir. After Ctrl-C the same command goes on: groups that
+were finished are kept.
 """
 
 import copy
@@ -34,11 +35,12 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from makemore_jax import command_line, data, models, startup
+from makemore_jax import command_line, data, models, progress, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
+from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, sum_losses
@@ -115,8 +117,16 @@ def with_values(config: Config, values: Values) -> Config:
     return config
 
 
-def sweep(config: Config, axes: dict[str, list[Any]], num_seeds: int) -> list[Result]:
-    """Train all combinations of the axes' values with so many seeds each, in that order."""
+def sweep(
+    config: Config,
+    axes: dict[str, list[Any]],
+    num_seeds: int,
+    finished: FinishedGroups | None = None,
+) -> list[Result]:
+    """Train all combinations of the axes' values with so many seeds each, in that order.
+
+    Groups that are in `finished` are taken from it, and each group that ends is added to it.
+    """
     members = [
         dict(zip(axes, chosen, strict=True)) | {"seed": (config.seed + i) % 2**32}
         for chosen in itertools.product(*axes.values())
@@ -128,9 +138,17 @@ def sweep(config: Config, axes: dict[str, list[Any]], num_seeds: int) -> list[Re
         alike = tuple((k, v) for k, v in values.items() if k not in (*NUMBERS, "seed"))
         groups.setdefault(alike, []).append(number)
     results: dict[int, Result] = {}
-    for numbers in groups.values():
-        found = train_together(config, [members[number] for number in numbers])
-        results |= zip(numbers, found, strict=True)
+    for i, numbers in enumerate(groups.values(), start=1):
+        group = [members[number] for number in numbers]
+        trained = finished.load(config, group) if finished else None
+        if len(groups) > 1:
+            state = "was finished before" if trained else f"{len(group)} runs"
+            print(f"group {i} of {len(groups)}: {state}", file=sys.stderr, flush=True)
+        if not trained:
+            trained = train_together(config, group)
+            if finished:
+                finished.save(config, group, trained)
+        results |= zip(numbers, trained, strict=True)
     return [results[number] for number in range(len(members))]
 
 
@@ -194,11 +212,13 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
     step = 0
     bar = tqdm(total=config.train.steps, unit=" steps", disable=None, leave=False)
+    estimate = progress.Estimate(config.train.steps)
     for num_steps in _stretches(config):
         state, losses = trainers[num_steps](state, swept, splits["train"], key_data)
         curves.append(np.asarray(losses).mean(axis=1))
         step += num_steps
         bar.update(num_steps)
+        estimate.update(step)
         if step % config.train.eval_every == 0 or step == config.train.steps:
             if config.model.batch_norm == "calibrated":
                 state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
@@ -336,8 +356,16 @@ def main() -> None:
         raise UserError("--over: a field is given twice")
     startup.use_compilation_cache()
     startup.use_cores()
+    startup.announce_compiling()
     began = time.perf_counter()
-    results = sweep(config, axes, SEEDS.value)
+    finished = FinishedGroups(Path(WORKDIR.value))
+    try:
+        results = sweep(config, axes, SEEDS.value, finished)
+    except KeyboardInterrupt:
+        num = len(list(finished.folder.glob("*.pickle")))
+        kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
+        print(f"sweep: {kept}; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
     seconds = time.perf_counter() - began
     rows = over_seeds(results)
     print(as_table(rows))
@@ -346,6 +374,7 @@ def main() -> None:
     found = {"config": flatten(config), "seconds": seconds, "device": device()}
     found |= {"versions": versions(), "members": [_finite(r._asdict()) for r in results]}
     write_json(folder / "sweep.json", found)
+    finished.delete()
 
     from makemore_jax import plots
 

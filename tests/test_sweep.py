@@ -3,15 +3,18 @@
 import copy
 import json
 import math
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
-from conftest import AS_USERS_RUN, ROOT, assert_close, quick_of, run, small_config
+from conftest import AS_USERS_RUN, ROOT, assert_close, quick_of, run, small_config, start
 
 from makemore_jax import data, models, sharding, sweep
 from makemore_jax.data.layouts import Rows
 from makemore_jax.errors import UserError
+from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -161,3 +164,46 @@ def test_bad_input_ends_in_one_line(flags, told, tmp_path):
     (line,) = done.stderr.strip().splitlines()
     assert told in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
+    """A second call trains the rest alone; another config trains everything."""
+    config = sweep_config("bigram", steps=10)
+    axes, finished = {"train.batch_size": [3, 5, 7]}, FinishedGroups(tmp_path)
+    trained, most = [], 2
+
+    def train_together(config, members):
+        if len(trained) == most:
+            raise KeyboardInterrupt
+        size = members[0]["train.batch_size"]
+        trained.append(size)
+        return [sweep.Result({"train.batch_size": size}, 11, 0.1 * size, 2.0, 2.0, [1 / size])]
+
+    monkeypatch.setattr(sweep, "train_together", train_together)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(config, axes, 1, finished)
+    most = 100
+    resumed = sweep.sweep(config, axes, 1, finished)
+    assert trained == [3, 5, 7]
+    assert resumed == sweep.sweep(config, axes, 1)
+    config.optimizer.learning_rate *= 2
+    trained.clear()
+    sweep.sweep(config, axes, 1, finished)
+    assert trained == [3, 5, 7]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    command = (
+        *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "bigram.py"),
+        *("--config.train.steps=2000000", "--config.train.log_every=10"),
+        *("--over", "train.batch_size=2,3", "--workdir", tmp_path),
+    )
+    with start(*command) as process:
+        while "group 1 of 2: 1 runs" not in process.read(2):
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, ""), errors
+    assert f"0 finished groups kept in {tmp_path / 'finished'}; the same command" in errors
+    assert "Traceback" not in errors

@@ -1,7 +1,6 @@
 """The exact loss over a split, every example once, weighted by tokens; and batch statistics."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from makemore_jax import sharding
 from makemore_jax.data import Split, at_hand, each_once, take_below
@@ -22,34 +22,49 @@ def sum_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) 
     return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
 
-def make_evaluate(model: nn.Module, mesh: Mesh | None = None) -> Callable[..., float]:
+def make_evaluate(
+    model: nn.Module, mesh: Mesh | None = None, track: Callable[[range], Iterable[int]] = iter
+) -> Callable[..., float]:
     """The function (variables, split, most examples to use) -> loss in nats per token.
 
-    Batches are spread over the `data` axis of the mesh, if one is given.
+    Batches are sharded over the `data` axis of the mesh, if one is given. Each device sums the
+    losses of its part, without a collective, so that all batches may be in flight at once. The host
+    adds the sums in float64.
 
-    All batches have one shape, so the model is compiled once for all splits; the sums of the
-    batches are added up on the host, in float64.
+    All batches have one shape, so the model is compiled once for all splits. `track` wraps the
+    range of the batches, as `progress.track` does: few are in flight at once on a CPU.
     """
     num_parts = mesh.shape["data"] if mesh else 1
     place = sharding.batch(mesh) if mesh else None
     everywhere = sharding.replicated(mesh) if mesh else None
 
-    take = jax.jit(take_below)
-    sum_batch = jax.jit(partial(sum_losses, model), out_shardings=everywhere)
+    def sum_part(variables: Any, inputs: Array, targets: Array) -> Array:
+        return sum_losses(model, variables, inputs, targets)[None]  # (1, 2), of one device
+
+    def on_each_device(function: Callable, *in_specs: P) -> Callable:
+        if mesh is None:
+            return jax.jit(function)
+        axes = {"in_specs": in_specs, "out_specs": P("data"), "axis_names": {"data"}}
+        return jax.jit(jax.shard_map(function, mesh=mesh, **axes, check_vma=False))
+
+    take = on_each_device(take_below, P(), P("data"), P())
+    sum_batch = on_each_device(sum_part, P(), P("data"), P("data"))
+    sum_sharded = sharding.serialize_on_cpu(sum_batch, mesh) if mesh else sum_batch
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
         split = each_once(split)
         size = min(split.size, max_examples or split.size)
         batch_size = -(-split.batch_size() // num_parts) * num_parts
+        # Parameters that are sharded, by fsdp or over `model`, do need collectives.
+        sum_losses_of = sum_batch if sharding.is_replicated(variables) else sum_sharded
 
         def sums(start: int) -> Array:
             indices = start + np.arange(batch_size, dtype=np.int32)
             part = at_hand(split, np.minimum(indices, size - 1))
             part = part if part is split else sharding.put(part, everywhere)
-            return sum_batch(variables, *take(part, sharding.put(indices, place), size))
+            return sum_losses_of(variables, *take(part, sharding.put(indices, place), size))
 
-        found = jax.device_get([sums(start) for start in range(0, size, batch_size)])
-        loss, count = np.sum(found, axis=0, dtype=np.float64)
+        loss, count = sharding.fetch_sum(sums(start) for start in track(range(0, size, batch_size)))
         return float(loss / count)
 
     return evaluate

@@ -34,6 +34,8 @@ from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_train_steps
 
+PROBE_MIN_FLOPS = 1e11  # of a step; two cores of a server took 12.7 s for 1.1e12
+
 
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train, or go on training, the run of `config` in `directory`; return its summary.
@@ -77,7 +79,8 @@ def _train(
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     layouts = choose(splits["train"], batch_size, model, mesh.shape["data"], accumulate)
     train_steps = make_train_steps(model, optimizer, batch_size, layouts, mesh, accumulate, spread)
-    evaluate, calibrate = make_evaluate(model, mesh), make_calibrate(model)
+    evaluate = make_evaluate(model, mesh)
+    calibrate = sharding.serialize_on_cpu(make_calibrate(model), mesh)
     data_key, _ = jax.random.split(train_key)
 
     def ahead(step: int, num_steps: int) -> data.Split:
@@ -114,9 +117,10 @@ def _train(
         if start == 0:
             metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
     dev_loss = None
+    probes = _probes(start, config.train, state_lib.num_params(state.params), dataset.block_size)
     with contextlib.closing(metrics), _Signals() as signals:
         while step < config.train.steps and not signals.of_all():
-            num_steps = _next_stop(step, config.train) - step
+            num_steps = _next_stop(step, config.train, probes) - step
             state, step_metrics = train_steps(state, ahead(step, num_steps), train_key, num_steps)
             step += num_steps
             is_last = step == config.train.steps
@@ -182,10 +186,22 @@ def _train(
     return summary
 
 
-def _next_stop(step: int, config: TrainConfig) -> int:
-    """The next step after which the host looks in."""
+def _next_stop(step: int, config: TrainConfig, probes: range = range(0)) -> int:
+    """The next step after which an action is due, or which is one of the `probes`."""
     every = (*_looks(config), config.log_every, config.diagnose_every)
-    return min(config.steps, *((step // n + 1) * n for n in every if n))
+    stops = [(step // n + 1) * n for n in every if n]
+    return min(config.steps, *stops, *(probe for probe in probes if probe > step))
+
+
+def _probes(start: int, config: TrainConfig, num_params: int, block_size: int) -> range:
+    """The first steps of a process if each takes a CPU about a second or more.
+
+    They are called one by one, for an early estimate: `log_every` of them could take hours. The
+    first one compiles, the second one is timed.
+    """
+    flops = 6 * num_params * config.batch_size * block_size  # Kaplan et al. 2020, section 2.1
+    is_slow = jax.default_backend() == "cpu" and flops > PROBE_MIN_FLOPS
+    return range(start + 1, start + 3) if is_slow else range(0)
 
 
 def _looks(config: TrainConfig) -> tuple[int, ...]:

@@ -96,7 +96,8 @@ def make_train_steps(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
-    The state that goes in is donated: its memory is used for the one that comes out. Each device
+    The state that goes in is donated: its memory is used for the one that comes out. A call returns
+    at once, except on several CPU devices (`sharding.serialize_on_cpu`). Each device
     of the mesh's `data` axis computes the gradient of its part of the batch; `layouts` are what
     `data.layouts.choose` gives for it. Where the state is `spread` over devices, its parameters are
     put together for each step as far as `spread.used` says, and XLA divides what is left in parts.
@@ -162,7 +163,7 @@ def make_train_steps(
         state, metrics = jax.lax.fori_loop(0, one, lambda _, c: body(c[0], None), (state, nothing))
         return state, jax.tree.map(lambda a: a[None], metrics)
 
-    return train_steps
+    return sharding.serialize_on_cpu(train_steps, mesh)
 
 
 def _add_up(

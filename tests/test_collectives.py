@@ -1,0 +1,94 @@
+"""On CPU devices at most one program with collectives is in flight, or XLA deadlocks.
+
+Two virtual devices, in processes of their own.
+"""
+
+from conftest import on_devices, start
+
+TIMEOUT = 50  # seconds; XLA aborts a deadlocked process after 60
+
+SETUP = """
+import re, sys
+sys.path.insert(0, "tests")
+import jax
+import numpy as np
+from conftest import small_config
+from makemore_jax.config import MeshConfig
+from makemore_jax import data, models, sampling, sharding
+from makemore_jax.data.layouts import choose
+from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+config = small_config("transformer")
+dataset = data.load(config.data, config.seed)
+model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+optimizer = make_optimizer(config.optimizer, 100)
+state = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
+mesh = sharding.make_mesh(config.mesh, 32, num_params=10**6)
+assert mesh.shape["data"] == 2
+state = sharding.put(state, sharding.replicated(mesh))
+split = sharding.put(dataset.splits["train"], sharding.replicated(mesh))
+"""
+
+MANY_EVALUATIONS = """
+evaluate = make_evaluate(model, mesh)
+for i in range(2):
+    print(i, evaluate(state.variables, split), flush=True)
+"""
+
+TRAINING_WAITS = """
+layouts = choose(split, 32, model, 2)[-1:]
+train_steps = make_train_steps(model, optimizer, 32, layouts, mesh)
+key = jax.random.key(0)
+assert "all-reduce" in train_steps.lower(state, split, key, 30).compile().as_text()
+for _ in range(3):
+    state, metrics = train_steps(state, split, key, 30)
+    assert all(array.is_ready() for array in jax.tree.leaves((state, metrics)))
+"""
+
+SHARDED_PARAMETERS = """
+dev = dataset.splits["dev"]
+expected = make_evaluate(model)(jax.device_get(state.variables), dev)
+for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
+    mesh = sharding.make_mesh(mesh_config, 32, num_params=10**6)
+    shardings = sharding.spread(mesh, mesh_config, state).kept
+    sharded = jax.device_put(state, shardings)
+    assert not sharding.is_replicated(sharded)
+    on_mesh = sharding.put(dev, sharding.replicated(mesh))
+    loss = make_evaluate(model, mesh)(sharded.variables, on_mesh)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+"""
+
+SAMPLING_HAS_NO_COLLECTIVES = """
+mesh = sharding.make_lines_mesh(128)
+assert mesh.shape["data"] == 2
+prompt = np.zeros(dataset.max_len, np.int32)
+arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt, 0)
+program = sampling._sample_lines.lower(model, *arguments, dataset.max_len, AS_IT_IS, mesh)
+found = re.findall(r"(all-\\w+|collective-\\w+|reduce-scatter)\\(", program.compile().as_text())
+assert not found, found
+"""
+
+
+def run_on_two_devices(code: str) -> str:
+    with start("-c", SETUP + code, **on_devices(2)) as process:
+        printed, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def test_evaluation_with_many_batches_in_flight_ends():
+    """Each evaluation dispatches 113 batches before it reads one."""
+    first, second = (line.split()[1] for line in run_on_two_devices(MANY_EVALUATIONS).splitlines())
+    assert first == second
+
+
+def test_parameters_that_are_sharded_are_evaluated():
+    run_on_two_devices(SHARDED_PARAMETERS)
+
+
+def test_training_waits_for_each_call_and_sampling_has_no_collectives():
+    run_on_two_devices(TRAINING_WAITS + SAMPLING_HAS_NO_COLLECTIVES)

@@ -1,0 +1,125 @@
+"""What takes long says so: compiling, the steps of a training, scoring."""
+
+import io
+import re
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import read_metrics, small_config
+
+from makemore_jax import metrics as metrics_lib
+from makemore_jax import progress, startup
+from makemore_jax.metrics import Metrics
+from makemore_jax.training import loop
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless a test moves it."""
+    now = SimpleNamespace(seconds=0.0)
+    for module in (progress, metrics_lib):
+        fake = SimpleNamespace(
+            monotonic=lambda: now.seconds, perf_counter=lambda: now.seconds, time=time.time
+        )
+        monkeypatch.setattr(module, "time", fake)
+    return now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(7.6, "8 s"), (125, "2 min 5 s"), (3599.7, "1 h 0 min"), (63_480, "17 h 38 min")],
+)
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+@pytest.fixture
+def compiling(monkeypatch):
+    """Where the notice goes, and what sends the events of jax. The listener is removed."""
+    monkeypatch.setattr(startup, "NOTICE_DELAY", 0.05)
+    listeners = []
+    name = "register_event_duration_secs_listener"
+    monkeypatch.setattr(jax.monitoring, name, listeners.append)
+    printed = io.StringIO()
+    startup.announce_compiling(printed)
+    (listener,) = listeners
+    return printed, listener
+
+
+def test_slow_compiling_is_announced_once(compiling):
+    printed, listener = compiling
+    for _ in range(2):
+        listener(startup.COMPILE_BEGINS, 0.1)
+        time.sleep(0.2)
+        listener(startup.COMPILE_ENDS, 9.0)
+    (line,) = printed.getvalue().splitlines()
+    assert line.startswith("compiling (first run only, cached in ")
+
+
+def test_programs_from_the_cache_are_not_announced(compiling):
+    printed, listener = compiling
+    for _ in range(3):
+        listener(startup.COMPILE_BEGINS, 0.1)
+        listener(startup.COMPILE_ENDS, 0.01)
+    time.sleep(0.2)
+    assert printed.getvalue() == ""
+
+
+def test_jax_sends_the_events_that_the_notice_listens_to():
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: events.append(event)
+    )
+    jax.jit(lambda x: x * 17 + 3)(jnp.arange(19))
+    assert events.index(startup.COMPILE_BEGINS) < events.index(startup.COMPILE_ENDS)
+
+
+def test_without_a_terminal_each_call_is_a_line_and_a_long_run_is_estimated(
+    tmp_path, capsys, clock
+):
+    metrics = Metrics(tmp_path, 0, 100_000)
+    for step in (100, 200, 300):
+        clock.seconds += 5.0 if step > 100 else 30.0  # the first call compiles
+        metrics.write_steps(step, jnp.full(100, 2.5).block_until_ready(), np.float32(0.1))
+    metrics.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step 100: train loss 2.5000, 3.33 steps/s",
+        "step 200: train loss 2.5000, 20 steps/s, 1 h 23 min left",
+        "estimate: 1 h 23 min for the remaining 99,800 steps at 20 steps/s",
+        "step 300: train loss 2.5000, 20 steps/s, 1 h 23 min left",
+    ]
+    assert [line["steps_per_second"] for line in read_metrics(tmp_path)][1:] == [20, 20]
+
+
+def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):
+    loop.train(small_config("bigram", steps=20, log_every=10), str(tmp_path))
+    printed = capsys.readouterr().out
+    assert re.search(r"^step 20: train loss \d\.\d{4}, .* steps/s, 0 s left$", printed, re.M)
+    assert "estimate" not in printed
+
+
+def test_the_first_steps_are_called_one_by_one_if_they_are_slow():
+    config = small_config("transformer", log_every=100, batch_size=64).train
+    assert not loop._probes(0, config, num_params=200_000, block_size=16)
+    probes = loop._probes(200, config, num_params=10_800_000, block_size=256)
+    stops = [200]
+    for _ in range(4):
+        stops.append(loop._next_stop(stops[-1], config, probes))
+    assert stops == [200, 201, 202, 300, 400]
+
+
+def test_scoring_without_a_terminal_prints_lines(clock):
+    printed = io.StringIO()
+    for item in progress.track(range(50), "scoring", printed):
+        assert 0 <= item < 50
+        clock.seconds += 1.0
+    assert printed.getvalue().splitlines() == [
+        "scoring: 20%, 40 s left",
+        "scoring: 40%, 30 s left",
+        "scoring: 60%, 20 s left",
+        "scoring: 80%, 10 s left",
+    ]
