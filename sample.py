@@ -8,6 +8,11 @@
 It reads what training wrote into the working directory, also while the training still runs.
 """
 
+from makemore_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_immediately()
+
 import dataclasses
 import itertools
 import json

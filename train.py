@@ -8,6 +8,11 @@ The config file says what the experiment is, and any field of it can be overridd
 into the working directory; giving the same one again resumes what is there.
 """
 
+from makemore_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_immediately()
+
 from pathlib import Path
 
 from absl import flags

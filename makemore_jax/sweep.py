@@ -34,7 +34,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from makemore_jax import command_line, data, models, startup
+from makemore_jax import command_line, data, interrupts, models, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.data.text import Text
@@ -336,6 +336,7 @@ def main() -> None:
         raise UserError("--over: a field is given twice")
     startup.use_compilation_cache()
     startup.use_cores()
+    interrupts.raise_keyboard_interrupt()
     began = time.perf_counter()
     results = sweep(config, axes, SEEDS.value)
     seconds = time.perf_counter() - began
