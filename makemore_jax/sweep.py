@@ -322,15 +322,13 @@ def as_table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    config = CONFIG.value
-    if not isinstance(config, Config):
-        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    config = command_line.read_config(CONFIG)
     if not OVER.value:
         raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
     if SEEDS.value < 1:
         raise UserError(f"--seeds: {SEEDS.value} must be at least 1")
     if importlib.util.find_spec("matplotlib") is None:  # told now, not after the training
-        raise UserError('sweep.png needs matplotlib: pip install -e ".[plots]"')
+        raise UserError("sweep.png needs matplotlib: pip install matplotlib")
     axes = dict(map(parse_axis, OVER.value))
     if len(axes) < len(OVER.value):
         raise UserError("--over: a field is given twice")
