@@ -447,7 +447,10 @@ def files(tmp_path_factory):
 BAD = [
     ("data.path={files}/short", "leaves 4 of them for train, and a crop takes data.block_size"),
     ("data.train_fraction=0.999", "data.train_fraction=0.999 leaves 3 of them for dev"),
-    ("data.block_size=None", "data.block_size: null must be given for text"),
+    (
+        "data.block_size=None",
+        "data.block_size: is not set; data.kind=text needs the context length",
+    ),
     ("data.dedup=true", "data.dedup: true must be false for text"),
     ("data.path={files}/shart", "{files}/shart does not exist; did you mean {files}/short?"),
     ("data.path={files}/latin", "latin is not utf-8 at byte 999; name its encoding"),
