@@ -27,4 +27,5 @@ def command(name: str) -> str:
 def adapt(text: str) -> str:
     """Replace the commands in a docstring by those of this installation."""
     text = re.sub(r"python (train|sample)\.py", lambda match: command(match[1]), text)
-    return re.sub(r"configs/(\w+)\.py", r"\1", text) if IS_WHEEL else text
+    is_script = command("train").endswith(".py")
+    return text if is_script else re.sub(r"configs/(\w+)\.py", r"\1", text)

@@ -6,7 +6,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT, TIMEOUT
+from conftest import ROOT, TIMEOUT, run
 
 from makemore_jax import resources
 
@@ -74,6 +74,14 @@ def test_messages_and_contents_of_the_wheel(installed, tmp_path):
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "makemore-train = makemore_jax.commands:train" in entry_points.read_text()
     assert "makemore-sample = makemore_jax.commands:sample" in entry_points.read_text()
+
+
+@pytest.mark.parametrize("name", ["train", "sample"])
+def test_the_console_commands_of_a_checkout(name):
+    done = run("-c", PROGRAM.format(name=name) + f"{name}()", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  makemore-{name} --" in done.stdout
+    assert "\n  --workdir  " in done.stdout
 
 
 def test_help_of_the_installed_package_names_its_commands(monkeypatch):
