@@ -63,25 +63,21 @@ class DataConfig:
     path: str = setting("names.txt", "the text file")
     kind: str = setting(
         "lines",
-        "an example is a line; or a character and the window before it; or a crop of a long text",
+        "an example is: a line; a character with the window before it; a crop of one long text",
         one_of("lines", "windows", "text"),
     )
     split: str = setting(
         "holdout",
-        "90/5/5; or the split of makemore.py; or the split of the lectures, 80/10/10",
+        "holdout: 90/5/5; makemore, lecture: the same lines as makemore.py and the lectures",
         one_of("holdout", "makemore", "lecture"),
     )
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
-    block_size: int | None = setting(
-        None, "context length in characters; None: longest line + 1", CONTEXT
-    )
-    train_fraction: float = setting(
-        0.9, "data.kind=text: share of the text, from its start, that is for training", FRACTION
-    )
+    block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    train_fraction: float = setting(0.9, "text: share for training, from its start", FRACTION)
     memory_map: str = setting(
         "auto",
-        "data.kind=text: read the text from a file during training; auto: if it is large",
+        "text: read it from a file while training; auto: if it is large",
         one_of("auto", "always", "never"),
     )
 
@@ -96,9 +92,7 @@ class ModelConfig:
     n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", AT_LEAST_1)
     n_head: int = setting(4, "attention heads (transformer)", AT_LEAST_1)
     n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
-    n_embd2: int = setting(
-        64, "width of the hidden layers or states (all but bigram, transformer)", AT_LEAST_1
-    )
+    n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)
     dropout: float = setting(0.0, "dropout rate", BELOW_1, "transformer")
     activation: str = setting(
         "gelu", "activation in the MLPs", one_of("gelu", "relu"), "transformer"
@@ -114,13 +108,9 @@ class ModelConfig:
         one_of("float32", "bfloat16"),
         "transformer",
     )
-    remat: bool = setting(
-        False,
-        "recompute activations in the backward pass, which takes less memory",
-        only="transformer",
-    )
+    remat: bool = setting(False, "recompute activations to save memory", only="transformer")
     fuse: int | None = setting(
-        None, "neighbors that each layer joins; None: the first joins all", AT_LEAST_2, "window_mlp"
+        None, "neighbors joined per layer; None: all", AT_LEAST_2, "window_mlp"
     )
     batch_norm: str = setting(
         "none",
@@ -128,9 +118,7 @@ class ModelConfig:
         one_of("none", "running", "calibrated"),
         "window_mlp",
     )
-    momentum: float = setting(
-        0.1, "weight of the newest batch in the running statistics", SHARE, "window_mlp"
-    )
+    momentum: float = setting(0.1, "running statistics: share of a batch", SHARE, "window_mlp")
     output_norm: bool = setting(False, "batch norm of the logits too", only="window_mlp")
     init_scale: str = setting(
         "kaiming",
@@ -154,20 +142,12 @@ class OptimizerConfig:
         "parameters with weight decay; matrices: those with two or more axes",
         one_of("all", "matrices"),
     )
-    schedule: str = setting(
-        "constant", "learning rate schedule", one_of("constant", "step", "cosine")
-    )
+    schedule: str = setting("constant", "learning rate", one_of("constant", "step", "cosine"))
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
-    step_size: int = setting(
-        100_000, "schedule=step: every so many steps gamma is applied", AT_LEAST_1
-    )
-    gamma: float = setting(0.1, "schedule=step: factor on the learning rate", POSITIVE)
-    min_learning_rate: float = setting(
-        0.0, "schedule=cosine: learning rate at train.steps", AT_LEAST_0
-    )
-    grad_clip: float | None = setting(
-        None, "clip gradients to this global norm; None: no clipping", POSITIVE
-    )
+    step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
+    gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
+    min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
+    grad_clip: float | None = setting(None, "maximum global gradient norm; None: any", POSITIVE)
 
 
 @dataclass(slots=True)
@@ -180,28 +160,18 @@ class TrainConfig:
     log_every: int = setting(100, "log the training loss; also steps per compiled call", AT_LEAST_1)
     eval_every: int = setting(500, "evaluate on dev", AT_LEAST_1)
     sample_every: int = setting(2_000, "draw samples", AT_LEAST_1)
-    diagnose_every: int | None = setting(
-        None, "record statistics of activations and gradients; None: never", AT_LEAST_1
-    )
-    checkpoint_every: int = setting(
-        2_000, "save; each new best on dev is saved as well", AT_LEAST_1
-    )
+    diagnose_every: int | None = setting(None, "record layer statistics; None: never", AT_LEAST_1)
+    checkpoint_every: int = setting(2_000, "save, besides each new best on dev", AT_LEAST_1)
     num_samples: int = setting(10, "samples to draw during training", AT_LEAST_0)
-    eval_examples: int | None = setting(
-        None, "evaluate dev and test on so many examples; None: all", AT_LEAST_1
-    )
-    train_eval_examples: int = setting(
-        5_000, "examples at the start of train for the final train loss", AT_LEAST_1
-    )
+    eval_examples: int | None = setting(None, "dev and test examples; None: all", AT_LEAST_1)
+    train_eval_examples: int = setting(5_000, "examples for the final train loss", AT_LEAST_1)
 
 
 @dataclass(slots=True)
 class MeshConfig:
     """Number of devices along each axis of the mesh."""
 
-    data: int = setting(
-        -1, "devices that batches are sharded over; -1: all that mesh.model leaves", AXIS
-    )
+    data: int = setting(-1, "devices that share a batch; -1: all that mesh.model leaves", AXIS)
     model: int = setting(1, "devices that wide matrices are sharded over", AT_LEAST_1)
     fsdp: bool = setting(False, "shard parameters and optimizer state over mesh.data as well")
 

@@ -77,6 +77,8 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
     assert train.tokens.shape == (1_003_854,)
     assert train.tokens.dtype == np.uint8
     assert test is dev
+    sizes = "1,003,854 train, 111,540 dev, 111,540 test characters"
+    assert dataset.describe_splits() == sizes
     assert whole(dataset) == path.read_text()
     of_lecture = load_text(path, 64, train_fraction=0.8)
     assert of_lecture.splits["train"].num_chars == int(0.8 * 1_115_394)

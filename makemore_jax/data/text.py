@@ -118,7 +118,7 @@ class TextDataset:
     max_len: int = SAMPLE_LEN
 
     def describe_splits(self) -> str:
-        """The sizes of the splits: "90 train, 10 dev, 10 test characters"."""
+        """The sizes of the splits; those of dev and test are the same characters."""
         sizes = [f"{split.num_chars:,} {name}" for name, split in self.splits.items()]
         return ", ".join(sizes) + " characters"
 
