@@ -8,6 +8,11 @@
 It reads what training wrote into the working directory, also while the training still runs.
 """
 
+from makemore_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_immediately()
+
 import dataclasses
 import functools
 import itertools
@@ -16,36 +21,39 @@ import math
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
 from absl import flags
 
-from makemore_jax import command_line, data, models, progress, sampling, startup, streaming, workdir
-from makemore_jax import decoding as decoding_lib
-from makemore_jax.data import lines, text_file
-from makemore_jax.data import text as text_data
+from makemore_jax import command_line, progress
 from makemore_jax.errors import UserError
-from makemore_jax.training.evaluate import make_evaluate
 
-WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives")
-NUM = flags.DEFINE_integer("num", None, "how many lines to draw (20), or texts (1)")
-PROMPT = flags.DEFINE_string("prompt", "", "what every line or text begins with")
+if TYPE_CHECKING:  # functions import what needs jax, so that --help and mistakes are quick
+    import jax
+
+    from makemore_jax.data.lines import Dataset
+    from makemore_jax.decoding import Decoding, LanguageModel, Sample
+    from makemore_jax.workdir import Run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+NUM = flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
+PROMPT = flags.DEFINE_string("prompt", "", "start of every line or text")
 MAX_LEN = flags.DEFINE_integer(
-    "max_len", None, "the most characters of a line, or those of a text (500; of a stream: no end)"
+    "max_len", None, "maximum characters of a line; characters of a text (500; --stream: no limit)"
 )
 STREAM = flags.DEFINE_bool("stream", False, "write one text, character by character, without end")
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "below 1 more likely, 0 the likeliest line")
-TOP_K = flags.DEFINE_integer("top_k", None, "draw among the k likeliest characters only")
-TOP_P = flags.DEFINE_float("top_p", None, "draw among the likeliest that together reach p only")
-SEED = flags.DEFINE_integer("seed", 3407, "another seed draws other lines")
-CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "which state to use")
-NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are nowhere in the data")
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "json: one object a line")
-SCORE = flags.DEFINE_string(
-    "score", None, "score the lines, or the text, of this file (- is stdin)"
+TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "softmax temperature; 0 is greedy")
+TOP_K = flags.DEFINE_integer("top_k", None, "sample from the k most probable characters")
+TOP_P = flags.DEFINE_float(
+    "top_p", None, "nucleus sampling: the smallest set of characters with total probability p"
 )
+SEED = flags.DEFINE_integer("seed", 3407, "seed of the samples")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "latest"], "best by dev loss, or latest"
+)
+NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
+FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "text, or json: one object per line")
+SCORE = flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
 
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
@@ -53,13 +61,20 @@ RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
 
 def main() -> None:
     if WORKDIR.value is None:
-        raise UserError("--workdir is missing; the folder that train.py wrote, as runs/transformer")
+        raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
     for flag in (NUM, MAX_LEN):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{flag.name}: {flag.value} must be at least 1")
     if not 0 <= SEED.value < 2**32:
         raise UserError(f"--seed: {SEED.value} must be between 0 and 4294967295")
-    decoding = decoding_lib.Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
+
+    import jax
+
+    from makemore_jax import sampling, startup, workdir
+    from makemore_jax.data.lines import split_lines
+    from makemore_jax.decoding import Decoding
+
+    decoding = Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
     decoding.check()
     startup.use_compilation_cache()
     startup.announce_compiling()
@@ -73,7 +88,7 @@ def main() -> None:
         if is_text:
             print_score_of_text(lm, given)
         else:
-            words = lines.split_lines(given)
+            words = split_lines(given)
             print_scores(words, sampling.score(lm, words, SHOW_SCORING))
         return
 
@@ -88,7 +103,7 @@ def main() -> None:
             raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
         samples = sampling.sample_new(lm, dataset, key, num, PROMPT.value, decoding)
         if len(samples) < num:
-            print(f"sample.py: found {len(samples)} new lines, then gave up", file=sys.stderr)
+            command_line.warn(f"found {len(samples)} new lines, then gave up")
     else:
         samples = sampling.sample(lm, key, num, PROMPT.value, decoding)
     print_samples(samples, dataset)
@@ -104,9 +119,11 @@ def refuse_flags(is_text: bool) -> None:
         raise UserError("--stream: writes one text as it is; not with --num or --format=json")
 
 
-def load(run: workdir.Run) -> decoding_lib.LanguageModel:
+def load(run: "Run") -> "LanguageModel":
     """The model of a run with the parameters of the checkpoint that is asked for."""
-    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
+    from makemore_jax import models
+    from makemore_jax.checkpoint import Checkpoints
+    from makemore_jax.decoding import LanguageModel
 
     block_size, max_len = run.config.data.block_size, run.max_len
     if run.config.data.kind == "text":
@@ -117,11 +134,13 @@ def load(run: workdir.Run) -> decoding_lib.LanguageModel:
     like = models.variable_shapes(model, block_size)
     checkpoints = Checkpoints(WORKDIR.value, read_only=True)
     variables = checkpoints.restore_variables(CHECKPOINT.value, like)
-    return decoding_lib.LanguageModel(model, variables, run.vocab, max_len, block_size)
+    return LanguageModel(model, variables, run.vocab, max_len, block_size)
 
 
-def read_given(run: workdir.Run) -> str:
+def read_given(run: "Run") -> str:
     """The text that is to be scored."""
+    from makemore_jax.data import text_file
+
     encoding = run.config.data.encoding
     if SCORE.value == "-":
         raw = sys.stdin.buffer.read() if sys.stdin else b""
@@ -133,25 +152,30 @@ def read_given(run: workdir.Run) -> str:
     return text
 
 
-def find_data(run: workdir.Run) -> lines.Dataset | None:
-    """The data of a run, to tell which lines it holds; None where it is gone or has changed."""
+def find_data(run: "Run") -> "Dataset | None":
+    """Load the data of a run, to look samples up in it; None if it is gone or has changed."""
+    from makemore_jax import data
+
     config = dataclasses.replace(run.config.data, path=run.data_file)
     try:
         dataset = data.load(config, run.config.seed)
     except UserError:
         dataset = None
     if dataset is None or dataset.sha256 != run.data_sha256:
-        print(
-            f"sample.py: {run.data_file} is gone or has changed, so where lines are found is "
-            "not told",
-            file=sys.stderr,
+        command_line.warn(
+            f"{run.data_file} is gone or has changed; samples are not marked as train, dev, test "
+            "or new"
         )
         return None
     return dataset
 
 
-def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) -> None:
+def print_stream(lm: "LanguageModel", key: "jax.Array", decoding: "Decoding") -> None:
     """One text as it is drawn, until --max_len or an interruption."""
+    import numpy as np
+
+    from makemore_jax import streaming
+
     wanted = MAX_LEN.value and streaming.num_to_draw(PROMPT.value, MAX_LEN.value)
     parts = streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding)
     print(PROMPT.value, end="", flush=True)
@@ -166,7 +190,7 @@ def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) 
     print()
 
 
-def print_samples(samples: list[decoding_lib.Sample], dataset: lines.Dataset | None) -> None:
+def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
     texts = [line.text for line in samples]
     if FORMAT.value == "json":
@@ -183,8 +207,11 @@ def print_samples(samples: list[decoding_lib.Sample], dataset: lines.Dataset | N
                 print(f"{place}:", *sorted_in, sep="\n  ")
 
 
-def print_score_of_text(lm: decoding_lib.LanguageModel, given: str) -> None:
+def print_score_of_text(lm: "LanguageModel", given: str) -> None:
     """The loss of a text, every character but the first once, in contexts side by side."""
+    from makemore_jax.data import text as text_data
+    from makemore_jax.training.evaluate import make_evaluate
+
     given = given.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
     if unknown := lm.vocab.unknown(given):
         raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {SCORE.value}")

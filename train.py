@@ -8,6 +8,11 @@ The config file says what the experiment is, and any field of it can be overridd
 into the working directory; giving the same one again resumes what is there.
 """
 
+from makemore_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_immediately()
+
 import sys
 from pathlib import Path
 
@@ -15,25 +20,23 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import command_line
-from makemore_jax.config import Config
-from makemore_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "the experiment: a file, or the name of one in configs/, such as transformer"
+)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "where the run lives; by default runs/<name of the config file>"
+    "workdir", None, "folder of the run; by default runs/ and the name of the config"
 )
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "one of several processes; on a cluster that jax knows no more is needed"
+    "distributed", False, "train in several processes; jax detects most clusters by itself"
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first of them")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many they are")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0")
 
 
 def main() -> None:
-    config = CONFIG.value
-    if not isinstance(config, Config):
-        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    config = command_line.read_config(CONFIG)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
     from makemore_jax import processes, startup  # imported here so that --help is quick

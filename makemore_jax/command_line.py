@@ -4,9 +4,11 @@
 say what is wrong in the user's words, where it would end in a bare KeyError, or not at all.
 """
 
+import importlib
 import inspect
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import config as config_lib
+from makemore_jax import resources
+from makemore_jax.config import Config
 from makemore_jax.errors import UserError, did_you_mean
+
+HELP = {"-h", "-help", "--help"}
 
 
 class _OrNone(flags.ArgumentParser):
@@ -37,25 +43,19 @@ def run(
 ) -> None:
     """Parse sys.argv and call `main`. Every UserError ends as one line and its exit code.
 
-    A `main` with a parameter is given the arguments that are no flags; otherwise there may be none.
+    A `main` with a parameter gets the positional arguments; otherwise there may be none.
     """
-    name = name or Path(sys.argv[0]).name
+    name = name or program_name()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that lacks a character must not end a training
             stream.reconfigure(errors="backslashreplace")
     try:
-        leftover = _parse(sys.argv, program_doc, config_required)
-        if inspect.signature(main).parameters:
-            main(leftover)
-        elif leftover:
-            way_out = ""
-            if leftover[0].endswith(".py"):
-                way_out = f"; did you mean --config={leftover[0]}?"
-            elif leftover[0].lower() in ("true", "false"):
-                way_out = f"; a switch takes its value after =, as in --switch={leftover[0]}"
-            raise UserError(f"{leftover[0]}: not a flag{way_out}")
-        else:
-            main()
+        takes_arguments = bool(inspect.signature(main).parameters)
+        if HELP & set(sys.argv):
+            _print_help(main.__module__, program_doc)
+            return
+        positional = _parse(sys.argv, config_required, takes_arguments)
+        main(positional) if takes_arguments else main()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -63,27 +63,100 @@ def run(
         sys.exit(130)
 
 
-def _parse(argv: list[str], program_doc: str, config_required: bool) -> list[str]:
-    if {"-h", "-help", "--help"} & set(argv):
-        print(program_doc.strip() + "\n")
-        print(flags.FLAGS.main_module_help())
-        if "config" in flags.FLAGS:
-            print("\nFields of the config, each overridden as --config.NAME=VALUE, and defaults:")
-            for name, value in config_lib.flatten(config_lib.Config()).items():
-                print(f"  {name} ({value})")
-        sys.exit(0)
+def program_name() -> str:
+    """The name that starts every message: train.py, or makemore-train."""
+    return Path(sys.argv[0]).name
+
+
+def warn(message: str) -> None:
+    """Print one line to stderr."""
+    print(f"{program_name()}: {message}", file=sys.stderr)
+
+
+def require_modules(program: str, *modules: str) -> None:
+    """End the program with one line if an optional library is missing.
+
+    For programs that import it at the top of their file.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            print(f"{program}: needs {module}: pip install {' '.join(modules)}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+
+
+def read_config(flag: flags.FlagHolder) -> Config:
+    """The config of --config with its overrides. UserError if the file returns something else.
+
+    names.txt, the default data, is also found outside of a checkout.
+    """
+    config = flag.value
+    if not isinstance(config, Config):
+        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    if config.data.path == Config().data.path and not Path(config.data.path).exists():
+        config.data.path = str(resources.FOLDER / config.data.path)
+    return config
+
+
+def _print_help(module: str, program_doc: str) -> None:
+    """The program's docstring, its flags in the order of their definition, the config's fields."""
+    argv = [argument for argument in sys.argv if argument not in HELP]
+    config = Config()
+    if "config" in flags.FLAGS and any(re.match(r"--?config[=.]?", a) for a in argv[1:]):
+        _parse(argv, config_required=True, takes_arguments=True)
+        config = flags.FLAGS["config"].value
+    print(resources.adapt(program_doc.strip()) + "\n")
+    module = sys.argv[0] if module == "__main__" else module
+    for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
+        default = f" ({flag.default})" if flag.default not in (None, "", [], False) else ""
+        _print_entry(f"--{flag.name}", (flag.help or "") + default)
+    if "config" not in flags.FLAGS:
+        return
+    print("\nFields of the config, as --config.NAME=VALUE:")
+    values = config_lib.flatten(config)
+    for name, field in config_lib.fields().items():
+        rule = field.metadata["rule"]
+        accepted = rule.text if rule and rule.choices else config_lib.type_name(field.type)
+        accepted += f", {rule.text}" if rule and not rule.choices else ""
+        only = f" ({field.metadata['only']} only)" if field.metadata["only"] else ""
+        _print_entry(f"{name}={values[name]}", f"{field.metadata['meaning']}{only} [{accepted}]")
+
+
+def _print_entry(name: str, meaning: str) -> None:
+    width = 36
+    lines = textwrap.wrap(meaning, 100 - width) or [""]
+    first = f"  {name:<{width - 3}} " if len(name) <= width - 3 else f"  {name}\n{' ' * width}"
+    print(first + f"\n{' ' * width}".join(lines))
+
+
+def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> list[str]:
+    """Parse the flags; return the positional arguments."""
     if "config" in flags.FLAGS:
         argv[1:] = _config_first(argv[1:], config_required)
         _check_config(argv[1:])
-    flags.FLAGS.set_gnu_getopt(True)  # flags may stand after arguments that are none
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow positional arguments
     try:
-        return flags.FLAGS(argv)[1:]
+        positional = flags.FLAGS(argv)[1:]
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     except Exception as error:
         # All else was checked before, so this comes out of the config file's own code.
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(f"--config: the file fails with {lines[-1]}") from None
+    if positional and not takes_arguments:
+        raise UserError(f"{positional[0]}: not a flag{_suggest_flag(positional[0])}")
+    return positional
+
+
+def _suggest_flag(argument: str) -> str:
+    """'; did you mean ...?' for a positional argument that should be a flag."""
+    if argument.lower() in ("true", "false"):
+        return "; a switch takes its value after =, as in --switch=" + argument
+    is_config = argument.endswith(".py") or argument in resources.config_names()
+    if is_config and "config" in flags.FLAGS:
+        return f"; did you mean --config={argument}?"
+    return ""
 
 
 def _config_first(arguments: list[str], required: bool) -> list[str]:
@@ -91,24 +164,49 @@ def _config_first(arguments: list[str], required: bool) -> list[str]:
     if sum(bool(re.fullmatch(r"--?config(=.*)?", a, re.DOTALL)) for a in arguments) > 1:
         raise UserError("--config is given twice")
     for i, argument in enumerate(arguments):
-        if re.match(r"--?config=", argument):
-            return [argument, *arguments[:i], *arguments[i + 1 :]]
+        if match := re.match(r"--?config=", argument):
+            file = find_config(argument[match.end() :])
+            return [f"--config={file}", *arguments[:i], *arguments[i + 1 :]]
         if re.fullmatch(r"--?config", argument) and i + 1 < len(arguments):
-            return [f"--config={arguments[i + 1]}", *arguments[:i], *arguments[i + 2 :]]
+            file = find_config(arguments[i + 1])
+            return [f"--config={file}", *arguments[:i], *arguments[i + 2 :]]
     if not required and not any(re.match(r"--?(no)?config\.", a) for a in arguments):
         return arguments
-    raise UserError("--config is missing; one of those in configs/, as configs/transformer.py")
+    for argument in arguments:
+        if _suggest_flag(argument).startswith("; did you mean"):
+            raise UserError(f"{argument}: not a flag{_suggest_flag(argument)}")
+    example = _example("--config transformer")
+    raise UserError(f"--config is missing; for example: {example}")
+
+
+def _example(arguments: str) -> str:
+    """This program's command with other arguments, for the user to copy."""
+    name = program_name()
+    if name in ("train.py", "makemore-train"):
+        return f"{resources.command('train')} {arguments}"
+    return arguments
+
+
+def find_config(name: str) -> str:
+    """The config file of this path, or the bundled config of this name. UserError if neither is."""
+    file = Path(name)
+    if file.is_file():
+        return name
+    bundled = resources.CONFIGS / f"{name.removesuffix('.py')}.py"
+    if file.name == name and bundled.is_file():
+        return str(bundled)
+    what = "is a folder" if file.is_dir() else "does not exist"
+    hint = did_you_mean(name, [str(path) for path in file.parent.glob("*.py")])
+    hint = hint or did_you_mean(file.stem, resources.config_names())
+    if not hint and name:
+        hint = f"; the bundled configs are {', '.join(resources.config_names())}"
+    raise UserError(f"--config: {name} {what}{hint}")
 
 
 def _check_config(arguments: list[str]) -> None:
-    """UserError for a config file that is not there, and for overrides that fit no field."""
+    """UserError for overrides that fit no field."""
     if not arguments or not re.match(r"--?config=", arguments[0]):
         return
-    file = Path(arguments[0].partition("=")[2])
-    if not file.is_file():
-        near = [str(path) for path in file.parent.glob("*.py")]
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise UserError(f"--config: {file} {what}{did_you_mean(str(file), near)}")
     hints = config_lib.field_types()
     for i, argument in enumerate(arguments):
         if found := re.fullmatch(r"--?(?:no)?config\.([^=]*)(=.*)?", argument, re.DOTALL):

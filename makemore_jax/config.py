@@ -1,8 +1,9 @@
-"""What an experiment is: typed fields, their only defaults, their checks, to and from JSON.
+"""The config of an experiment: typed fields with their defaults, meaning and rules; JSON.
 
-The files of `configs/` return a `Config`; any field can be overridden on the command line, as
-`--config.model.n_embd2=128`. No default stands anywhere else in the code. (`slots`: a misspelt
-field in a config file is an error, not a new field that nobody reads.)
+The files of `configs/` return a `Config`; any field can be overridden on the command line, as in
+`--config.model.n_embd2=128`. No default is defined anywhere else. A field carries its meaning,
+which `--help` shows, and its rule, which `validate` checks. (`slots`: a misspelt field in a config
+file is an error, not a new field that nobody reads.)
 """
 
 import dataclasses
@@ -10,101 +11,176 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from makemore_jax.errors import UserError, did_you_mean
 
 
+class Rule(NamedTuple):
+    """Which values a field accepts. None is outside of its rule: the type decides about it."""
+
+    accepts: Callable[[Any], bool]
+    text: str  # completes "must be ..."
+    choices: tuple[str, ...] = ()
+
+    def error(self, value: Any) -> str:
+        if self.choices:
+            hint = did_you_mean(value, self.choices)
+            return f"{json.dumps(value)} is not one of {self.text}{hint}"
+        return f"{json.dumps(value)} must be {self.text}"
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(lambda value: value in choices, ", ".join(choices), choices)
+
+
+POSITIVE = Rule(lambda value: value > 0, "above 0")
+AT_LEAST_0 = Rule(lambda value: value >= 0, "at least 0")
+AT_LEAST_1 = Rule(lambda value: value >= 1, "at least 1")
+AT_LEAST_2 = Rule(lambda value: value >= 2, "at least 2")
+BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+FRACTION = Rule(lambda value: 0 < value < 1, "between 0 and 1")
+SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
+AXIS = Rule(lambda value: value == -1 or value >= 1, "-1 or at least 1")
+CONTEXT = Rule(lambda value: 1 <= value < 2**20, "at least 1, below 2**20")
+SEED = Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
+
+
+def setting(default: Any, meaning: str, rule: Rule | None = None, only: str = "") -> Any:
+    """A field with its default, its meaning and its rule.
+
+    With `only`, models of every other kind must leave it at its default.
+    """
+    return field(default=default, metadata={"meaning": meaning, "rule": rule, "only": only})
+
+
 @dataclass(slots=True)
 class DataConfig:
-    """Which text, and how it becomes examples."""
+    """The data, and how it becomes examples."""
 
-    path: str = "names.txt"
-    kind: str = "lines"  # lines: each an example; windows: each character one; text: crops of it
-    split: str = "holdout"  # holdout: 90/5/5; makemore, lecture: exactly theirs
-    dedup: bool = False  # drop repeated lines before the split
-    encoding: str = "utf-8"
-    block_size: int | None = None  # longest context; None: longest line + 1
-    train_fraction: float = 0.9  # kind "text": of its characters, from its beginning
-    memory_map: str = "auto"  # kind "text": read from a file while training; or always, never
+    path: str = setting("names.txt", "the text file")
+    kind: str = setting(
+        "lines",
+        "an example is: a line; a character with the window before it; a crop of one long text",
+        one_of("lines", "windows", "text"),
+    )
+    split: str = setting(
+        "holdout",
+        "holdout: 90/5/5; makemore, lecture: the same lines as makemore.py and the lectures",
+        one_of("holdout", "makemore", "lecture"),
+    )
+    dedup: bool = setting(False, "drop repeated lines before the split")
+    encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
+    block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    train_fraction: float = setting(0.9, "text: share for training, from its start", FRACTION)
+    memory_map: str = setting(
+        "auto",
+        "text: read it from a file while training; auto: if it is large",
+        one_of("auto", "always", "never"),
+    )
 
 
 @dataclass(slots=True)
 class ModelConfig:
-    """Which model, and its sizes. Each family reads the fields that it needs."""
+    """The model and its sizes. Each kind reads the fields that it needs."""
 
-    kind: str = "transformer"
-    n_layer: int = 4  # transformer, cnn
-    n_head: int = 4  # transformer
-    n_embd: int = 64  # width of the embeddings; of the transformer throughout
-    n_embd2: int = 64  # width of the hidden layers or states of the others
-    # transformer:
-    dropout: float = 0.0
-    activation: str = "gelu"  # between the layers of its MLPs; or relu
-    bias: bool = True  # of its linear layers and norms
-    tied: bool = False  # whether the output layer is the embedding
-    init_scheme: str = "pytorch"  # initial values; or gpt2
-    dtype: str = "float32"  # of what is computed; or bfloat16. Parameters are float32
-    remat: bool = False  # compute activations again for the gradient, which takes less memory
-    # window_mlp, the lectures' networks on windows:
-    fuse: int | None = None  # neighbours that each layer joins; None: the first joins all
-    batch_norm: str = "none"  # or with statistics that are running, or calibrated
-    momentum: float = 0.1  # share of the batch's in the running statistics
-    output_norm: bool = False  # whether the logits are normed too
-    init_scale: str = "kaiming"  # of the weights, by the steps of the lecture
+    kind: str = setting(
+        "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer or window_mlp"
+    )
+    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", AT_LEAST_1)
+    n_head: int = setting(4, "attention heads (transformer)", AT_LEAST_1)
+    n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
+    n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)
+    dropout: float = setting(0.0, "dropout rate", BELOW_1, "transformer")
+    activation: str = setting(
+        "gelu", "activation in the MLPs", one_of("gelu", "relu"), "transformer"
+    )
+    bias: bool = setting(True, "biases in linear layers and norms", only="transformer")
+    tied: bool = setting(False, "the output layer is the embedding", only="transformer")
+    init_scheme: str = setting(
+        "pytorch", "initial values", one_of("pytorch", "gpt2"), "transformer"
+    )
+    dtype: str = setting(
+        "float32",
+        "dtype of activations; parameters are float32",
+        one_of("float32", "bfloat16"),
+        "transformer",
+    )
+    remat: bool = setting(False, "recompute activations to save memory", only="transformer")
+    fuse: int | None = setting(
+        None, "neighbors joined per layer; None: all", AT_LEAST_2, "window_mlp"
+    )
+    batch_norm: str = setting(
+        "none",
+        "batch norm with running statistics, or with statistics of the whole training split",
+        one_of("none", "running", "calibrated"),
+        "window_mlp",
+    )
+    momentum: float = setting(0.1, "running statistics: share of a batch", SHARE, "window_mlp")
+    output_norm: bool = setting(False, "batch norm of the logits too", only="window_mlp")
+    init_scale: str = setting(
+        "kaiming",
+        "scale of the initial weights, one for each step of the lecture",
+        one_of("normal", "small_output", "small", "kaiming", "fan_in"),
+        "window_mlp",
+    )
 
 
 @dataclass(slots=True)
 class OptimizerConfig:
     """The optimizer, with PyTorch's meaning of every field (torch.optim.AdamW, SGD, StepLR)."""
 
-    name: str = "adamw"
-    learning_rate: float = 5e-4
-    b1: float = 0.9
-    b2: float = 0.99
-    weight_decay: float = 0.01  # adamw: decoupled; sgd: L2
-    decay: str = "all"  # parameters that decay; or matrices: those of two axes or more
-    schedule: str = "constant"
-    warmup_steps: int = 0  # linear, up to the learning rate
-    step_size: int = 100_000  # schedule "step": every so many steps ...
-    gamma: float = 0.1  # ... the learning rate is multiplied by this
-    min_learning_rate: float = 0.0  # schedule "cosine": reached at train.steps
-    grad_clip: float | None = None  # largest global norm of the gradient; None: no clipping
+    name: str = setting("adamw", "optimizer", one_of("adamw", "sgd"))
+    learning_rate: float = setting(5e-4, "peak learning rate", POSITIVE)
+    b1: float = setting(0.9, "adamw: decay of the first moment", BELOW_1)
+    b2: float = setting(0.99, "adamw: decay of the second moment", BELOW_1)
+    weight_decay: float = setting(0.01, "adamw: decoupled; sgd: L2 penalty", AT_LEAST_0)
+    decay: str = setting(
+        "all",
+        "parameters with weight decay; matrices: those with two or more axes",
+        one_of("all", "matrices"),
+    )
+    schedule: str = setting("constant", "learning rate", one_of("constant", "step", "cosine"))
+    warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
+    step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
+    gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
+    min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
+    grad_clip: float | None = setting(None, "maximum global gradient norm; None: any", POSITIVE)
 
 
 @dataclass(slots=True)
 class TrainConfig:
-    """How long, and what happens on the way. All in steps."""
+    """Length of the training and what happens during it. Intervals are in steps."""
 
-    batch_size: int = 32
-    accumulate: int = 1  # parts of a batch that are taken one after the other
-    steps: int = 20_000
-    log_every: int = 100  # also the number of steps in one compiled call
-    eval_every: int = 500
-    sample_every: int = 2_000
-    diagnose_every: int | None = None  # look inside the network; None: never
-    checkpoint_every: int = 2_000  # besides each new best on dev, which is always saved
-    num_samples: int = 10
-    eval_examples: int | None = None  # losses on dev and test are over so many; None: all
-    train_eval_examples: int = 5_000  # the final train_loss is over the first so many examples
+    batch_size: int = setting(32, "examples per step", AT_LEAST_1)
+    accumulate: int = setting(1, "microbatches that each batch is divided into", AT_LEAST_1)
+    steps: int = setting(20_000, "training steps", AT_LEAST_1)
+    log_every: int = setting(100, "log the training loss; also steps per compiled call", AT_LEAST_1)
+    eval_every: int = setting(500, "evaluate on dev", AT_LEAST_1)
+    sample_every: int = setting(2_000, "draw samples", AT_LEAST_1)
+    diagnose_every: int | None = setting(None, "record layer statistics; None: never", AT_LEAST_1)
+    checkpoint_every: int = setting(2_000, "save, besides each new best on dev", AT_LEAST_1)
+    num_samples: int = setting(10, "samples to draw during training", AT_LEAST_0)
+    eval_examples: int | None = setting(None, "dev and test examples; None: all", AT_LEAST_1)
+    train_eval_examples: int = setting(5_000, "examples for the final train loss", AT_LEAST_1)
 
 
 @dataclass(slots=True)
 class MeshConfig:
-    """Devices along each axis."""
+    """Number of devices along each axis of the mesh."""
 
-    data: int = -1  # batches are spread over these; -1: all devices that model leaves
-    model: int = 1  # wide matrices are spread over these
-    fsdp: bool = False  # whether parameters and optimizer are spread over `data` as well
+    data: int = setting(-1, "devices that share a batch; -1: all that mesh.model leaves", AXIS)
+    model: int = setting(1, "devices that wide matrices are sharded over", AT_LEAST_1)
+    fsdp: bool = setting(False, "shard parameters and optimizer state over mesh.data as well")
 
 
 @dataclass(slots=True)
 class Config:
-    """One experiment, whole. A seed and a step determine every random number of a run."""
+    """A whole experiment. A seed and a step determine every random number of a run."""
 
-    seed: int = 3407
+    seed: int = setting(3407, "seed of initial values, batches, dropout and samples", SEED)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -124,15 +200,26 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def field_types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
-    """The type of every field by its dotted name."""
+def fields(cls: type = Config, prefix: str = "") -> dict[str, dataclasses.Field]:
+    """Every field by its dotted name, with its type, default, meaning and rule."""
     flat = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            flat |= field_types(hint, f"{prefix}{name}.")
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.type):
+            flat |= fields(f.type, f"{prefix}{f.name}.")
         else:
-            flat[prefix + name] = hint
+            flat[prefix + f.name] = f
     return flat
+
+
+def field_types() -> dict[str, Any]:
+    """The type of every field by its dotted name."""
+    return {name: f.type for name, f in fields().items()}
+
+
+def type_name(hint: Any) -> str:
+    """A field's type in words: "int", "float or None"."""
+    kinds = typing.get_args(hint) or (hint,)
+    return " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
 
 
 def check_field_name(name: str) -> None:
@@ -166,108 +253,66 @@ def from_json(tree: dict[str, Any]) -> Config:
 
 
 def validate(config: Config) -> None:
-    """Check every field's type and range. UserError names the field, the value and the rule."""
-    for group, cls in typing.get_type_hints(Config).items():
-        if dataclasses.is_dataclass(cls) and not isinstance(getattr(config, group), cls):
-            raise UserError(f"{group}: {getattr(config, group)!r} is no {cls.__name__}")
-    flat = flatten(config)
-    for name, hint in field_types().items():
-        flat_type = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        accepted = (*flat_type, int) if float in flat_type else flat_type
-        value = flat[name]
-        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-            wanted = " or ".join("None" if t is type(None) else t.__name__ for t in flat_type)
-            raise UserError(f"{name}: {value!r} is not of type {wanted}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name}: {value} is not a finite number")
-        if isinstance(value, int | float) and abs(value) >= 2**31 and name != "seed":
-            raise UserError(f"{name}: {value} is too large")
+    """Check every field's type and rule, then their combinations.
 
-    def require(name: str, holds: bool, rule: str) -> None:
+    UserError names the field, its value and the rule.
+    """
+    for group in dataclasses.fields(Config):
+        value = getattr(config, group.name)
+        if dataclasses.is_dataclass(group.type) and not isinstance(value, group.type):
+            raise UserError(f"{group.name}: {value!r} is no {group.type.__name__}")
+    values = flatten(config)
+    for name, f in fields().items():
+        _check_type(name, values[name], f.type)
+        rule = f.metadata["rule"]
+        if rule and values[name] is not None and not rule.accepts(values[name]):
+            raise UserError(f"{name}: {rule.error(values[name])}")
+    for name, holds, text in _combinations(config):
         if not holds:
-            raise UserError(f"{name}: {json.dumps(flat[name])} must be {rule}")
+            raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
+    for name, f in fields().items():
+        only = f.metadata["only"]
+        if only and config.model.kind != only and values[name] != f.default:
+            rule = f"{json.dumps(f.default)}: only {only} models have it"
+            raise UserError(f"{name}: {json.dumps(values[name])} must be {rule}")
 
-    def one_of(name: str, known: tuple[str, ...]) -> None:
-        if flat[name] not in known:
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    kinds = typing.get_args(hint) or (hint,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        raise UserError(f"{name}: {value!r} is not of type {type_name(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: {value} is not a finite number")
+    if isinstance(value, int | float) and abs(value) >= 2**31 and name != "seed":
+        raise UserError(f"{name}: {value} is too large")
+
+
+def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """The rules about several fields: (name, whether it holds, what the field must be)."""
+    data, model, train = config.data, config.model, config.train
+    divides = train.batch_size % train.accumulate == 0
+    yield "train.accumulate", divides, f"a divisor of train.batch_size={train.batch_size}"
+    if model.kind == "transformer":
+        divides = model.n_embd % model.n_head == 0
+        yield "model.n_embd", divides, f"divisible by model.n_head={model.n_head}"
+    if data.kind == "text":
+        if data.block_size is None:
             raise UserError(
-                f"{name}: {json.dumps(flat[name])} is not one of {', '.join(known)}"
-                f"{did_you_mean(flat[name], known)}"
+                "data.block_size: is not set; data.kind=text needs the context length in "
+                "characters, such as 64"
             )
-
-    one_of("model.batch_norm", ("none", "running", "calibrated"))
-    one_of("model.init_scale", ("normal", "small_output", "small", "kaiming", "fan_in"))
-    one_of("data.split", ("holdout", "makemore", "lecture"))
-    one_of("optimizer.name", ("adamw", "sgd"))
-    one_of("data.memory_map", ("auto", "always", "never"))
-    one_of("model.activation", ("gelu", "relu"))
-    one_of("model.init_scheme", ("pytorch", "gpt2"))
-    one_of("model.dtype", ("float32", "bfloat16"))
-    one_of("optimizer.decay", ("all", "matrices"))
-    one_of("optimizer.schedule", ("constant", "step", "cosine"))
-    require("seed", 0 <= config.seed < 2**32, "between 0 and 4294967295")
-    if config.data.block_size is not None:
-        require("data.block_size", 1 <= config.data.block_size < 2**20, "at least 1, below 2**20")
-    positive = (
-        *("model.n_layer", "model.n_head", "model.n_embd", "model.n_embd2"),
-        *("train.batch_size", "train.accumulate", "train.steps", "train.log_every"),
-        *("train.eval_every", "train.sample_every", "train.checkpoint_every"),
-        *("train.train_eval_examples", "optimizer.step_size", "mesh.model"),
-    )
-    for name in positive:
-        require(name, flat[name] >= 1, "at least 1")
-    for name in ("optimizer.warmup_steps", "optimizer.weight_decay", "train.num_samples"):
-        require(name, flat[name] >= 0, "at least 0")
-    require("model.momentum", 0 < config.model.momentum <= 1, "above 0 and at most 1")
-    for name in ("optimizer.b1", "optimizer.b2", "model.dropout"):
-        require(name, 0 <= flat[name] < 1, "at least 0 and below 1")
-    require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "above 0")
-    require("optimizer.min_learning_rate", config.optimizer.min_learning_rate >= 0, "at least 0")
-    require("optimizer.gamma", config.optimizer.gamma > 0, "above 0")
-    for name in ("train.diagnose_every", "train.eval_examples"):
-        require(name, flat[name] is None or flat[name] >= 1, "at least 1")
-    divides = config.train.batch_size % config.train.accumulate == 0
-    rule = f"a divisor of train.batch_size={config.train.batch_size}"
-    require("train.accumulate", divides, rule)
-    if config.optimizer.grad_clip is not None:
-        require("optimizer.grad_clip", config.optimizer.grad_clip > 0, "above 0")
-    require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "-1 or at least 1")
-    if config.model.kind == "transformer":
-        require(
-            "model.n_embd",
-            config.model.n_embd % config.model.n_head == 0,
-            f"divisible by model.n_head={config.model.n_head}",
-        )
-    else:
-        for name in ("dropout", "activation", "bias", "tied", "init_scheme", "dtype", "remat"):
-            off = getattr(ModelConfig(), name)
-            is_off = getattr(config.model, name) == off
-            require(f"model.{name}", is_off, f"{json.dumps(off)}: only the transformer has it")
-    if config.data.kind == "text":
-        rule = "given for text: the characters of its context, as 64"
-        require("data.block_size", config.data.block_size is not None, rule)
-        require("data.dedup", not config.data.dedup, "false for text, which has no lines")
-        require("data.train_fraction", 0 < config.data.train_fraction < 1, "between 0 and 1")
-    _validate_windows(config, require)
-
-
-def _validate_windows(config: Config, require: Callable[[str, bool, str], None]) -> None:
-    """What the families on windows, and no others, need."""
-    model = config.model
+        yield "data.dedup", not data.dedup, "false for text, which has no lines"
     if model.kind != "window_mlp":
-        rule = f"lines or text, which {model.kind} reads"
-        require("data.kind", config.data.kind != "windows", rule)
-        for name, off in (("fuse", None), ("batch_norm", "none"), ("output_norm", False)):
-            is_off = getattr(model, name) == off
-            require(f"model.{name}", is_off, f"{off}: only window_mlp has it")
+        yield "data.kind", data.kind != "windows", f"lines or text, which {model.kind} reads"
         return
-    require("data.kind", config.data.kind == "windows", "windows, which window_mlp reads")
+    yield "data.kind", data.kind == "windows", "windows, which window_mlp reads"
     if model.batch_norm == "none":
-        require("model.output_norm", not model.output_norm, "False without model.batch_norm")
+        yield "model.output_norm", not model.output_norm, "false without model.batch_norm"
     else:
-        require("train.accumulate", config.train.accumulate == 1, "1 for model.batch_norm")
-        require("train.batch_size", config.train.batch_size > 1, "above 1 for model.batch_norm")
-    if model.fuse is not None and config.data.block_size is not None:
-        require("model.fuse", model.fuse >= 2, "at least 2")
+        yield "train.accumulate", train.accumulate == 1, "1 for model.batch_norm"
+        yield "train.batch_size", train.batch_size > 1, "above 1 for model.batch_norm"
+    if model.fuse is not None and data.block_size is not None:
         reach = model.fuse**model.n_layer
         rule = f"{reach}, which {model.n_layer} layers join by {model.fuse}"
-        require("data.block_size", config.data.block_size == reach, rule)
+        yield "data.block_size", data.block_size == reach, rule

@@ -21,7 +21,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.history import Curves, Histogram, Inside
 from makemore_jax.report import Bigrams, Plane, Report
 
-MISSING = 'pictures need matplotlib: pip install -e ".[plots]"'
+MISSING = "pictures need matplotlib: pip install matplotlib"
 try:
     import matplotlib
 
@@ -470,7 +470,7 @@ def main() -> None:
     if plt is None:
         raise UserError(MISSING)
     if WORKDIR.value is None:
-        raise UserError("--workdir is missing; the folder that train.py wrote, as runs/transformer")
+        raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
     if NUM.value < 1:
         raise UserError(f"--num: {NUM.value} must be at least 1")
     if not 0 <= SEED.value < 2**32:

@@ -12,12 +12,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from makemore_jax.errors import UserError
 
+PROGRAM = Path(sys.argv[0]).name  # starts every message, as in command_line.run
 PATIENCE = 60  # seconds in which all must have come
 HEARTBEAT = 30  # seconds without a word after which a process is taken for dead
 POLL = 0.5
@@ -62,7 +64,7 @@ def meet(coordinator: str | None, num_processes: int | None, process_id: int | N
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     timeouts = {"initialization_timeout": PATIENCE, "heartbeat_timeout_seconds": HEARTBEAT}
     came = f"--coordinator: not all of {num_processes} processes came to {coordinator}"
-    watcher = _watch(f"train.py: {came}")
+    watcher = _watch(f"{PROGRAM}: {came}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts)
         _farewell(watcher)
@@ -73,7 +75,7 @@ def meet(coordinator: str | None, num_processes: int | None, process_id: int | N
             raise UserError(
                 f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
             ) from None
-        _say(f"train.py: {came}: {reason}")
+        _say(f"{PROGRAM}: {came}: {reason}")
         os._exit(2)
 
 
@@ -139,7 +141,7 @@ def together() -> Iterator[None]:
     if not are_many():
         yield
         return
-    name = f"train.py: process {jax.process_index()} of {jax.process_count()}"
+    name = f"{PROGRAM}: process {jax.process_index()} of {jax.process_count()}"
     gone = f"{name}: was ended by a signal, or by jax because another one has ended; {GO_ON}"
     watcher = _watch(gone)
     try:
@@ -149,7 +151,7 @@ def together() -> Iterator[None]:
         _farewell(watcher)
         raise
     except UserError as error:
-        _say(f"train.py: {error}")
+        _say(f"{PROGRAM}: {error}")
         _farewell(watcher)
         if is_first():  # the others hear of each other through it, and jax ends them without it
             time.sleep(GRACE)

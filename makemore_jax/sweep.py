@@ -35,7 +35,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from makemore_jax import command_line, data, models, progress, startup
+from makemore_jax import command_line, data, interrupts, models, progress, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.data.text import Text
@@ -342,21 +342,20 @@ def as_table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    config = CONFIG.value
-    if not isinstance(config, Config):
-        raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    config = command_line.read_config(CONFIG)
     if not OVER.value:
         raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
     if SEEDS.value < 1:
         raise UserError(f"--seeds: {SEEDS.value} must be at least 1")
     if importlib.util.find_spec("matplotlib") is None:  # told now, not after the training
-        raise UserError('sweep.png needs matplotlib: pip install -e ".[plots]"')
+        raise UserError("sweep.png needs matplotlib: pip install matplotlib")
     axes = dict(map(parse_axis, OVER.value))
     if len(axes) < len(OVER.value):
         raise UserError("--over: a field is given twice")
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()
+    interrupts.raise_keyboard_interrupt()
     began = time.perf_counter()
     finished = FinishedGroups(Path(WORKDIR.value))
     try:

@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run
 
+from makemore_jax import config as config_lib
+from makemore_jax.command_line import find_config
 from makemore_jax.data.text_file import Vocab
 
 QUICK = (
@@ -152,17 +154,75 @@ def test_help(script):
     done = run(script, "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
-    if script == "train.py":
-        assert "optimizer.learning_rate (0.0005)" in done.stdout
+
+
+def test_help_explains_every_field_and_shows_the_value_of_the_config():
+    done = run("train.py", "--help", "--config", "shakespeare_cpu", "--config.train.steps=7")
+    assert (done.returncode, done.stderr) == (0, "")
+    entries = dict(re.findall(r"^  (\S+)\s+(.*(?:\n {20,}.*)*)", done.stdout, re.MULTILINE))
+    entries = {name: " ".join(text.split()) for name, text in entries.items()}
+    for name, field in config_lib.fields().items():
+        (text,) = (text for entry, text in entries.items() if entry.startswith(f"{name}="))
+        assert text.startswith(field.metadata["meaning"])
+    meaning = "learning rate [constant, step, cosine]"
+    assert entries["optimizer.schedule=cosine"] == meaning
+    assert entries["train.steps=7"] == "training steps [int, at least 1]"
+    assert list(entries).index("--workdir") < list(entries).index("--distributed")
+
+
+def test_help_of_a_config_with_a_mistake():
+    done = run("train.py", "--help", "--config", "gru", "--config.model.n_emb=3")
+    assert_one_line(done, "train.py", "did you mean model.n_embd?")
+
+
+def test_help_and_mistakes_do_not_import_jax(tmp_path):
+    """They are quick, as they import no large library."""
+    for name in ("jax", "numpy", "orbax", "flax"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')")
+    for script in ("train.py", "sample.py"):
+        done = run(script, "--help", fresh=True, PYTHONPATH=str(tmp_path))
+        assert (done.returncode, done.stderr) == (0, "")
+        done = run(script, "--wrkdir", "x", fresh=True, PYTHONPATH=str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_bundled_config_by_its_name(tmp_path):
+    """In any folder; names.txt, its data, is found as well."""
+    train, folder = ROOT / "train.py", tmp_path / "runs" / "bigram"
+    done = run(train, "--config", "bigram", "--config.train.steps=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert (config["model"]["kind"], config["train"]["steps"]) == ("bigram", 1)
+    assert "everything is in runs/bigram; python sample.py --workdir runs/bigram" in done.stdout
+
+
+def test_a_config_in_the_current_folder_is_preferred(tmp_path):
+    assert find_config("gru.py") == find_config("gru") == str(ROOT / "configs" / "gru.py")
+    (tmp_path / "gru.py").write_text("def get_config():\n    return 3\n")
+    done = run(ROOT / "train.py", "--config", "gru.py", cwd=tmp_path)
+    assert_one_line(done, "train.py", "get_config() gives int, not a Config")
+
+
+@pytest.mark.parametrize("command", ["compare --config gru", "convert to-torch x.pt --workdir x"])
+def test_parity_without_torch(command, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch', name='torch')")
+    program, *flags = command.split()
+    module = f"makemore_jax.torch_parity.{program}"
+    done = run("-m", module, *flags, fresh=True, PYTHONPATH=str(tmp_path))
+    assert_one_line(done, program, "needs torch: pip install torch")
 
 
 # Bad input: one line on stderr, exit code 2, nothing written.
 
 CONFIG = ("--config", "configs/bigram.py")
 BAD_TRAIN = [
-    ((), "--config is missing"),
+    ((), "--config is missing; for example: python train.py --config transformer"),
+    (("--config", "transformr"), "transformr does not exist; did you mean transformer?"),
+    (("--config", "none/gru.py"), "none/gru.py does not exist; did you mean gru?"),
+    (("--config", "xyz"), "xyz does not exist; the bundled configs are bigram, bow, cnn, "),
+    (("gru",), "gru: not a flag; did you mean --config=gru?"),
     (("--config", "configs/bigrm.py"), "does not exist; did you mean configs/bigram.py?"),
-    (("configs/bigram.py",), "--config is missing"),
+    (("configs/bigram.py",), "not a flag; did you mean --config=configs/bigram.py?"),
     ((*CONFIG, "configs/gru.py"), "not a flag; did you mean --config=configs/gru.py?"),
     ((*CONFIG, "--wrkdir=x"), "wrkdir"),
     ((*CONFIG, "--config.model.n_emb=3"), "model.n_emb: no such field; did you mean model.n_embd?"),

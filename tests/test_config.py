@@ -118,10 +118,20 @@ def test_bad_values_are_named(name, value, message):
         config_lib.validate(config)
 
 
+def test_every_field_has_a_meaning_and_a_default_that_fits_its_rule():
+    for name, field in config_lib.fields().items():
+        assert field.metadata["meaning"], name
+        rule = field.metadata["rule"]
+        assert rule is None or field.default is None or rule.accepts(field.default), name
+        assert field.metadata["only"] in ("", *models.MODELS), name
+    words = set(re.findall(r"\w+", config_lib.fields()["model.kind"].metadata["meaning"]))
+    assert {*FAMILIES, "window_mlp"} <= words
+
+
 def test_dropout_without_a_transformer():
     config = Config()
     config.model = dataclasses.replace(config.model, kind="gru", dropout=0.1)
     with pytest.raises(
-        UserError, match=r"model.dropout: 0.1 must be 0.0: only the transformer has it"
+        UserError, match=r"model.dropout: 0.1 must be 0.0: only transformer models have it"
     ):
         config_lib.validate(config)

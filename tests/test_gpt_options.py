@@ -297,7 +297,9 @@ def test_they_are_refused_where_they_would_change_nothing(name):
         if kind == "transformer":
             config_lib.validate(config)
         else:
-            with pytest.raises(UserError, match=rf"model.{name}: .* only the transformer has it"):
+            with pytest.raises(
+                UserError, match=rf"model.{name}: .* only transformer models have it"
+            ):
                 config_lib.validate(config)
 
 
@@ -305,6 +307,6 @@ def test_by_the_command_line_too(tmp_path):
     flags = ("--config=configs/gru.py", "--config.model.tied=true", "--workdir", tmp_path / "run")
     done = run("train.py", *flags)
     assert (done.returncode, done.stdout) == (2, "")
-    message = "model.tied: true must be false: only the transformer has it"
+    message = "model.tied: true must be false: only transformer models have it"
     assert done.stderr == f"train.py: {message}\n"
     assert not (tmp_path / "run").exists()

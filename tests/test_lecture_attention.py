@@ -244,6 +244,6 @@ def test_without_matplotlib(lecture, picture, tmp_path, monkeypatch, capsys):
         lecture.main([])
     assert exit.value.code == 2
     name = lecture.__name__.rpartition(".")[2]
-    told = f'{name}: {picture} needs matplotlib: pip install -e ".[plots]"\n'
+    told = f"{name}: {picture} needs matplotlib: pip install matplotlib\n"
     assert capsys.readouterr() == ("", told)
     assert not list(tmp_path.iterdir())

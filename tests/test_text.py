@@ -78,6 +78,8 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
     assert train.tokens.shape == (1_003_854,)
     assert train.tokens.dtype == np.uint8
     assert test is dev
+    sizes = "1,003,854 train, 111,540 dev, 111,540 test characters"
+    assert dataset.describe_splits() == sizes
     assert whole(dataset) == path.read_text()
     of_lecture = load_text(path, 64, train_fraction=0.8)
     assert of_lecture.splits["train"].num_chars == int(0.8 * 1_115_394)
@@ -448,7 +450,10 @@ def files(tmp_path_factory):
 BAD = [
     ("data.path={files}/short", "leaves 4 of them for train, and a crop takes data.block_size"),
     ("data.train_fraction=0.999", "data.train_fraction=0.999 leaves 3 of them for dev"),
-    ("data.block_size=None", "data.block_size: null must be given for text"),
+    (
+        "data.block_size=None",
+        "data.block_size: is not set; data.kind=text needs the context length",
+    ),
     ("data.dedup=true", "data.dedup: true must be false for text"),
     ("data.path={files}/shart", "{files}/shart does not exist; did you mean {files}/short?"),
     ("data.path={files}/latin", "latin is not utf-8 at byte 999; name its encoding"),

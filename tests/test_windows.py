@@ -309,11 +309,11 @@ def losses_on(num_devices: int) -> list[float]:
         ({"model.momentum": 0.0}, "model.momentum: 0.0 must be above 0 and at most 1"),
         (
             {"model.batch_norm": "none", "model.output_norm": True},
-            "model.output_norm: true must be False without model.batch_norm",
+            "model.output_norm: true must be false without model.batch_norm",
         ),
         (
             {"data.kind": "lines", "data.block_size": None, "model.kind": "mlp"},
-            "model.fuse: 2 must be None: only window_mlp has it",
+            "model.fuse: 2 must be null: only window_mlp models have it",
         ),
     ],
 )

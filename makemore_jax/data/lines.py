@@ -99,6 +99,13 @@ class Dataset:
             places[where if where == "new" else f"in {where}"].append(text)
         return places
 
+    def describe_splits(self) -> str:
+        """The sizes of the splits, such as "20,242 train, 1,124 dev, 1,124 test lines"."""
+        unit = "lines" if isinstance(self.splits["train"], Lines) else "windows"
+        return (
+            ", ".join(f"{split.size:,} {name}" for name, split in self.splits.items()) + f" {unit}"
+        )
+
     def show(self, texts: list[str]) -> list[str]:
         """Samples as they are printed: under the place where they are found."""
         by_place = self.by_place(texts)

@@ -117,6 +117,11 @@ class TextDataset:
     source: DataConfig
     max_len: int = SAMPLE_LEN
 
+    def describe_splits(self) -> str:
+        """The sizes of the splits; those of dev and test are the same characters."""
+        sizes = [f"{split.num_chars:,} {name}" for name, split in self.splits.items()]
+        return ", ".join(sizes) + " characters"
+
     def show(self, texts: list[str]) -> list[str]:
         """Samples as they are printed: each behind an empty line, and set in."""
         return [line for text in texts for line in ("", *(f"  {t}" for t in text.splitlines()))]

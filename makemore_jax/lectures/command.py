@@ -51,7 +51,7 @@ def run(name: str, main: Callable[[], None]) -> None:
 def need_matplotlib(picture: str) -> None:
     """UserError, to be raised before anything is computed, if `picture` can't be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f'{picture} needs matplotlib: pip install -e ".[plots]"')
+        raise UserError(f"{picture} needs matplotlib: pip install matplotlib")
 
 
 @contextmanager

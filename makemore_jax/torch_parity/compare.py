@@ -10,6 +10,11 @@ the end. Prints a table, writes parity.json and a picture of both loss curves in
 exits with 1 when a tolerance is exceeded, naming what.
 """
 
+if __name__ == "__main__":
+    from makemore_jax import command_line
+
+    command_line.require_modules("compare", "torch", "matplotlib")
+
 import sys
 import time
 from collections.abc import Iterator
@@ -212,8 +217,8 @@ def main() -> None:
     if FLOAT64.value:
         jax.config.update("jax_enable_x64", True)
     if CONFIG.value is None and not ALL.value:
-        raise UserError("--config is missing, as configs/gru.py; or --all for all eight")
-    config = CONFIG.value or Config()
+        raise UserError("--config is missing, such as --config gru; or --all for all eight")
+    config = command_line.read_config(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
     configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]

@@ -96,12 +96,15 @@ def main(arguments: list[str]) -> None:
         raise UserError("needs from-torch FILE or to-torch FILE; --help shows both in full")
     direction, file, folder = arguments[0], Path(arguments[1]), Path(WORKDIR.value)
     if direction == "to-torch":
-        to_torch(folder, file, CHECKPOINT.value)
+        try:
+            to_torch(folder, file, CHECKPOINT.value)
+        except ModuleNotFoundError as error:
+            raise UserError(f"to-torch: needs {error.name}: pip install {error.name}") from None
         print(f"{file}: the {CHECKPOINT.value} weights of {folder}")
         return
     if CONFIG.value is None:
         raise UserError("--config is missing; the experiment that the weights are of")
-    dev_loss = from_torch(file, CONFIG.value, folder)
+    dev_loss = from_torch(file, command_line.read_config(CONFIG), folder)
     print(f"{folder}: a run with the weights of {file}, dev loss {dev_loss:.4f}")
 
 

@@ -124,7 +124,7 @@ def read(file: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise UserError(f'{file}: needs {error.name}: pip install -e ".[parity]"') from None
+        raise UserError(f"{file}: needs {error.name}: pip install {error.name}") from None
     except Exception as error:  # a damaged file fails in ways of its own in each of the libraries
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(f"{file} can't be read as {file.suffix or 'a pickle'}: {reason}") from None

@@ -21,7 +21,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import config as config_lib
-from makemore_jax import data, models, processes, sampling, sharding, workdir
+from makemore_jax import data, models, processes, resources, sampling, sharding, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset
@@ -103,10 +103,9 @@ def _train(
         print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
         return known
     metrics = Metrics(folder if processes.is_first() else None, start, config.train.steps)
-    sizes = ", ".join(f"{split.size:,} {name}" for name, split in dataset.splits.items())
     metrics.say(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
-        f"{config.data.path}: {sizes} {config.data.kind}, {dataset.vocab.size} tokens, "
+        f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
         f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
     )
@@ -181,7 +180,7 @@ def _train(
     print(
         f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
-        f"everything is in {folder}; python sample.py --workdir {folder} draws from it"
+        f"everything is in {folder}; {resources.command('sample')} --workdir {folder} draws from it"
     )
     return summary
 

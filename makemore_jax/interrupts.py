@@ -1,0 +1,44 @@
+"""Ctrl-C while a program starts, before anything else handles it.
+
+Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, so a program
+that is importing jax can't rely on it. This module imports nothing heavy: programs call
+`exit_immediately` before their other imports.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+EXIT_CODE = 128 + signal.SIGINT
+
+
+def exit_immediately() -> None:
+    """From now on, end the process with exit code 130 on Ctrl-C.
+
+    The training loop replaces this handler by its own. Nothing changes in an interactive session,
+    where Ctrl-C stops a cell and not the session, outside the main thread, which can't set signal
+    handlers, and in a process that ignores SIGINT or handles it already.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    is_interactive = hasattr(sys, "ps1")  # also set by IPython
+    if is_main_thread and not is_interactive:
+        _replace(signal.default_int_handler, _exit)
+
+
+def raise_keyboard_interrupt() -> None:
+    """Undo `exit_immediately`, for code that has work to finish after a Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        _replace(_exit, signal.default_int_handler)
+
+
+def _replace(old: object, new: object) -> None:
+    if signal.getsignal(signal.SIGINT) is old:
+        signal.signal(signal.SIGINT, new)
+
+
+def _exit(number: int, frame: object) -> None:
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(EXIT_CODE)

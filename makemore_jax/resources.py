@@ -1,0 +1,31 @@
+"""Files that belong to the package but are outside its folder: scripts, configs/ and names.txt.
+
+A checkout has them beside the package. A wheel has copies of them in `_resources` (pyproject.toml).
+"""
+
+import re
+import sys
+from pathlib import Path
+
+_COPIES = Path(__file__).with_name("_resources")
+IS_WHEEL = _COPIES.is_dir()
+FOLDER = _COPIES if IS_WHEEL else Path(__file__).parent.parent
+CONFIGS = FOLDER / "configs"
+
+
+def config_names() -> list[str]:
+    """The names of the bundled configs, such as "transformer"."""
+    return sorted(file.stem for file in CONFIGS.glob("*.py"))
+
+
+def command(name: str) -> str:
+    """The command that runs a script: "python train.py", or "makemore-train" if installed."""
+    is_console_command = Path(sys.argv[0]).name.startswith("makemore-")
+    return f"makemore-{name}" if IS_WHEEL or is_console_command else f"python {name}.py"
+
+
+def adapt(text: str) -> str:
+    """Replace the commands in a docstring by those of this installation."""
+    text = re.sub(r"python (train|sample)\.py", lambda match: command(match[1]), text)
+    is_script = command("train").endswith(".py")
+    return text if is_script else re.sub(r"configs/(\w+)\.py", r"\1", text)

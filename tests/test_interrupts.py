@@ -1,0 +1,95 @@
+"""Ctrl-C while a program starts: it ends at once with exit code 130 and prints no traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, TIMEOUT, run
+
+TRAIN = ("train.py", "--config", "configs/mlp.py", "--workdir")
+SAMPLE = ("sample.py", "--workdir")
+SWEEP = ("-m", "makemore_jax.sweep", "--config", "configs/mlp.py", "--workdir")
+DOWNLOAD = ("-m", "makemore_jax.data.download", "names", "--folder")
+
+# Like a C extension that turns the exception into another one.
+INTERRUPTED_IMPORT = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    exec("pass")
+except KeyboardInterrupt:
+    raise ImportError("initialization failed") from None
+"""
+
+# A real start. Before it prints, the interpreter itself is starting, which no program controls.
+REPORTING_START = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+print("started", flush=True)
+if sys.argv[0] == "-m":
+    name = sys.argv.pop(1)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [(TRAIN, "absl"), (TRAIN, "jax"), (SAMPLE, "absl"), (SWEEP, "jax"), (DOWNLOAD, "jax")],
+)
+def test_during_an_import_that_converts_the_exception(command, module, tmp_path):
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT)
+    done = run(*command, tmp_path / "run", fresh=True, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not (tmp_path / "run").exists()
+
+
+def interrupt(command: tuple, seconds: float) -> tuple[int, str, str]:
+    """Start a program, send SIGINT after so many seconds; exit code, stdout, stderr."""
+    command = [sys.executable, "-c", REPORTING_START, *map(str, command)]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout.readline() == "started\n"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate(timeout=TIMEOUT)
+    return process.returncode, *printed
+
+
+def test_half_a_second_after_the_start(tmp_path):
+    assert interrupt((*TRAIN, tmp_path / "run"), 0.5) == (130, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("command", [TRAIN, SAMPLE, SWEEP, DOWNLOAD])
+def test_at_any_moment_of_the_start(command, seconds, tmp_path):
+    assert interrupt((*command, tmp_path / "run"), seconds) == (130, "", "")
+
+
+def test_an_interactive_session_keeps_its_own_handler():
+    code = """
+import signal, sys
+from makemore_jax import interrupts
+sys.ps1 = ">>> "
+interrupts.exit_immediately()
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    assert run("-c", code).returncode == 0
+
+
+def test_a_program_can_have_keyboard_interrupt_back():
+    code = """
+import os, signal
+from makemore_jax import interrupts
+interrupts.exit_immediately()
+interrupts.raise_keyboard_interrupt()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("raised")
+"""
+    assert run("-c", code).stdout == "raised\n"
