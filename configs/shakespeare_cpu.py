@@ -5,6 +5,8 @@ the learning rate, here 4e-3: with its 1e-3 the loss is 1.9175 after 2,000 steps
 docs/shakespeare.md has the speed.
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2).
 
+Needs the text, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download shakespeare
     python train.py --config configs/shakespeare_cpu.py
     python sample.py --workdir runs/shakespeare_cpu --stream

@@ -9,7 +9,7 @@ number of a run.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from makemore_jax.config import DataConfig
 from makemore_jax.data.lines import TOKENS_AT_ONCE
-from makemore_jax.data.text_file import Vocab, opening, wrong_encoding
+from makemore_jax.data.text_file import Vocab, find, opening, wrong_encoding
 from makemore_jax.errors import UserError
 from makemore_jax.metrics import write_json
 
@@ -161,6 +161,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
     With a `folder`, one that is large stays in a file there, which `prepare` makes.
     """
     del seed  # the text is cut by position
+    config = replace(config, path=find(config.path))
     vocab, num_chars, sha256 = _look_through(config)
     num_train = int(num_chars * config.train_fraction)
     for name, num in (("train", num_train), ("dev", num_chars - num_train)):
