@@ -46,8 +46,6 @@ SCORE = flags.DEFINE_string(
     "score", None, "score the lines, or the text, of this file (- is stdin)"
 )
 
-RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
-
 
 def main() -> None:
     if WORKDIR.value is None:
@@ -165,19 +163,18 @@ def print_stream(lm: decoding_lib.LanguageModel, key: jax.Array, decoding: Any) 
 
 def print_samples(samples: list[decoding_lib.Sample], dataset: lines.Dataset | None) -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
-    texts = [line.text for line in samples]
+    from makemore_jax.data.text import RULE
+
+    texts, is_cut = [line.text for line in samples], [line.is_cut for line in samples]
     if FORMAT.value == "json":
-        places = dataset.found_in(texts) if dataset else [None] * len(samples)
+        places = dataset.found_in(texts, is_cut) if dataset else [None] * len(samples)
         for line, place in zip(samples, places, strict=True):
             found = {"text": line.text, "log_prob": line.log_prob, "found_in": place}
             print(json.dumps(found, ensure_ascii=False))
     elif dataset is None:
-        between = "\n" if len(texts) == 1 or not any("\n" in text for text in texts) else RULE
-        print(*texts, sep=between)
+        print(*texts, sep=f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n")
     else:
-        for place, sorted_in in dataset.by_place(texts).items():
-            if sorted_in:
-                print(f"{place}:", *sorted_in, sep="\n  ")
+        print(*dataset.show(texts, is_cut), sep="\n")
 
 
 def print_score_of_text(lm: decoding_lib.LanguageModel, given: str) -> None:

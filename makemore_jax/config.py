@@ -86,7 +86,7 @@ class TrainConfig:
     sample_every: int = 2_000
     diagnose_every: int | None = None  # look inside the network; None: never
     checkpoint_every: int = 2_000  # besides each new best on dev, which is always saved
-    num_samples: int = 10
+    num_samples: int | None = None  # drawn every sample_every; None: 10 lines or 1 text
     eval_examples: int | None = None  # losses on dev and test are over so many; None: all
     train_eval_examples: int = 5_000  # the final train_loss is over the first so many examples
 
@@ -215,8 +215,10 @@ def validate(config: Config) -> None:
     )
     for name in positive:
         require(name, flat[name] >= 1, "at least 1")
-    for name in ("optimizer.warmup_steps", "optimizer.weight_decay", "train.num_samples"):
+    for name in ("optimizer.warmup_steps", "optimizer.weight_decay"):
         require(name, flat[name] >= 0, "at least 0")
+    if config.train.num_samples is not None:
+        require("train.num_samples", config.train.num_samples >= 0, "at least 0")
     require("model.momentum", 0 < config.model.momentum <= 1, "above 0 and at most 1")
     for name in ("optimizer.b1", "optimizer.b2", "model.dropout"):
         require(name, 0 <= flat[name] < 1, "at least 0 and below 1")

@@ -149,6 +149,15 @@ def test_found_in(names):
     assert names.by_place(["qqqq", first["dev"]])["in dev"] == [first["dev"]]
 
 
+def test_samples_are_shown_one_per_line_under_their_place(names):
+    known = names.words["train"][0]
+    texts, is_cut = ["", "a, b", known, known, "qqqq"], [False, False, False, True, True]
+    assert names.found_in(texts, is_cut) == ["new", "new", "train", "cut", "cut"]
+    assert names.show(texts, is_cut) == [
+        *("in train:", f"  {known}", "new:", '  ""', "  a, b", "cut:", f"  {known}", "  qqqq")
+    ]
+
+
 # The download, against a server on this machine.
 
 

@@ -30,6 +30,7 @@ CHARS_AT_ONCE = 2**16  # that are read and encoded: more have no room in a core'
 SHOWN_FROM = 2**22  # characters; encoding more takes so long that one wants to see how far it is
 MOST_CHARS = 2**31 - 2**20  # an index is an int32, and a context behind it must be one too
 SAMPLE_LEN = 500  # characters of a sample, unless it is asked for more
+RULE = "-" * 20  # printed between samples
 
 
 @struct.dataclass
@@ -116,10 +117,12 @@ class TextDataset:
     sha256: str  # of the file
     source: DataConfig
     max_len: int = SAMPLE_LEN
+    num_samples: int = 1  # to draw during training, unless the config gives a number
 
-    def show(self, texts: list[str]) -> list[str]:
-        """Samples as they are printed: each behind an empty line, and set in."""
-        return [line for text in texts for line in ("", *(f"  {t}" for t in text.splitlines()))]
+    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
+        """Return samples as printed: the lines of each text, with a rule between two texts."""
+        del is_cut  # a text has no end that could be cut off
+        return f"\n{RULE}\n".join(texts).split("\n")
 
     def prepare(self) -> None:
         """Make the file of tokens, if there is to be one and it is not there already.
