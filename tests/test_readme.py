@@ -72,8 +72,53 @@ def test_every_file_that_the_readme_names_is_there():
 def test_every_flag_that_the_readme_names_is_known():
     flags = set(re.findall(r"--(\w+)", README.replace("--config.", "--config ")))
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
-    known |= {"names", "config", "workdir", "help", "logdir", "steps", "over", "seeds"}
+    known |= {"names", "config", "workdir", "help", "logdir", "times", "steps", "over", "seeds"}
     assert flags - known == set()
+
+
+def test_the_example_run_is_the_one_that_reproduce_measured():
+    """Its numbers must be replaced when `python -m benchmarks.reproduce` gives other ones."""
+    run = json.loads((ROOT / "docs/results.json").read_text("utf-8"))["names"]["transformer"]
+    summary = run["summary"]
+    assert f"transformer, {summary['num_params']:,} parameters" in README
+    assert f"step 500: dev loss {run['losses']['500']:.4f} (best)" in README
+    losses = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("dev", "train")]
+    best = f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}"
+    assert f"{best}, {', '.join(losses)}\n" in README
+
+
+def test_the_times_are_the_ones_that_reproduce_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.reproduce import times_table
+
+    times = json.loads((ROOT / "docs/times.json").read_text("utf-8"))
+    table = (ROOT / "docs/times.md").read_text("utf-8")
+    assert times_table(times) == table
+    assert table in README, "python -m benchmarks.reproduce --times writes it into the README"
+
+
+def test_new_times_replace_the_old_ones(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import reproduce
+
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "measure_times", lambda model: {"first": 11.2, "later": 7.8})
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    reproduce.write_times(["bigram"])
+    table = (tmp_path / "docs/times.md").read_text("utf-8")
+    assert "| first run, seconds | 11 | " in table
+    assert "| later runs, seconds | 8 | " in table
+    assert table in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_the_five_files_to_read_are_as_long_as_stated():
+    section = README.partition("## Read the code\n")[2].partition("|")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    (stated,) = re.findall(r"about (\d+) lines", section)
+    assert len(files) == 5
+    lines = sum(len((ROOT / file).read_text("utf-8").splitlines()) for file in files)
+    assert abs(lines - int(stated)) < 100
 
 
 def test_performance_shows_what_the_benchmarks_wrote():
