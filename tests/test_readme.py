@@ -121,6 +121,27 @@ def test_the_five_files_to_read_are_as_long_as_stated():
     assert abs(lines - int(stated)) < 100
 
 
+def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
+    """`python -m benchmarks.shakespeare` measures the losses; `--check` compares new ones."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.shakespeare import as_table
+
+    page = (ROOT / "docs/shakespeare.md").read_text("utf-8")
+    results = json.loads((ROOT / "docs/shakespeare/results.json").read_text("utf-8"))
+    table = (ROOT / "docs/shakespeare/results.md").read_text("utf-8").strip()
+    assert as_table(results["dev_losses"]) == table
+    assert table in page
+    losses = results["dev_losses"]["4e-3"]
+    below = min(int(step) for step, loss in losses.items() if loss <= 1.88)
+    assert f"The published 1.88 is reached by step {below:,}." in page
+    doc = (ROOT / "configs/shakespeare_cpu.py").read_text("utf-8")
+    assert f"dev loss {losses['2000']:.4f} after 2,000 steps" in doc
+    lockstep = json.loads((ROOT / "docs/shakespeare/lockstep.json").read_text("utf-8"))
+    curves = lockstep["results"][0]["curves"]
+    for step, (ours, theirs) in enumerate(zip(curves["jax"], curves["torch"], strict=True), 1):
+        assert f"| {step} | {ours:.7f} | {theirs:.7f} | {ours - theirs:+.1e} |" in page
+
+
 def test_performance_shows_what_the_benchmarks_wrote():
     page = (ROOT / "docs/performance.md").read_text("utf-8")
     tables = list((ROOT / "docs/benchmarks").glob("*.md"))
