@@ -56,7 +56,6 @@ FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "text, or json: o
 SCORE = flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
 
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
-RULE = "\n" + "-" * 20 + "\n"  # between texts of more than one line
 
 
 def main() -> None:
@@ -192,19 +191,18 @@ def print_stream(lm: "LanguageModel", key: "jax.Array", decoding: "Decoding") ->
 
 def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
-    texts = [line.text for line in samples]
+    from makemore_jax.data.text import RULE
+
+    texts, is_cut = [line.text for line in samples], [line.is_cut for line in samples]
     if FORMAT.value == "json":
-        places = dataset.found_in(texts) if dataset else [None] * len(samples)
+        places = dataset.found_in(texts, is_cut) if dataset else [None] * len(samples)
         for line, place in zip(samples, places, strict=True):
             found = {"text": line.text, "log_prob": line.log_prob, "found_in": place}
             print(json.dumps(found, ensure_ascii=False))
     elif dataset is None:
-        between = "\n" if len(texts) == 1 or not any("\n" in text for text in texts) else RULE
-        print(*texts, sep=between)
+        print(*texts, sep=f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n")
     else:
-        for place, sorted_in in dataset.by_place(texts).items():
-            if sorted_in:
-                print(f"{place}:", *sorted_in, sep="\n  ")
+        print(*dataset.show(texts, is_cut), sep="\n")
 
 
 def print_score_of_text(lm: "LanguageModel", given: str) -> None:

@@ -10,7 +10,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def config_of(name: str) -> Config:
-    """What configs/NAME.py returns; a text where MAKEMORE_DATA has it."""
+    """What configs/NAME.py returns; a text from data/ or MAKEMORE_DATA."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

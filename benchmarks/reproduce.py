@@ -6,6 +6,11 @@ and docs/results.md (the tables, with the command of each row). `--check` writes
 again and fails unless every loss equals that of docs/results.json to the last digit, which holds
 on the same machine with the same versions.
 
+`--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty
+compilation cache (first run) and with the programs kept from that run (later runs). It writes
+docs/times.json, the table docs/times.md, and this table into the README. With `--models` it keeps
+the other models' times.
+
 Needs makemore's list: python -m makemore_jax.data.download names
 """
 
@@ -13,9 +18,12 @@ import argparse
 import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
-from benchmarks import whole_training
+from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
+from makemore_jax import startup
 from makemore_jax.data.download import locate
 from makemore_jax.metrics import device, versions, write_json
 
@@ -126,6 +134,44 @@ def as_markdown(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measure_times(model: str) -> dict[str, float]:
+    """Seconds of the whole command, start-up and evaluations included: first and later run."""
+    command = ["train.py", "--config", f"configs/{model}.py"]
+    with tempfile.TemporaryDirectory() as cache:
+        first, later = (whole_training.train(command, Path(cache)).seconds for _ in range(2))
+    return {"first": first, "later": later}
+
+
+def write_times(models: list[str]) -> None:
+    """Measure these models; update docs/times.json, docs/times.md and the README's table."""
+    file, readme = ROOT / "docs" / "times.json", ROOT / "README.md"
+    stored = json.loads(file.read_text("utf-8"))["seconds"] if file.exists() else {}
+    seconds = stored | {model: measure_times(model) for model in models}
+    machine = {"processor": startup.processor(), "cores": startup.num_cores()}
+    times = {**machine, "versions": versions(), "seconds": seconds}
+    write_json(file, times)
+    old = file.with_suffix(".md").read_text("utf-8") if file.with_suffix(".md").exists() else ""
+    file.with_suffix(".md").write_text(times_table(times), "utf-8")
+    print(times_table(times))
+    if old:
+        page = readme.read_text("utf-8")
+        readme.write_text(page.replace(old, times_table(times)), "utf-8")
+
+
+def times_table(times: dict) -> str:
+    """The table of docs/times.md: a column per model, "-" if it was not measured."""
+    machine = f"{times['processor']}, {times['cores']} cores, jax {times['versions']['jax']}"
+    names = {"first": "first run, seconds", "later": "later runs, seconds"}
+    rows = [
+        [
+            title,
+            *(f"{times['seconds'][m][run]:.0f}" if m in times["seconds"] else "-" for m in MODELS),
+        ]
+        for run, title in names.items()
+    ]
+    return sides.as_table([machine, *MODELS], rows) + "\n"
+
+
 def _wrapped(overrides: tuple[str, ...]) -> str:
     path = "--config.data.path=data/makemore_names.txt"
     return " ".join(f"\\\n    {flag}" for flag in (path, *overrides))
@@ -135,7 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--check", action="store_true", help="compare with docs/results.json")
+    parser.add_argument("--times", action="store_true", help="measure first and later runs only")
     arguments = parser.parse_args()
+    if arguments.times:
+        write_times(arguments.models)
+        return
     stored = ROOT / "docs" / "results.json"
     results = measure(arguments.models)
     print(as_markdown(results))

@@ -101,7 +101,7 @@ def train(kind: str, steps: int, folder: Path) -> None:
                 states = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(saved | states, folder / "model.pt")
         if step % config.train.sample_every == 0 or step == steps:
-            drawn = generate(module, config.train.num_samples, block_size)
+            drawn = generate(module, config.train.num_samples or 10, block_size)
             print(", ".join(decode(drawn, chars)))
     module.load_state_dict(torch.load(folder / "model.pt")["model"])
     first = rest[: config.train.train_eval_examples]

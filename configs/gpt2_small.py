@@ -5,6 +5,9 @@ characters of the text, so there are 85M parameters and those of its characters.
 schedule are those of nanoGPT's config/train_gpt2.py: 0.5M tokens a step. How to start it on many
 devices and hosts, and what that costs, is in docs/scaling.md.
 
+Without --config.data.path it trains on the text that the first command downloads.
+
+    python -m makemore_jax.data.download shakespeare
     python train.py --config configs/gpt2_small.py --config.data.path=TEXT --config.mesh.fsdp=True
 """
 

@@ -2,7 +2,8 @@
 
 karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. Its queries, keys and values have no
 bias and its initial weights are all N(0, 0.02); this is GPT-2's block otherwise. The infinite
-Shakespeare of the lecture's page is this model trained on 80% of the text:
+Shakespeare of the lecture's page is this model trained on 80% of the text. The text is not part of
+the project; the first command downloads it.
 
     python -m makemore_jax.data.download shakespeare
     python train.py --config configs/gpt_lecture.py

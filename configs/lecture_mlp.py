@@ -2,6 +2,8 @@
 
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3; the course's lectures 3 and 4.
 
+Needs makemore's list of names, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_mlp.py
 

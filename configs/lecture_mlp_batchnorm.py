@@ -2,6 +2,8 @@
 
 Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lecture 4.
 
+Needs makemore's list of names, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_mlp_batchnorm.py
 

@@ -2,6 +2,8 @@
 
 He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852; the course's lecture 4.
 
+Needs makemore's list of names, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_mlp_scaled.py
 

@@ -2,6 +2,8 @@
 
 van den Oord et al. 2016, WaveNet, arXiv:1609.03499, figure 3; the course's lecture 6.
 
+Needs makemore's list of names, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download names
     python train.py --config configs/lecture_wavenet.py
 

@@ -4,6 +4,8 @@ nanoGPT's character model (karpathy/nanoGPT, config/train_shakespeare_char.py), 
 loss is 1.4697, after about 3 minutes on an A100.
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2).
 
+Needs the text, which is not part of the project; the first command downloads it.
+
     python -m makemore_jax.data.download shakespeare
     python train.py --config configs/shakespeare.py
     python sample.py --workdir runs/shakespeare --stream

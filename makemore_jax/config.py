@@ -162,7 +162,7 @@ class TrainConfig:
     sample_every: int = setting(2_000, "draw samples", AT_LEAST_1)
     diagnose_every: int | None = setting(None, "record layer statistics; None: never", AT_LEAST_1)
     checkpoint_every: int = setting(2_000, "save, besides each new best on dev", AT_LEAST_1)
-    num_samples: int = setting(10, "samples to draw during training", AT_LEAST_0)
+    num_samples: int | None = setting(None, "per drawing; None: 10 lines or 1 text", AT_LEAST_0)
     eval_examples: int | None = setting(None, "dev and test examples; None: all", AT_LEAST_1)
     train_eval_examples: int = setting(5_000, "examples for the final train loss", AT_LEAST_1)
 

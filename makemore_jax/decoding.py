@@ -90,3 +90,4 @@ class Sample(NamedTuple):
 
     text: str
     log_prob: float  # natural log under the model itself; of a line with its end
+    is_cut: bool = False  # whether the line reached the maximum length before its end

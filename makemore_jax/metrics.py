@@ -154,7 +154,7 @@ class Metrics:
 
     def write_samples(self, step: int, lines: list[str]) -> None:
         """Samples, as the dataset shows them, to samples.txt and to the terminal."""
-        lines = [f"step {step}, samples", *lines]
+        lines = [f"step {step}, samples", *(f"  {line}" if line else "" for line in lines)]
         self._samples.write("\n".join(lines) + "\n")
         self._samples.flush()
         self.say("\n".join(lines))

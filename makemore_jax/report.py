@@ -350,10 +350,14 @@ def _nearest(text: str, words: list[str], at_least: np.ndarray) -> tuple[str, in
 def place_samples(drawn: list[Sample], dataset: Dataset | None) -> list[Drawn]:
     """The samples in the order in which they were drawn, with where they are found."""
     if dataset is None:
-        return [Drawn(*line, None, None, None) for line in drawn]
+        return [Drawn(line.text, line.log_prob, None, None, None) for line in drawn]
     texts = [line.text for line in drawn]
-    places, near = dataset.found_in(texts), nearest(texts, dataset.words["train"])
-    return [Drawn(*of, place, *n) for of, place, n in zip(drawn, places, near, strict=True)]
+    places = dataset.found_in(texts, [line.is_cut for line in drawn])
+    near = nearest(texts, dataset.words["train"])
+    return [
+        Drawn(line.text, line.log_prob, place, *n)
+        for line, place, n in zip(drawn, places, near, strict=True)
+    ]
 
 
 def _facts(

@@ -44,6 +44,7 @@ class _Loop(NamedTuple):
     tokens: Array  # (T, B) those drawn so far; time leads, so that a row is written in place
     log_probs: Array  # (B,)
     ended: Array  # (B,) bool
+    is_cut: Array  # (B,) bool: whether the end was forced at the maximum length
 
 
 @partial(jax.jit, static_argnames=("model", "max_len", "decoding", "mesh"))
@@ -57,8 +58,9 @@ def _sample_lines(
     max_len: int,
     decoding: Decoding,
     mesh: Mesh,
-) -> tuple[Array, Array]:
-    """The lines with these numbers (B,): tokens (B, T), 0 after their end, and log-probabilities.
+) -> tuple[Array, Array, Array]:
+    """The lines with these numbers (B,): tokens (B, T), 0 after their end; log-probabilities;
+    whether they were cut.
 
     Each device of the mesh draws its own part of them, without a word to the others.
     """
@@ -79,7 +81,7 @@ def _draw_lines(
     numbers: Array,
     prompt: Array,
     prompt_size: Array,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """As _sample_lines, on one device."""
     apply = partial(model.apply, variables)
     T = max_len
@@ -94,6 +96,7 @@ def _draw_lines(
             tokens=jnp.zeros((T, B), jnp.int32),
             log_probs=jnp.zeros(B),
             ended=jnp.zeros(B, bool),
+            is_cut=jnp.zeros(B, bool),
         )
 
     def body(loop: _Loop) -> _Loop:
@@ -101,7 +104,9 @@ def _draw_lines(
         row_keys = jax.vmap(jax.random.fold_in, (0, None))(loop.keys, loop.t)
         token = draw_token(row_keys, logits, decoding).astype(jnp.int32)
         token = jnp.where(loop.t < prompt_size, prompt[loop.t], token)
-        token = jnp.where(loop.ended | (loop.t == T - 1), 0, token)  # no line is longer than T - 1
+        is_last = loop.t == T - 1  # no line is longer than T - 1
+        is_cut = is_last & ~loop.ended & (token != 0)
+        token = jnp.where(loop.ended | is_last, 0, token)
         log_prob = jnp.where(loop.ended, 0.0, -token_losses(logits, token))
         return _Loop(
             t=loop.t + 1,
@@ -111,23 +116,29 @@ def _draw_lines(
             tokens=loop.tokens.at[loop.t].set(token),
             log_probs=loop.log_probs + log_prob,
             ended=loop.ended | (token == 0),
+            is_cut=loop.is_cut | is_cut,
         )
 
-    def finish(loop: _Loop) -> tuple[Array, Array]:
-        """Tokens (T, B) and log-probabilities of all lines at their end."""
+    def finish(loop: _Loop) -> tuple[Array, Array, Array]:
+        """Run all lines to their end: tokens (T, B), log-probabilities, whether they were cut."""
         B = len(loop.keys)
         # Where half of the lines have ended, only the others go on: names have 6 characters, the
         # longest 14, and a loop over all of them would draw ends most of the time.
         half = B // 2 if B >= 2 * FEWEST_AT_ONCE else 0
         loop = jax.lax.while_loop(lambda loop: (~loop.ended).sum() > half, body, loop)
         if not half:
-            return loop.tokens, loop.log_probs
+            return loop.tokens, loop.log_probs, loop.is_cut
         rows = jnp.argsort(loop.ended)[:half]  # of equals the first leads
-        tokens, log_probs = finish(_take_rows(begin, loop, rows))
-        return loop.tokens.at[:, rows].set(tokens), loop.log_probs.at[rows].set(log_probs)
+        tokens, log_probs, is_cut = finish(_take_rows(begin, loop, rows))
+        return (
+            loop.tokens.at[:, rows].set(tokens),
+            loop.log_probs.at[rows].set(log_probs),
+            loop.is_cut.at[rows].set(is_cut),
+        )
 
-    tokens, log_probs = finish(begin(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)))
-    return tokens.T, log_probs
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    tokens, log_probs, is_cut = finish(begin(keys))
+    return tokens.T, log_probs, is_cut
 
 
 def _take_rows(begin: Callable[[Array], _Loop], loop: _Loop, rows: Array) -> _Loop:
@@ -175,9 +186,9 @@ def sample(
     for start in range(first, first + num, at_once):
         numbers = np.arange(start, start + at_once, dtype=np.int32)
         given = (variables, key, numbers, tokens, len(prompt))
-        drawn, log_probs = _sample_lines(lm.model, *given, lm.max_len, decoding, mesh)
+        drawn, log_probs, is_cut = _sample_lines(lm.model, *given, lm.max_len, decoding, mesh)
         texts = lm.vocab.decode_rows(np.asarray(drawn))
-        samples += map(Sample, texts, np.asarray(log_probs).tolist())
+        samples += map(Sample, texts, np.asarray(log_probs).tolist(), np.asarray(is_cut).tolist())
     return samples[:num]
 
 
@@ -190,14 +201,14 @@ def sample_new(
     decoding: Decoding = AS_IT_IS,
     most_rounds: int = 100,
 ) -> list[Sample]:
-    """As `sample`, but of the lines in their order only those that are in no split of the data.
+    """As `sample`, but only the lines that are in no split of the data, and are not cut.
 
     Gives fewer than `num` when `most_rounds * num` draws hold no more.
     """
     new: list[Sample] = []
     for i in range(most_rounds):
         samples = sample(lm, key, num, prompt, decoding, first=i * num)
-        places = dataset.found_in([line.text for line in samples])
+        places = dataset.found_in([s.text for s in samples], [s.is_cut for s in samples])
         new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
         if len(new) >= num or decoding.temperature == 0:  # all further lines would be the same
             break

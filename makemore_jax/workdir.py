@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.text_file import Vocab, find
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.metrics import versions, write_json
 
@@ -53,7 +53,7 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> TextIO:
         write_json(workdir / "vocab.json", list(dataset.vocab.chars))
         content = {
             "config": config_lib.to_json(config),
-            "data_file": str(Path(config.data.path).absolute()),
+            "data_file": str(Path(find(config.data.path)).absolute()),
             "data_sha256": dataset.sha256,
             "max_len": dataset.max_len,
             "vocab_sha256": _sha256(workdir / "vocab.json"),

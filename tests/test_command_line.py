@@ -76,6 +76,16 @@ def test_samples_as_text_are_sorted_by_place(trained):
     assert re.match(r"(in (train|dev|test)|new):\n  ", done.stdout)
 
 
+def test_lines_cut_at_max_len_are_marked(trained):
+    flags = ("--workdir", trained[0], "--num", "30", "--max_len", "4")
+    done = run("sample.py", *flags, "--format", "json")
+    drawn = [json.loads(line) for line in done.stdout.splitlines()]
+    cut = [line["text"] for line in drawn if line["found_in"] == "cut"]
+    assert cut and all(len(text) == 4 for text in cut)
+    done = run("sample.py", *flags)
+    assert done.stdout.partition("cut:\n")[2].split() == cut
+
+
 def test_samples_as_json_and_their_score(trained, names):
     """log_prob is what --score gives, found_in is true, the prompt comes first."""
     flags = ("--format", "json", "--prompt", "an", "--top_k", "9", "--top_p", "0.9")
@@ -84,7 +94,9 @@ def test_samples_as_json_and_their_score(trained, names):
     assert len(drawn) == 50
     texts = [line["text"] for line in drawn]
     assert all(text.startswith("an") for text in texts)
-    assert [line["found_in"] for line in drawn] == names_of(trained[0]).found_in(texts)
+    assert [line["found_in"] for line in drawn] == names_of(trained[0]).found_in(
+        texts, [line["found_in"] == "cut" for line in drawn]
+    )
 
     flags = ("--score", "-", "--format", "json")
     done = run("sample.py", "--workdir", trained[0], *flags, stdin="\n".join(texts) + "\n\n")

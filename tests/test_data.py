@@ -2,13 +2,16 @@
 
 import hashlib
 import http.server
+import re
+import runpy
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import published, run
+from conftest import ROOT, assert_one_line, published, run
 
 from makemore_jax import data
 from makemore_jax.config import DataConfig
@@ -146,6 +149,15 @@ def test_found_in(names):
     assert names.by_place(["qqqq", first["dev"]])["in dev"] == [first["dev"]]
 
 
+def test_samples_are_shown_one_per_line_under_their_place(names):
+    known = names.words["train"][0]
+    texts, is_cut = ["", "a, b", known, known, "qqqq"], [False, False, False, True, True]
+    assert names.found_in(texts, is_cut) == ["new", "new", "train", "cut", "cut"]
+    assert names.show(texts, is_cut) == [
+        *("in train:", f"  {known}", "new:", '  ""', "  a, b", "cut:", f"  {known}", "  qqqq")
+    ]
+
+
 # The download, against a server on this machine.
 
 
@@ -201,24 +213,86 @@ def test_download_without_a_server_says_so(source, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_download_takes_what_makemore_data_holds(source, tmp_path, monkeypatch):
-    (tmp_path / "makemore_names.txt").write_bytes(source.read_bytes())
-    monkeypatch.setenv("MAKEMORE_DATA", str(tmp_path))
-    assert download.download("names", tmp_path / "data") == tmp_path / "makemore_names.txt"
+def test_failed_download_says_what_to_do(source, tmp_path):
+    target = re.escape(str(tmp_path / "data" / "makemore_names.txt"))
+    advice = f"; save the file as {target}, or name the folder that has it in MAKEMORE_DATA$"
+    for url in (download.SOURCES["names"].url + "x", "http://127.0.0.1:9/", "no address"):
+        with pytest.raises(UserError, match=f"^{url} can't be fetched: .*{advice}"):
+            download.download("names", tmp_path / "data", url)
+    source.write_bytes(b"emma\nmallory\n")
+    with pytest.raises(UserError, match=f"not the text expected.*{advice}"):
+        download.download("names", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_download_command(tmp_path):
-    """As a user calls it: the text's own sha256, from a file of another content."""
+def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, monkeypatch):
+    """One rule for the download, for configs and for lectures."""
+    monkeypatch.chdir(tmp_path)
+    second = tmp_path / "second" / "makemore_names.txt"
+    second.parent.mkdir()
+    second.write_bytes(source.read_bytes())
+    path = "data/makemore_names.txt"
+    config = DataConfig(path=path)
+
+    with pytest.raises(UserError, match=f"^data.path: {path} does not exist; python -m"):
+        data.load(config, seed=1)
+    monkeypatch.setenv("MAKEMORE_DATA", str(tmp_path))
+    message = rf"{path} does not exist, and MAKEMORE_DATA \({tmp_path}\) does not have it; python"
+    with pytest.raises(UserError, match=message):
+        data.load(config, seed=1)
+
+    monkeypatch.setenv("MAKEMORE_DATA", str(second.parent))
+    assert download.download("names") == second
+    assert text_file.find(path) == str(second)
+    for elsewhere in ("makemore_names.txt", "other/makemore_names.txt", "/data/makemore_names.txt"):
+        assert text_file.find(elsewhere) == elsewhere
+    assert text_file.read(path, "utf-8")[0] == source.read_text()
+    text = data.load(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
+    assert text.splits["train"].num_chars == 6
+
+    first = tmp_path / path
+    first.parent.mkdir()
+    first.write_text("anna")
+    assert text_file.find(path) == path
+    assert text_file.read(path, "utf-8")[0] == "anna"
+    with pytest.raises(UserError, match=r"^data/.* is not the text expected.*; delete it"):
+        download.download("names")
+    assert second.exists()
+
+
+def test_a_config_trains_and_samples_with_makemore_data_alone(tmp_path):
+    """From the download command to samples, as a user types it, without a network."""
+    folder = {"MAKEMORE_DATA": str(published("names").parent), "PYTHONPATH": str(ROOT)}
+    done = run("-m", "makemore_jax.data.download", "names", cwd=tmp_path, **folder)
+    path = "data/makemore_names.txt"
+    assert done.stdout.endswith(f" (from MAKEMORE_DATA): use it with --config.data.path={path}\n")
+    config = (ROOT / "train.py", "--config", ROOT / "configs/bigram.py", "--workdir", "run")
+    steps = ("--config.train.steps=1", "--config.train.num_samples=0")
+    done = run(*config, f"--config.data.path={path}", *steps, cwd=tmp_path, **folder)
+    assert done.returncode == 0, done.stderr
+    done = run(ROOT / "sample.py", "--workdir", "run", "--num", "1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")  # it finds the data of the run
+    assert not (tmp_path / "data").exists()
+
+
+def test_download_command_refuses_another_text(tmp_path):
     (tmp_path / "other.txt").write_text("x")
     url = (tmp_path / "other.txt").as_uri()
     folder = tmp_path / "data"
     command = ("-m", "makemore_jax.data.download", "shakespeare", "--folder", folder, "--url", url)
-    done = run(*command, MAKEMORE_DATA="")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("download: file://")
-    assert "not the text expected" in done.stderr
+    assert_one_line(run(*command, MAKEMORE_DATA=""), "download", "not the text expected")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.stem)
+def test_configs_say_that_they_need_a_download(file):
+    scope = runpy.run_path(str(file))
+    needed = Path(scope["get_config"]().data.path)
+    names = [name for name, source in download.SOURCES.items() if source.file == needed.name]
+    assert bool(names) == (needed.parent == Path("data"))
+    for name in names:
+        assert "the first command downloads" in " ".join(scope["__doc__"].split())
+        assert f"python -m makemore_jax.data.download {name}\n" in scope["__doc__"]
 
 
 def test_published_texts_are_the_ones_expected():

@@ -2,39 +2,62 @@
 
 import json
 import re
+import shlex
+import shutil
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from conftest import ROOT, assert_close, small_config
+import pytest
+import test_models
+from conftest import ROOT, run
 
 from makemore_jax import models
-from makemore_jax.training import loop
 
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_ninth_model_trains_and_samples(tmp_path, monkeypatch):
+def test_the_ninth_model_passes_the_tests_that_the_readme_names(monkeypatch):
     (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope = {"__name__": "trigram"}
     exec(source, scope)
     monkeypatch.setitem(models.MODELS, "trigram", scope["Trigram"])
+    test_models.test_no_logit_depends_on_a_later_token("trigram")
+    test_models.test_step_equals_call("trigram")
+    test_models.test_one_batch_can_be_learnt_by_heart("trigram")
 
-    model = models.create(small_config("trigram").model, vocab_size=5, block_size=7)
-    params = {"logits": np.random.RandomState(1).randn(5, 5, 5).astype(np.float32)}
-    tokens = jax.random.randint(jax.random.key(1), (3, 7), 0, 5).at[:, 0].set(0)
-    at_once = model.apply({"params": params}, tokens)
-    carry = model.apply({"params": params}, 3, method="init_carry")
-    for t in range(7):
-        carry, logits = model.apply({"params": params}, carry, tokens[:, t], method="step")
-        assert_close(logits, at_once[:, t])
-    assert_close(at_once[:, 3], params["logits"][tokens[:, 2], tokens[:, 3]])
 
-    config = small_config("trigram", steps=150, log_every=50)
-    config.optimizer.learning_rate = 0.03
-    summary = loop.train(config, str(tmp_path))
+@pytest.mark.slow
+def test_the_ninth_model_as_the_readme_adds_it(tmp_path):
+    """Follow "Add a ninth model" in a copy of the project: its file, two lines, its commands."""
+    for folder in ("configs", "makemore_jax", "tests"):
+        no_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=no_caches)
+    for file in ("names.txt", "pyproject.toml", "sample.py", "train.py"):
+        shutil.copy(ROOT / file, tmp_path)
+    section = README.partition("## Add a ninth model\n")[2].partition("\n## ")[0]
+    (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "makemore_jax/models/trigram.py").write_text(source)
+    import_line, entry = re.search(
+        r"`(from .* import \w+)`.*`(.*,)` in `MODELS`", section, re.S
+    ).groups()
+    register = tmp_path / "makemore_jax/models/__init__.py"
+    before = register.read_text("utf-8")
+    after = before.replace("\nMODELS = {\n", f"{import_line}\n\nMODELS = {{\n    {entry}\n")
+    assert after != before
+    register.write_text(after, "utf-8")
+
+    (commands,) = re.findall(r"\n\n```\n(.*?)```", section, re.DOTALL)
+    train, sample, test = map(shlex.split, commands.replace("\\\n", "").splitlines())
+    quick = ("--config.train.steps=300", "--config.train.eval_every=100")
+    done = run(*train[1:], *quick, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs/trigram/summary.json").read_text())
     assert summary["num_params"] == 27**3
     assert summary["test_loss"] < jnp.log(27) - 0.1
+    done = run(*sample[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run("-m", *test, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_every_file_that_the_readme_names_is_there():
@@ -49,8 +72,74 @@ def test_every_file_that_the_readme_names_is_there():
 def test_every_flag_that_the_readme_names_is_known():
     flags = set(re.findall(r"--(\w+)", README.replace("--config.", "--config ")))
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
-    known |= {"names", "config", "workdir", "help", "logdir", "steps", "over", "seeds"}
+    known |= {"names", "config", "workdir", "help", "logdir", "times", "steps", "over", "seeds"}
     assert flags - known == set()
+
+
+def test_the_example_run_is_the_one_that_reproduce_measured():
+    """Its numbers must be replaced when `python -m benchmarks.reproduce` gives other ones."""
+    run = json.loads((ROOT / "docs/results.json").read_text("utf-8"))["names"]["transformer"]
+    summary = run["summary"]
+    assert f"transformer, {summary['num_params']:,} parameters" in README
+    assert f"step 500: dev loss {run['losses']['500']:.4f} (best)" in README
+    losses = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("dev", "train")]
+    best = f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}"
+    assert f"{best}, {', '.join(losses)}\n" in README
+
+
+def test_the_times_are_the_ones_that_reproduce_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.reproduce import times_table
+
+    times = json.loads((ROOT / "docs/times.json").read_text("utf-8"))
+    table = (ROOT / "docs/times.md").read_text("utf-8")
+    assert times_table(times) == table
+    assert table in README, "python -m benchmarks.reproduce --times writes it into the README"
+
+
+def test_new_times_replace_the_old_ones(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import reproduce
+
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "measure_times", lambda model: {"first": 11.2, "later": 7.8})
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    reproduce.write_times(["bigram"])
+    table = (tmp_path / "docs/times.md").read_text("utf-8")
+    assert "| first run, seconds | 11 | " in table
+    assert "| later runs, seconds | 8 | " in table
+    assert table in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_the_five_files_to_read_are_as_long_as_stated():
+    section = README.partition("## Read the code\n")[2].partition("|")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    (stated,) = re.findall(r"about (\d+) lines", section)
+    assert len(files) == 5
+    lines = sum(len((ROOT / file).read_text("utf-8").splitlines()) for file in files)
+    assert abs(lines - int(stated)) < 100
+
+
+def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
+    """`python -m benchmarks.shakespeare` measures the losses; `--check` compares new ones."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.shakespeare import as_table
+
+    page = (ROOT / "docs/shakespeare.md").read_text("utf-8")
+    results = json.loads((ROOT / "docs/shakespeare/results.json").read_text("utf-8"))
+    table = (ROOT / "docs/shakespeare/results.md").read_text("utf-8").strip()
+    assert as_table(results["dev_losses"]) == table
+    assert table in page
+    losses = results["dev_losses"]["4e-3"]
+    below = min(int(step) for step, loss in losses.items() if loss <= 1.88)
+    assert f"The published 1.88 is reached by step {below:,}." in page
+    doc = (ROOT / "configs/shakespeare_cpu.py").read_text("utf-8")
+    assert f"dev loss {losses['2000']:.4f} after 2,000 steps" in doc
+    lockstep = json.loads((ROOT / "docs/shakespeare/lockstep.json").read_text("utf-8"))
+    curves = lockstep["results"][0]["curves"]
+    for step, (ours, theirs) in enumerate(zip(curves["jax"], curves["torch"], strict=True), 1):
+        assert f"| {step} | {ours:.7f} | {theirs:.7f} | {ours - theirs:+.1e} |" in page
 
 
 def test_performance_shows_what_the_benchmarks_wrote():

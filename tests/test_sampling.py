@@ -203,6 +203,18 @@ def test_bad_prompts_and_lines():
         sampling.score(lm, ["a", "abababa"])
 
 
+@pytest.mark.parametrize("num", [41, 600])  # of 600, those that have ended are left out
+def test_a_line_that_was_cut_is_marked(num):
+    """Shorter lines from the same keys are the beginnings of the longer ones."""
+    lm = small_lm("bigram")
+    whole = sampling.sample(lm, KEY, num)
+    short = sampling.sample(lm._replace(max_len=4), KEY, num)
+    assert [line.text for line in short] == [line.text[:3] for line in whole]
+    assert [line.is_cut for line in short] == [len(line.text) > 3 for line in whole]
+    assert {len(line.text) for line in short if not line.is_cut} == {0, 1, 2, 3}
+    assert {len(line.text) for line in whole if line.is_cut} == {BLOCK - 1}
+
+
 def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     uniform = np.full((names.vocab.size, names.vocab.size), 1 / names.vocab.size)
     lm = bigram_lm(uniform, names.block_size)._replace(vocab=names.vocab)
@@ -213,6 +225,9 @@ def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     new = sampling.sample_new(lm, names, KEY, 400)
     assert len(new) == 400
     assert set(names.found_in([line.text for line in new])) == {"new"}
+    assert not any(
+        line.is_cut for line in sampling.sample_new(lm._replace(max_len=5), names, KEY, 40)
+    )
 
 
 def test_score_of_a_known_table():

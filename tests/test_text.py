@@ -408,12 +408,21 @@ def test_what_a_run_tells(small_text, tmp_path):
     expected = -np.asarray(table)[tokens[:-1], tokens[1:]].mean()
     assert summary["dev_loss"] == pytest.approx(expected, abs=1e-5)
     assert summary["test_loss"] == pytest.approx(expected, abs=1e-5)
-    heading, samples = (tmp_path / "samples.txt").read_text().split("\n\n", 1)
+    heading, samples = (tmp_path / "samples.txt").read_text().split("\n", 1)
     assert heading == "step 1, samples"
-    assert all(line.startswith("  ") for line in samples.splitlines() if line)
-    samples = re.sub(r"(?m)^  ", "", samples)
-    assert set(samples) <= set(small_text.read_text())
-    assert 1000 <= len(samples) <= 1003
+    assert all(line.startswith("  ") for line in samples.split("\n") if line)
+    samples = re.sub(r"(?m)^  ", "", samples).removesuffix("\n").split(f"\n{text.RULE}\n")
+    assert [len(sample) for sample in samples] == [500, 500]
+    assert set("".join(samples)) <= set(small_text.read_text())
+
+
+def test_text_with_a_config_for_names_prints_one_sample(small_text, tmp_path):
+    config = text_config(small_text, steps=1)
+    config.train.num_samples = Config().train.num_samples
+    loop.train(config, str(tmp_path))
+    samples = (tmp_path / "samples.txt").read_text()
+    assert text.RULE not in samples
+    assert len(re.sub(r"(?m)^  ", "", samples)) == len("step 1, samples\n") + 500 + 1
 
 
 # By the command line.

@@ -1,24 +1,27 @@
-"""Fetch the two texts of the course: python -m makemore_jax.data.download names|shakespeare
+"""Download the course's two texts: python -m makemore_jax.data.download names|shakespeare
 
-Each goes into `data/` and is checked by its sha256. Where the environment variable MAKEMORE_DATA
-names a folder that holds the file, it is taken from there and nothing is downloaded.
+Each is saved in `data/` and checked by its sha256. Files are looked for in `data/` first, then in
+the folder that the environment variable MAKEMORE_DATA names; a text that is in either of them is
+not downloaded. Configs, lectures and commands follow the same rule for a path like `data/NAME`.
 """
 
 import argparse
 import hashlib
+import http.client
 import os
 import sys
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from makemore_jax.data.text_file import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
 _GITHUB = "https://raw.githubusercontent.com/karpathy"
 
 
 class Source(NamedTuple):
-    """Where a text comes from, and how it is known to be the right one."""
+    """Where to download a text, and the checksum of its content."""
 
     file: str
     url: str
@@ -39,31 +42,33 @@ SOURCES = {
 }
 
 
-def locate(name: str, folder: str = "data") -> Path | None:
-    """The file of a source, in MAKEMORE_DATA or else in `folder`; None where it is in neither."""
-    for place in (os.environ.get("MAKEMORE_DATA"), folder):
-        if place and (file := Path(place) / SOURCES[name].file).is_file():
+def locate(name: str, folder: str | Path = DATA_FOLDER) -> Path | None:
+    """Return the file of a source in `folder` or else in MAKEMORE_DATA, None if neither has it."""
+    for candidate in (folder, os.environ.get(DATA_VARIABLE)):
+        if candidate and (file := Path(candidate) / SOURCES[name].file).is_file():
             return file
     return None
 
 
-def download(name: str, folder: str = "data", url: str | None = None) -> Path:
-    """The checked file of a source, downloaded only where it is not at hand.
+def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None) -> Path:
+    """Return the checked file of a source; download it to `folder` if `locate` does not find it.
 
     UserError if the network, the disk or the checksum fails; then nothing is left behind.
     """
     source = SOURCES[name]
-    if found := locate(name, folder):
-        _check(found.read_bytes(), source.sha256, found)
-        return found
+    if file := locate(name, folder):
+        _check(file.read_bytes(), source.sha256, file, "delete it and try again")
+        return file
     url = url or source.url
     target = Path(folder) / source.file
+    manually = f"save the file as {target}, or name the folder that has it in {DATA_VARIABLE}"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read()
-    except OSError as error:
-        raise UserError(f"{url} can't be fetched: {getattr(error, 'reason', error)}") from None
-    _check(content, source.sha256, url)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"{url} can't be fetched: {reason}; {manually}") from None
+    _check(content, source.sha256, url, manually)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
@@ -74,9 +79,11 @@ def download(name: str, folder: str = "data", url: str | None = None) -> Path:
     return target
 
 
-def _check(content: bytes, sha256: str, where: Path | str) -> None:
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise UserError(f"{where} is not the text expected: its sha256 is {found}, not {sha256}")
+def _check(content: bytes, sha256: str, origin: Path | str, advice: str) -> None:
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
+        raise UserError(
+            f"{origin} is not the text expected: its sha256 is {actual}, not {sha256}; {advice}"
+        )
 
 
 def main() -> None:
@@ -86,15 +93,18 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=SOURCES)
-    parser.add_argument("--folder", default="data", help="where to put it (data)")
-    parser.add_argument("--url", help="take it from here instead")
+    parser.add_argument("--folder", default="data", help="save it in this folder (data)")
+    parser.add_argument("--url", help="download it from this address instead")
     arguments = parser.parse_args()
     try:
         file = download(arguments.name, arguments.folder, arguments.url)
     except UserError as error:
         print(f"download: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(f"{file}: use it with --config.data.path={file}")
+    is_second = file.parent != Path(arguments.folder)
+    path = Path(DATA_FOLDER) / file.name if is_second else file  # configs find it under both
+    origin = f" (from {DATA_VARIABLE})" if is_second else ""
+    print(f"{file}{origin}: use it with --config.data.path={path}")
 
 
 if __name__ == "__main__":

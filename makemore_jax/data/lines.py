@@ -84,19 +84,27 @@ class Dataset:
     words: dict[str, list[str]]  # by split: train, dev, test
     splits: dict[str, Lines]  # likewise
     sha256: str  # of the file
+    num_samples: int = 10  # to draw during training, unless the config gives a number
 
-    def found_in(self, texts: list[str]) -> list[str]:
-        """For each text the first of train, test, dev that holds it, or 'new'."""
+    def found_in(self, texts: list[str], is_cut: list[bool] | None = None) -> list[str]:
+        """Return for each text the first of train, test, dev that has it, else 'new'.
+
+        'cut' for the beginning of a longer line, which says nothing about the whole line.
+        """
         where = {}
         for name in ("dev", "test", "train"):
             where |= dict.fromkeys(set(texts).intersection(self.words[name]), name)
-        return [where.get(text, "new") for text in texts]
+        is_cut = is_cut or [False] * len(texts)
+        pairs = zip(texts, is_cut, strict=True)
+        return ["cut" if cut else where.get(text, "new") for text, cut in pairs]
 
-    def by_place(self, texts: list[str]) -> dict[str, list[str]]:
-        """The texts sorted into 'in train', 'in dev', 'in test' and 'new'."""
-        places: dict[str, list[str]] = {"in train": [], "in dev": [], "in test": [], "new": []}
-        for text, where in zip(texts, self.found_in(texts), strict=True):
-            places[where if where == "new" else f"in {where}"].append(text)
+    def by_place(self, texts: list[str], is_cut: list[bool] | None = None) -> dict[str, list[str]]:
+        """Group texts by 'in train', 'in dev', 'in test', 'new' and 'cut'; see `found_in`."""
+        places: dict[str, list[str]] = {
+            p: [] for p in ("in train", "in dev", "in test", "new", "cut")
+        }
+        for text, where in zip(texts, self.found_in(texts, is_cut), strict=True):
+            places[where if where in places else f"in {where}"].append(text)
         return places
 
     def describe_splits(self) -> str:
@@ -106,10 +114,15 @@ class Dataset:
             ", ".join(f"{split.size:,} {name}" for name, split in self.splits.items()) + f" {unit}"
         )
 
-    def show(self, texts: list[str]) -> list[str]:
-        """Samples as they are printed: under the place where they are found."""
-        by_place = self.by_place(texts)
-        return [f"  {place}: {', '.join(found)}" for place, found in by_place.items() if found]
+    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
+        """Return samples as printed: one per line, grouped by place, "" for an empty one."""
+        groups = self.by_place(texts, is_cut).items()
+        return [
+            line
+            for place, group in groups
+            if group
+            for line in (f"{place}:", *(f"  {text}" if text else '  ""' for text in group))
+        ]
 
     def prepare(self) -> None:
         """All is on the device already."""

@@ -9,7 +9,7 @@ number of a run.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from makemore_jax.config import DataConfig
 from makemore_jax.data.lines import TOKENS_AT_ONCE
-from makemore_jax.data.text_file import Vocab, opening, wrong_encoding
+from makemore_jax.data.text_file import Vocab, find, opening, wrong_encoding
 from makemore_jax.errors import UserError
 from makemore_jax.metrics import write_json
 
@@ -30,6 +30,7 @@ CHARS_AT_ONCE = 2**16  # that are read and encoded: more have no room in a core'
 SHOWN_FROM = 2**22  # characters; encoding more takes so long that one wants to see how far it is
 MOST_CHARS = 2**31 - 2**20  # an index is an int32, and a context behind it must be one too
 SAMPLE_LEN = 500  # characters of a sample, unless it is asked for more
+RULE = "-" * 20  # printed between samples
 
 
 @struct.dataclass
@@ -116,15 +117,17 @@ class TextDataset:
     sha256: str  # of the file
     source: DataConfig
     max_len: int = SAMPLE_LEN
+    num_samples: int = 1  # to draw during training, unless the config gives a number
 
     def describe_splits(self) -> str:
         """The sizes of the splits; those of dev and test are the same characters."""
         sizes = [f"{split.num_chars:,} {name}" for name, split in self.splits.items()]
         return ", ".join(sizes) + " characters"
 
-    def show(self, texts: list[str]) -> list[str]:
-        """Samples as they are printed: each behind an empty line, and set in."""
-        return [line for text in texts for line in ("", *(f"  {t}" for t in text.splitlines()))]
+    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
+        """Return samples as printed: the lines of each text, with a rule between two texts."""
+        del is_cut  # a text has no end that could be cut off
+        return f"\n{RULE}\n".join(texts).split("\n")
 
     def prepare(self) -> None:
         """Make the file of tokens, if there is to be one and it is not there already.
@@ -166,6 +169,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
     With a `folder`, one that is large stays in a file there, which `prepare` makes.
     """
     del seed  # the text is cut by position
+    config = replace(config, path=find(config.path))
     vocab, num_chars, sha256 = _look_through(config)
     num_train = int(num_chars * config.train_fraction)
     for name, num in (("train", num_train), ("dev", num_chars - num_train)):

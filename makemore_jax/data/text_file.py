@@ -13,9 +13,25 @@ import numpy as np
 
 from makemore_jax.errors import UserError
 
+DATA_FOLDER = "data"
+DATA_VARIABLE = "MAKEMORE_DATA"  # names a second folder, for files that data/ does not have
+
+
+def find(path: str) -> str:
+    """Return `path`, or for a missing data/NAME the file NAME in the folder MAKEMORE_DATA."""
+    file, folder = Path(path), os.environ.get(DATA_VARIABLE)
+    if folder and file.parent == Path(DATA_FOLDER) and not file.exists():
+        second = Path(folder) / file.name
+        return str(second) if second.is_file() else path
+    return path
+
 
 def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
-    """The text of a file, and the sha256 of its bytes. UserError if it can't be read."""
+    """Return the text of the file that `find` finds, and the sha256 of its bytes.
+
+    UserError, about `flag`, if it can't be read.
+    """
+    path = find(path)
     with opening(path, flag):
         raw = Path(path).read_bytes()
     return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
@@ -55,18 +71,23 @@ def wrong_encoding(path: str, encoding: str, byte: int, flag: str = "data.path")
 
 
 def _nearest(file: Path) -> str:
-    """A way out for someone whose file is not there."""
+    """What to do about a file that does not exist, to follow the message."""
     from makemore_jax.data.download import SOURCES  # a command, which must not be imported before
 
+    folder = os.environ.get(DATA_VARIABLE)
+    searched = ""
+    if folder and file.parent == Path(DATA_FOLDER):
+        searched = f", and {DATA_VARIABLE} ({folder}) does not have it"
     for name, source in SOURCES.items():
         if file.name == source.file:
-            return f"; python -m makemore_jax.data.download {name} fetches it to data/"
+            command = f"python -m makemore_jax.data.download {name}"
+            return f"{searched}; {command} fetches it to {DATA_FOLDER}/"
     try:
         names = os.listdir(file.parent)
     except OSError:
-        return ""
+        return searched
     nearest = difflib.get_close_matches(file.name, names, n=1)
-    return f"; did you mean {file.with_name(nearest[0])}?" if nearest else ""
+    return searched + (f"; did you mean {file.with_name(nearest[0])}?" if nearest else "")
 
 
 @dataclass(frozen=True)

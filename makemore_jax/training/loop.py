@@ -115,6 +115,9 @@ def _train(
         diagnose = _make_diagnose(config, model, optimizer)
         if start == 0:
             metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
+    num_samples = config.train.num_samples
+    if num_samples is None:
+        num_samples = dataset.num_samples
     dev_loss = None
     probes = _probes(start, config.train, state_lib.num_params(state.params), dataset.block_size)
     with contextlib.closing(metrics), _Signals() as signals:
@@ -138,7 +141,7 @@ def _train(
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
                 metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
-            if config.train.num_samples and (step % config.train.sample_every == 0 or is_last):
+            if num_samples and (step % config.train.sample_every == 0 or is_last):
                 variables = state.variables
                 if spread or processes.are_many():
                     variables = sharding.gather(variables, mesh)
@@ -146,8 +149,9 @@ def _train(
                     sizes = dataset.max_len, dataset.block_size
                     lm = LanguageModel(model, variables, dataset.vocab, *sizes)
                     key = jax.random.fold_in(sample_key, step)
-                    drawn = sampling.sample(lm, key, config.train.num_samples)
-                    metrics.write_samples(step, dataset.show([sample.text for sample in drawn]))
+                    drawn = sampling.sample(lm, key, num_samples)
+                    texts, is_cut = zip(*((s.text, s.is_cut) for s in drawn), strict=True)
+                    metrics.write_samples(step, dataset.show(texts, is_cut))
             if is_best or step % config.train.checkpoint_every == 0 or is_last:
                 metrics.flush()
                 checkpoints.save(state, dev_loss)
