@@ -43,7 +43,7 @@ thead th { font-size: .85rem; font-weight: 600; color: #4a5564 }
 
 
 def as_html(report: Report, pictures: dict[str, bytes]) -> str:
-    """One HTML file with everything in it. `pictures` are PNGs by name, as plots.py names them."""
+    """One HTML file with everything in it. `pictures` are PNGs by name, as plots/write.py names them."""
     sections: list[tuple[str, Callable[[Report, dict[str, bytes]], str]]] = [
         ("Training", _training),
         ("Inside", _inside),
@@ -88,7 +88,7 @@ def _training(report: Report, pictures: dict[str, bytes]) -> str:
     return f"{images}\n<p>With {flag} a training also looks inside, and it is shown here.</p>"
 
 
-# By picture, as plots.py names them: what it is, and what to look for.
+# By picture, as plots/write.py names them: what it is, and what to look for.
 INSIDE = {
     "updates": (
         "update to weights by step, on a logarithmic scale",

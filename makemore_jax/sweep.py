@@ -347,9 +347,9 @@ def main() -> None:
     found |= {"versions": versions(), "members": [_finite(r._asdict()) for r in results]}
     write_json(folder / "sweep.json", found)
 
-    from makemore_jax import plots
+    from makemore_jax.plots.sweep import draw_sweep
 
-    plots.sweep(rows, folder / "sweep.png")
+    draw_sweep(rows, folder / "sweep.png")
     told = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
     print(f"\n{told}; {folder / 'sweep.json'} and {folder / 'sweep.png'} hold the whole of it")
     if all(math.isnan(row.mean) for row in rows):

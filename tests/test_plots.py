@@ -20,13 +20,14 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, history, models, plots, report, sampling, workdir
+from makemore_jax import data, history, models, report, sampling, workdir
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.history import Histogram
-from makemore_jax.plots import write
+from makemore_jax.plots import inside, style
+from makemore_jax.plots.write import write
 from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
@@ -317,15 +318,15 @@ def test_the_looks_of_a_run_are_on_its_page(runs):
 def figures(monkeypatch):
     """What is drawn, by the name of its file, instead of the files."""
     kept = {}
-    monkeypatch.setattr(plots, "_save", lambda figure, file: kept.update({file.stem: figure}))
+    monkeypatch.setattr(style, "save", lambda figure, file: kept.update({file.stem: figure}))
     yield kept
     for figure in kept.values():
-        plots.plt.close(figure)
+        style.plt.close(figure)
 
 
 def test_pictures_show_the_numbers(figures, tmp_path):
     found = inside_of(tmp_path, [found_at(0), found_at(10), found_at(20)])
-    plots.draw_inside(found, tmp_path)
+    inside.draw(found, tmp_path)
     assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
     (ax,) = figures["inside_updates"].axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
@@ -349,7 +350,7 @@ def test_pictures_show_the_numbers(figures, tmp_path):
 
 def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
     found = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
-    plots.histograms({0: {"h relu": found}}, "", tmp_path / "one")
+    inside.histograms({0: {"h relu": found}}, "", tmp_path / "one")
     (ax,) = figures["one"].axes
     (line,) = ax.collections
     assert_close(line.get_segments()[0][:, 0], [0.5, 0.5])
@@ -359,10 +360,10 @@ def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
 def test_pictures_of_many_matrices(figures, tmp_path):
     """The legend names some of them, the first and the last among them."""
     names = [f"h_{i}" for i in range(101)]
-    plots.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
+    inside.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
     (legend,) = figures["many"].legends
     told = [text.get_text() for text in legend.get_texts()]
-    assert len(told) <= plots.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
+    assert len(told) <= inside.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
     assert len(figures["many"].axes[0].lines) == 101
 
 
@@ -395,7 +396,7 @@ def test_pictures_of_many_matrices(figures, tmp_path):
     ids=["one look", "no ratio", "neither layers nor matrices", "all zero"],
 )
 def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
-    plots.draw_inside(inside_of(tmp_path, lines), tmp_path)
+    inside.draw(inside_of(tmp_path, lines), tmp_path)
     for figure in figures.values():
         figure.canvas.draw()
     assert set(figures) == {f"inside_{name}" for name in drawn}
