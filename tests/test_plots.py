@@ -1,5 +1,6 @@
 """The page of a run: the numbers behind its pictures, and that it needs nothing but itself."""
 
+import html
 import json
 import re
 import shutil
@@ -20,13 +21,13 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, history, models, report, sampling, workdir
+from makemore_jax import data, facts, history, models, passage, report, sampling, workdir
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.history import Histogram
-from makemore_jax.plots import inside, style
+from makemore_jax.plots import inside, learned, style
 from makemore_jax.plots.write import write
 from makemore_jax.training import loop
 
@@ -225,6 +226,100 @@ def test_nearest_of_all_names(names):
 
 
 # What was found inside.
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory):
+    """An MLP trained for a moment on a text with newlines and markup."""
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"line {i}: <b>to</b> be & not {i * 7 % 11}" for i in range(90)]
+    (folder / "few.txt").write_text("\n".join(lines), "utf-8")
+    config = small_config("mlp", steps=20, log_every=10, eval_every=10)
+    config.data.path, config.data.kind = str(folder / "few.txt"), "text"
+    config.data.block_size, config.train.num_samples = BLOCK, 0
+    loop.train(config, str(folder / "run"))
+    return folder
+
+
+def test_surprise_of_a_passage(text_run):
+    """Each character but the first once, in contexts of at least half the block size."""
+    run_dir = text_run / "run"
+    lm, _ = report.load(run_dir, workdir.read(run_dir))
+    dev = report.find_data(workdir.read(run_dir), run_dir).splits["dev"]
+    text, nats = passage.read_passage(lm, dev, max_chars=50)
+    source = (text_run / "few.txt").read_text("utf-8")
+    assert text == source[int(0.9 * len(source)) :][:50]
+    tokens = np.array(lm.vocab.encode(text))
+    stride, apply = BLOCK // 2, jax.jit(lm.model.apply)
+    for i in (1, 2, BLOCK, BLOCK + 1, 30, 49):
+        crop = max(0, -(-(i - BLOCK) // stride))  # the first that has this target
+        context = tokens[crop * stride : i]
+        assert i <= BLOCK or len(context) > BLOCK // 2
+        padded = np.pad(context, (0, BLOCK - len(context)))
+        p = jax.nn.softmax(apply(lm.variables, padded[None])[0, len(context) - 1])
+        assert_close(nats[i - 1], -np.log(p[tokens[i]]))
+
+
+def test_passage_of_a_short_text(text_run):
+    lm, _ = report.load(text_run / "run", workdir.read(text_run / "run"))
+    for size in (1, 2, BLOCK + 1, BLOCK + 2):
+        found = passage.choose_passage(lm, None, "line 1: not to be"[:size])
+        assert (found.text, found.source) == ("line 1: not to be"[:size], "first sample")
+        assert found.nats.shape == (size - 1,) and np.isfinite(found.nats).all()
+
+
+def test_page_of_a_text(text_run):
+    """Samples keep their newlines, Surprise has every character, captions know no lines."""
+    folder = text_run / "run"
+    found = report.collect(folder, None, seed=5, num=20)
+    assert len(found.samples) == report.MOST_TEXTS and "\n" in found.samples[0].text
+    write(found, text_run / "page")
+    page = (text_run / "page" / "index.html").read_text("utf-8")
+    assert re.findall("<h2>(.*)</h2>", page) == [
+        *("Training", "Samples", "Surprise", "The characters", "Config"),
+    ]
+    for sample in found.samples:
+        assert f"<pre>\n{html.escape(sample.text)}</pre>" in page
+    (spans,) = re.findall("<pre>(?!\n)(.*?)</pre>", page, re.DOTALL)
+    text = html.unescape(re.sub("<[^>]*>", "", spans))
+    assert text.replace("↵\n", "\n") == found.passage.text
+    assert spans.count("<span") == len(found.passage.text) - 1
+    prose = re.sub(r'base64,[^"]*|<style>.*?</style>|<pre>.*?</pre>', "", page, flags=re.DOTALL)
+    assert not re.search(r"\blines?\b|•", prose)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_facts(runs, tmp_path, is_finished):
+    """Config, device and duration, as far as the run has written them."""
+    shutil.copytree(runs / "bigram", tmp_path / "run")
+    if not is_finished:
+        (tmp_path / "run" / "summary.json").unlink()
+    found = report.collect(tmp_path / "run", None, seed=5, num=1).facts
+    assert "model.kind=bigram" in found["config"] and "train.steps=20" in found["config"]
+    assert "optimizer" not in found["config"]  # which is as the defaults have it
+    assert ("device" in found) == is_finished
+    if is_finished:
+        assert found["device"] == f"1 cpu, jax {jax.__version__}"
+        assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", found["training"])
+    else:
+        assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", found["training"])
+
+
+def test_durations():
+    shown = {t: facts.show_seconds(t) for t in (0.04, 59.94, 59.96, 200, 3599.7, 7500)}
+    assert list(shown.values()) == [
+        *("0.0 s", "59.9 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "2 h 5 min"),
+    ]
+
+
+def test_letters_do_not_overlap():
+    """Also where many start at the same position; those that have room stay."""
+    points = np.concatenate([np.zeros((20, 2)), np.random.RandomState(6).randn(19, 2)])
+    points = np.concatenate([points, [[50.0, 50.0]]])
+    places = learned.separate(points, distance=0.5)
+    gaps = np.linalg.norm(places[:, None] - places, axis=-1)[~np.eye(len(places), dtype=bool)]
+    assert gaps.min() > 0.49
+    assert_close(places[-1], [50, 50])
 
 
 def histogram(low, high, std=1.0):
@@ -490,7 +585,7 @@ def test_without_data_and_metrics(runs, tmp_path):
     write(found, folder / "plots")
     assert [file.name for file in (folder / "plots").iterdir()] == ["index.html"]
     page = (folder / "plots" / "index.html").read_text("utf-8")
-    assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise"]
+    assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise", "Config"]
     assert "gone.txt, gone or changed since" in page
     assert "<b>" not in page and "a &lt;b&gt;run&lt;b&gt;" in page
 

@@ -14,22 +14,52 @@ COLORS = {"vowel": "tab:red", "consonant": "tab:blue", "other": "0.45"}
 
 
 def characters(plane: Plane, labels: list[str], file: Path) -> None:
-    """Each token at its place in the plane; vowels, consonants and all else in their colours."""
+    """Each token at its position in the plane; vowels, consonants and others by color.
+
+    Tokens that would overlap are moved apart; a line leads from each of them to its position.
+    """
     figure, ax = plt.subplots(figsize=(4.6, 4.6), layout="constrained")
+    size = min(10.0, 80 / len(labels) ** 0.5)  # font size in points
+    extent = float(np.ptp(plane.points, axis=0).max()) or 1.0
+    distance = 1.25 * size * extent / (72 * 3.5)  # the axes are about 3.5 inches wide
+    places = separate(plane.points, distance)
+    moved = np.linalg.norm(places - plane.points, axis=1) > 0.3 * distance
+    for start, end in zip(plane.points[moved], places[moved], strict=True):
+        ax.plot(*zip(start, end, strict=True), color="0.6", linewidth=0.6, zorder=1)
     kinds = [report.kind_of(label) for label in labels]
     for kind, color in COLORS.items():
-        found = plane.points[[k == kind for k in kinds]]
-        if len(found):
-            ax.scatter(*found.T, s=150, color=color, alpha=0.18, linewidths=0, label=kind)
-    for (x, y), label, kind in zip(plane.points, labels, kinds, strict=True):
-        ax.text(x, y, label, color=COLORS[kind], ha="center", va="center", weight="bold")
+        of_kind = places[[k == kind for k in kinds]]
+        if len(of_kind):
+            area = (1.2 * size) ** 2
+            ax.scatter(*of_kind.T, s=area, color=color, alpha=0.18, linewidths=0, label=kind)
+    text_style = {"ha": "center", "va": "center", "weight": "bold", "fontsize": size}
+    for (x, y), label, kind in zip(places, labels, kinds, strict=True):
+        ax.text(x, y, label, color=COLORS[kind], **text_style)
     ax.set_xlabel(f"first component, {plane.shares[0]:.0%} of the variance")
     ax.set_ylabel(f"second component, {plane.shares[1]:.0%}")
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.08)
     ax.grid(color="0.92")
-    ax.legend(fontsize=8, markerscale=0.6)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     style.save(figure, file)
+
+
+def separate(points: np.ndarray, distance: float, rounds: int = 500) -> np.ndarray:
+    """Move points (N, 2) apart until any two have this distance, or for so many rounds."""
+    # Points at the same position have no direction between them; each gets its own.
+    angles = 2.4 * np.arange(len(points))
+    places = points + 1e-6 * distance * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for _ in range(rounds):
+        between = places[:, None] - places  # (N, N, 2)
+        gaps = np.linalg.norm(between, axis=-1)
+        np.fill_diagonal(gaps, np.inf)
+        overlap = np.maximum(distance - gaps, 0)
+        if overlap.max() < 0.01 * distance:
+            break
+        moves = 0.5 * (between * (overlap / gaps)[..., None]).sum(axis=1)
+        sizes = np.linalg.norm(moves, axis=1, keepdims=True)
+        places = places + moves * np.minimum(1, 0.2 * distance / np.maximum(sizes, 1e-30))
+    return places
 
 
 def attention(weights: np.ndarray, labels: list[str], file: Path) -> None:
