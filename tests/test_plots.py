@@ -21,13 +21,24 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, facts, history, models, passage, report, sampling, workdir
+from makemore_jax import (
+    comparison,
+    data,
+    facts,
+    history,
+    models,
+    passage,
+    report,
+    sampling,
+    workdir,
+)
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.history import Histogram
 from makemore_jax.plots import inside, learned, style
+from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
 from makemore_jax.plots.write import write
 from makemore_jax.training import loop
 
@@ -633,3 +644,84 @@ def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
     done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
     assert_one_line(done, "plots", 'pictures need matplotlib: pip install -e ".[plots]"')
+
+
+# Several runs.
+
+
+def test_comparison(runs, tmp_path):
+    """One table, printed and on the page: config differences, losses, speed."""
+    flags = [f"--workdir={runs / name}" for name in ("bigram", "transformer")]
+    done = command(*flags, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"index.html", "loss.png", "loss_by_time.png"}
+    printed = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    ]
+    rows = {name: cells for name, *cells in printed}
+    assert rows[""] == ["bigram", "transformer"]
+    assert rows["model.kind"] == ["bigram", "transformer"]
+    assert rows["train.diagnose_every"] == ["None", "10"]
+    assert "optimizer.learning_rate" not in rows and "data.path" not in rows
+    summaries = [
+        json.loads((runs / name / "summary.json").read_text()) for name in ("bigram", "transformer")
+    ]
+    losses = [f"{summary['test_loss']:.4f}" for summary in summaries]
+    best = int(summaries[0]["test_loss"] > summaries[1]["test_loss"])
+    assert rows["test loss"][best] == f"{losses[best]} (best)"
+    assert rows["test loss"][1 - best] == losses[1 - best]
+    assert rows["parameters"] == [f"{summary['num_params']:,}" for summary in summaries]
+    assert rows["steps/s"] == [f"{summary['steps_per_second']:,.1f}" for summary in summaries]
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    on_page = [
+        [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<td.*?</td>", row)]
+        for row in re.findall("<tr>(<td.*?)</tr>", page)
+    ]
+    assert on_page == printed[2:]
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 2
+
+
+def test_comparison_of_other_data_and_of_a_run_that_is_not_finished(runs, text_run, tmp_path):
+    shutil.copytree(runs / "bigram", tmp_path / "bigram")
+    (tmp_path / "bigram" / "summary.json").unlink()
+    compared = comparison.read_runs([tmp_path / "bigram", text_run / "run", runs / "bigram"])
+    assert [run.name for run in compared] == [
+        *(str(tmp_path / "bigram"), str(text_run / "run"), str(runs / "bigram")),
+    ]
+    assert not comparison.have_same_data(compared)
+    rows = {row.name: row for row in comparison.make_rows(compared)}
+    assert rows["steps"].cells == ["20 of 20", "20", "20"]
+    assert rows["test loss"].cells[0] == rows["device"].cells[0] == ""
+    assert rows["dev loss"].cells[0] == rows["dev loss"].cells[2] != ""
+    assert {row.best for row in rows.values()} == {None}
+    assert comparison.have_same_data([compared[0], compared[2]])
+
+
+def test_curves_of_all_runs_are_in_one_chart(figures, runs, tmp_path):
+    compared = comparison.read_runs([runs / "bigram", runs / "transformer"])
+    draw_losses(compared, tmp_path / "loss")
+    (ax,) = figures["loss"].axes
+    lines = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata())]
+    curves = [getattr(r.curves, k) for r in compared for k in ("train_loss", "dev_loss")]
+    assert lines == [[list(point) for point in curve] for curve in curves]
+    draw_losses_by_time(compared, tmp_path / "time")
+    seconds = dict(compared[1].curves.seconds)
+    expected = [[seconds[step], loss] for step, loss in compared[1].curves.dev_loss]
+    assert figures["time"].axes[0].lines[1].get_xydata().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "is given twice"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
+    ],
+)
+def test_bad_comparisons_end_in_one_line(flags, message, runs, tmp_path):
+    done = command(*(flag.format(runs=runs) for flag in flags), "--out", tmp_path / "out")
+    assert_one_line(done, "plots", message)
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ OURS = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bigra
 def write(found: Report, folder: Path) -> None:
     """The pictures and the page. UserError if the folder can't be written."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for file in _pictures(folder):  # of an earlier call, perhaps with more names
             file.unlink()
         draw(found, folder)
