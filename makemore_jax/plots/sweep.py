@@ -9,8 +9,8 @@ from makemore_jax.plots.style import plt
 def draw_sweep(rows: list[Any], file: Path) -> None:
     """Best dev loss against the first swept field, a line for each combination of the others.
 
-    `rows` are those of `sweep.over_seeds`; the band is the spread over seeds, a cross at the upper
-    edge a combination of which a seed diverged.
+    `rows` are those of `sweep.over_seeds`. The band is the range over seeds. A cross at the upper
+    edge marks a combination with a seed that diverged.
     """
     names = list(rows[0].values)
     lines: dict[str, list[Any]] = {}
@@ -26,13 +26,10 @@ def draw_sweep(rows: list[Any], file: Path) -> None:
         low, high = [row.low for row in found], [row.high for row in found]
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
         gone = [value for value, row in zip(x, found, strict=True) if row.diverged]
-        ax.plot(
-            gone,
-            [0.97] * len(gone),
-            "x",
-            color=line.get_color(),
-            transform=ax.get_xaxis_transform(),
-        )
+        place = ax.get_xaxis_transform()
+        ax.plot(gone, [0.97] * len(gone), "x", color=line.get_color(), transform=place)
+    if any(row.diverged for row in rows):
+        ax.plot([], [], "x", color="0.3", label="diverged")
     if is_number and min(firsts) > 0 and max(firsts) >= 10 * min(firsts):
         ax.set_xscale("log")
     best = min(
@@ -44,7 +41,9 @@ def draw_sweep(rows: list[Any], file: Path) -> None:
         ax.set_title(f"lowest mean: {best.mean:.4f} at {told}", fontsize=10)
     ax.set_xlabel(names[0])
     ax.set_ylabel("best dev loss (nats per token)")
-    if len(names) > 1:
-        ax.legend(fontsize=8)
+    if len(names) > 1 or any(row.diverged for row in rows):
+        handles, labels = ax.get_legend_handles_labels()
+        shown = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+        ax.legend(*zip(*shown, strict=True), fontsize=8)
     figure.savefig(file, dpi=120)
     plt.close(figure)
