@@ -38,6 +38,8 @@ thead th { font-size: .85rem; font-weight: 600; color: #4a5564; vertical-align: 
                border: 2px solid #fff; white-space: pre }
 .surprise small { display: block; font-size: .75rem }
 @media (max-width: 40rem) {
+  dl { font-size: .9rem; column-gap: .6rem }
+  .surprise th { flex-basis: 100%; text-align: left; padding-left: 0 }
   th, td { padding: .15rem .35rem; font-size: .9rem }
   .surprise td { min-width: 1.6rem; padding: .15rem }
   .cards thead { display: none }
