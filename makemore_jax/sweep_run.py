@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 
 from makemore_jax import data, models, workdir
-from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training.evaluate import make_evaluate
@@ -28,6 +27,8 @@ class Trained(NamedTuple):
 
 def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
     """Write the run of `config` into `folder`, in place of what is there; return its summary."""
+    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
+
     dataset = data.load(config.data, config.seed)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     if folder.exists():

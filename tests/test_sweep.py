@@ -116,7 +116,9 @@ def test_the_best_run_is_kept(tmp_path):
     """With the state of its best step, and the last, from which training goes on."""
     config = sweep_config("mlp", steps=60)
     config.train.eval_every, config.train.num_samples = 20, 0
-    config.optimizer.learning_rate, config.optimizer.schedule = 0.3, "step"
+    # From step 40 on the learning rate is too high, so that the best step is not the last.
+    config.optimizer.learning_rate, config.optimizer.schedule = 0.02, "step"
+    config.optimizer.step_size, config.optimizer.gamma = 40, 10.0
     results = sweep.sweep(config, {"optimizer.weight_decay": [0.0, 0.3]}, num_seeds=2)
     best = sweep.best_run(results)
     assert best.best_dev_loss == min(result.best_dev_loss for result in results)
@@ -125,7 +127,7 @@ def test_the_best_run_is_kept(tmp_path):
     assert summary["steps"] == 60 and summary["dev_loss"] == best.best_dev_loss
     run_dir = workdir.read(tmp_path / "best")
     lm, step = report.load(tmp_path / "best", run_dir)
-    assert step == summary["best_step"]
+    assert step == summary["best_step"] == 40
     dataset = data.load(chosen.data, chosen.seed)
     assert_close(make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]), best.best_dev_loss)
     curves = history.read_curves(tmp_path / "best", run_dir)
