@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import sides, whole_training
-from makemore_jax import plots
 from makemore_jax.data.download import locate
+from makemore_jax.plots import curves
 
 OUT = sides.ROOT / "docs" / "lectures"
 FLAT = ("model.n_layer=1", "model.fuse=None", "model.n_embd=10", "model.n_embd2=200")
@@ -130,7 +130,7 @@ def main() -> None:
         if row.name in args.rows:
             trained = train(row, data.absolute())
             results[row.name] = trained["found"]
-            plots.losses_and_layers(trained["lines"], args.out / f"{row.name}.png")
+            curves.losses_and_layers(trained["lines"], args.out / f"{row.name}.png")
     sides.report("results", as_table(results), {"results": results}, args.out)
     if far := too_far(results):
         sys.exit("lectures: " + "; ".join(far))

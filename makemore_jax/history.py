@@ -15,11 +15,12 @@ from makemore_jax.training.optimizer import make_schedule
 
 
 class Curves(NamedTuple):
-    """The losses and the learning rate, each a list of (step, value)."""
+    """Losses, learning rate and time, each a list of (step, value)."""
 
     train_loss: list[tuple[int, float]]
     dev_loss: list[tuple[int, float]]
     learning_rate: list[tuple[int, float]]  # that of the schedule, not of the file
+    seconds: list[tuple[int, float]]  # of training so far, at each logged step
 
 
 class Histogram(NamedTuple):
@@ -60,9 +61,9 @@ class Inside(NamedTuple):
 def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
     """What the run has written so far; None where that is nothing, as after a conversion."""
     lines = _read(folder)
-    train, dev = (
+    train, dev, seconds = (
         [(line["step"], line[name]) for line in lines if name in line]
-        for name in ("train_loss", "dev_loss")
+        for name in ("train_loss", "dev_loss", "seconds")
     )
     if not train:
         return None
@@ -70,7 +71,8 @@ def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
     steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
     rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
     rates = np.broadcast_to(np.asarray(rates), steps.shape)
-    return Curves(train, dev, list(zip((steps + 1).tolist(), rates.tolist(), strict=True)))
+    learning_rate = list(zip((steps + 1).tolist(), rates.tolist(), strict=True))
+    return Curves(train, dev, learning_rate, seconds)
 
 
 def read_inside(folder: Path, params: list[str]) -> Inside | None:

@@ -75,7 +75,9 @@ class Metrics:
             self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
             self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
             self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
-            self._open_events(workdir, start)
+            from makemore_jax.events import Events  # tensorboard, which is slow to import
+
+            self._events = Events(workdir, start)
         # None: no bar where there is no terminal
         hidden = True if self._is_silent else None
         bar = {"unit": " steps", "dynamic_ncols": True, "leave": False, "disable": hidden}
@@ -143,20 +145,30 @@ class Metrics:
         """One line of metrics.jsonl, and the same values for TensorBoard."""
         self._lines.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._lines.flush()
-        self._write_events(step, values)
+        if self._events:
+            self._events.write_values(step, values)
 
     def write_diagnostics(self, step: int, found: dict[str, dict[str, Any]]) -> None:
         """What diagnostics.py gives: one line, and numbers and histograms for TensorBoard."""
         self._lines.write(json.dumps({"step": step, **found}, allow_nan=False) + "\n")
         self._lines.flush()
         by_tag = {f"{k}/{name}": v for k, of_kind in found.items() for name, v in of_kind.items()}
-        self._write_events(step, {tag: v for tag, v in by_tag.items() if _is_finite(v)})
+        if self._events:
+            finite = {tag: v for tag, v in by_tag.items() if _is_finite(v)}
+            self._events.write_values(step, finite)
+
+    def write_config(self, fields: dict[str, Any]) -> None:
+        """The fields of a config by dotted name, for TensorBoard."""
+        if self._events:
+            self._events.write_config(fields)
 
     def write_samples(self, step: int, lines: list[str]) -> None:
         """Samples, as the dataset shows them, to samples.txt and to the terminal."""
         lines = [f"step {step}, samples", *(f"  {line}" if line else "" for line in lines)]
         self._samples.write("\n".join(lines) + "\n")
         self._samples.flush()
+        if self._events:
+            self._events.write_text(step, "samples", lines[1:])
         self.say("\n".join(lines))
 
     def say(self, text: str) -> None:
@@ -173,40 +185,6 @@ class Metrics:
         self._samples.close()
         if self._events:
             self._events.close()
-
-    def _open_events(self, workdir: Path, start: int) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        is_first = not any(workdir.glob("events.out.*"))
-        self._events = EventFileWriter(str(workdir))
-        if not is_first:
-            self._purge_events(start)
-
-    def _write_events(self, step: int, values: dict[str, Any]) -> None:
-        if self._events is None:
-            return
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-
-        def as_value(tag: str, v: Any) -> Summary.Value:
-            if not isinstance(v, dict):
-                return Summary.Value(tag=tag, simple_value=v)
-            low, high, num = v["low"], v["high"], sum(v["counts"])
-            ends = np.linspace(low, high, len(v["counts"]) + 1)[1:].tolist()
-            squares = num * (v["std"] ** 2 + v["mean"] ** 2)
-            sums = {"num": num, "sum": num * v["mean"], "sum_squares": squares}
-            bins = {"bucket_limit": ends, "bucket": v["counts"]}
-            return Summary.Value(tag=tag, histo=HistogramProto(min=low, max=high, **sums, **bins))
-
-        summary = Summary(value=[as_value(tag, v) for tag, v in values.items()])
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-
-    def _purge_events(self, start: int) -> None:
-        """Have TensorBoard drop what an earlier process wrote for the steps after `start`."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        restart = SessionLog(status=SessionLog.START)
-        self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
 
 
 def _is_finite(value: Any) -> bool:

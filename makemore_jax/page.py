@@ -3,47 +3,21 @@
 All its text goes through html.escape, whatever the data hold.
 """
 
-import base64
 import html
 import math
 from collections.abc import Callable
 
+from makemore_jax.facts import show_value
+from makemore_jax.html_parts import document, facts, picture, table
+from makemore_jax.passage import Passage
 from makemore_jax.report import EDGE, MOST_LINES, Report, shown
-
-STYLE = """
-:root { color-scheme: light }
-body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: #fff; color: #1c2430;
-       font: 16px/1.5 system-ui, sans-serif }
-h1 { margin: .5rem 0; font-size: 1.7rem; overflow-wrap: anywhere }
-h2 { margin: 2.5rem 0 .25rem; font-size: 1.25rem }
-h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; overflow-wrap: anywhere }
-p { margin: .25rem 0 1rem; max-width: 46rem; color: #4a5564 }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 }
-dt { color: #4a5564 }
-dd { margin: 0; overflow-wrap: anywhere }
-code { white-space: nowrap }
-.pictures { display: grid; gap: 1rem; align-items: start;
-            grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-.pictures.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)) }
-figure { margin: 0 }
-figcaption { font-size: .85rem; color: #4a5564 }
-img { display: block; width: 100%; max-width: 34rem; height: auto }
-.box { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: left;
-         white-space: nowrap }
-thead th { font-size: .85rem; font-weight: 600; color: #4a5564 }
-.number { text-align: right }
-.surprise td { padding: .2rem .3rem; min-width: 1.9rem; text-align: center;
-               border: 2px solid #fff }
-.surprise small { display: block; font-size: .75rem }
-@media (max-width: 30rem) { th, td { padding: .15rem .35rem; font-size: .9rem }
-                            .surprise td { min-width: 1.6rem; padding: .15rem } }
-"""
 
 
 def as_html(report: Report, pictures: dict[str, bytes]) -> str:
-    """One HTML file with everything in it. `pictures` are PNGs by name, as plots.py names them."""
+    """One HTML file with everything in it.
+
+    `pictures` are PNGs by the names that plots/write.py gives them.
+    """
     sections: list[tuple[str, Callable[[Report, dict[str, bytes]], str]]] = [
         ("Training", _training),
         ("Inside", _inside),
@@ -52,35 +26,20 @@ def as_html(report: Report, pictures: dict[str, bytes]) -> str:
         ("Attention", _attention),
         ("The characters", _characters),
         ("Bigrams", _bigrams),
+        ("Config", _config),
     ]
     parts = [(title, section(report, pictures)) for title, section in sections]
     body = "\n".join(
         f"<section><h2>{title}</h2>\n{part}</section>" for title, part in parts if part
     )
-    facts = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in report.facts.items()
-    )
-    title = html.escape(report.title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} - makemore_jax</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{title}</h1>\n<dl>{facts}</dl>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _picture(png: bytes, told: str, caption: str = "", below: str = "") -> str:
-    source = base64.b64encode(png).decode()
-    captions = [f"<figcaption>{html.escape(c)}</figcaption>" if c else "" for c in (caption, below)]
-    image = f'<img src="data:image/png;base64,{source}" alt="{html.escape(told)}">'
-    return f"<figure>{captions[0]}{image}{captions[1]}</figure>\n"
+    return document(report.title, f"{facts(report.facts)}\n{body}")
 
 
 def _training(report: Report, pictures: dict[str, bytes]) -> str:
     if report.curves is None:
         return ""
-    loss = _picture(pictures["loss"], "loss on train and dev by step")
-    rate = _picture(pictures["learning_rate"], "learning rate by step")
+    loss = picture(pictures["loss"], "loss on train and dev by step")
+    rate = picture(pictures["learning_rate"], "learning rate by step")
     images = f'<div class="pictures">{loss}{rate}</div>'
     if report.inside:
         return images
@@ -88,7 +47,7 @@ def _training(report: Report, pictures: dict[str, bytes]) -> str:
     return f"{images}\n<p>With {flag} a training also looks inside, and it is shown here.</p>"
 
 
-# By picture, as plots.py names them: what it is, and what to look for.
+# By picture, as plots/write.py names them: what it is, and what to look for.
 INSIDE = {
     "updates": (
         "update to weights by step, on a logarithmic scale",
@@ -132,7 +91,7 @@ def _inside(report: Report, pictures: dict[str, bytes]) -> str:
     about = "What the training found when it looked inside, as train.diagnose_every says. Lines "
     about += "and rows go from the input, which is blue and at the top, to the output, red."
     images = [
-        _picture(pictures[f"inside_{name}"], told, below=below)
+        picture(pictures[f"inside_{name}"], told, explanation=below)
         for name, (told, below) in INSIDE.items()
         if f"inside_{name}" in pictures
     ]
@@ -140,27 +99,53 @@ def _inside(report: Report, pictures: dict[str, bytes]) -> str:
 
 
 def _samples(report: Report, pictures: dict[str, bytes]) -> str:
+    return _sampled_texts(report) if report.is_text else _sampled_lines(report)
+
+
+def _sampled_texts(report: Report) -> str:
+    about = (
+        "Texts sampled from the model at temperature 1, in the order in which they were drawn. "
+        "ln&nbsp;p is the natural logarithm of the probability of the whole text."
+    )
+    parts = [f"<p>{about}</p>"]
+    for i, sample in enumerate(report.samples, start=1):
+        size = len(sample.text)
+        caption = (
+            f"sample {i}: {size:,} characters, ln p {sample.log_prob:.2f}, "
+            f"{-sample.log_prob / size:.3f} nats per character"
+        )
+        text = html.escape("".join(map(_visible, sample.text)))
+        # A newline right after <pre> would be dropped.
+        parts.append(f"<figure><figcaption>{caption}</figcaption><pre>\n{text}</pre></figure>")
+    return "\n".join(parts)
+
+
+def _visible(char: str) -> str:
+    """A character of a text on the page: line breaks and spaces as they are."""
+    return char if char in "\n\t " else shown(char)
+
+
+def _sampled_lines(report: Report) -> str:
     has_data = report.samples[0].found_in is not None
     header = ["sample", "ln p", "one in"]
     header += ["found in", "nearest in train", "edits"] if has_data else []
     rows = []
     for line in report.samples:
-        cells = [f"<td>{html.escape(line.text) or '<i>empty</i>'}</td>"]
-        cells += [f'<td class="number">{line.log_prob:.2f}</td>']
-        cells += [f'<td class="number">{_one_in(line.log_prob)}</td>']
+        row = [html.escape(line.text) or "<i>empty</i>", f"{line.log_prob:.2f}"]
+        row.append(_one_in(line.log_prob))
         if has_data:
-            cells += [f"<td>{line.found_in}</td><td>{html.escape(line.nearest)}</td>"]
-            cells += [f'<td class="number">{line.edits}</td>']
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    numbers = {"ln p", "one in", "edits"}
-    head = "".join(f"<th{' class=number' if h in numbers else ''}>{h}</th>" for h in header)
-    about = "Lines drawn from the model as it is, in the order in which they came. ln p is the "
-    about += "natural logarithm of the probability of the whole line, its end included"
+            row += [line.found_in, html.escape(line.nearest), str(line.edits)]
+        rows.append(row)
+    about = (
+        "Lines sampled from the model at temperature 1, in the order in which they were drawn. "
+        "ln&nbsp;p is the natural logarithm of the probability of the whole line, its end included"
+    )
     if has_data:
-        about += "; edits are the characters to put in, leave out or replace from the nearest line "
-        about += "of the training data"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<p>{about}.</p>\n<div class="box">{table}</div>'
+        about += (
+            "; edits is the number of characters to insert, delete or replace to get from the "
+            "nearest training line to the sample"
+        )
+    return f"<p>{about}.</p>\n{table(header, rows, numbers=('ln p', 'one in', 'edits'))}"
 
 
 def _one_in(log_prob: float) -> str:
@@ -170,22 +155,50 @@ def _one_in(log_prob: float) -> str:
 
 
 def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
-    guess = math.log(report.vocab.size)
+    uniform = math.log(report.vocab.size)
+    if report.passage:
+        return _surprise_of_passage(report.passage, report.vocab.size)
     rows = []
     for name, nats in zip(report.names, report.surprise, strict=True):
         cells = "".join(
-            f'<td style="background:{_warmth(n / (2 * guess))}">{html.escape(shown(char))}'
+            f'<td style="background:{_warmth(n / (2 * uniform))}">{html.escape(shown(char))}'
             f"<small>{n:.2f}</small></td>"
             for char, n in zip([*name, ""], nats, strict=True)
         )
         rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{cells}</tr>')
     about = (
-        f"-ln p of each character given those before it, in nats, and at last of the end, {EDGE}. "
-        f"To guess blindly among {report.vocab.size} tokens costs {guess:.2f} each time. "
-        "The sum is on the left."
+        f"-ln p in nats of each character given those before it, and of the end of the line, "
+        f"{EDGE}. Guessing uniformly among {report.vocab.size} tokens costs {uniform:.2f} nats. "
+        "The first number is the sum over the line."
     )
-    table = f'<table class="surprise"><tbody>{"".join(rows)}</tbody></table>'
-    return f'<p>{about}</p>\n<div class="box">{table}</div>'
+    lines = f'<table class="surprise"><tbody>{"".join(rows)}</tbody></table>'
+    return f"<p>{about}</p>\n{lines}"
+
+
+def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
+    """Each character on a background that shows its surprise."""
+    uniform = math.log(vocab_size)
+    spans = [_in_passage(passage.text[0])]  # nothing predicts the first character
+    for char, nats in zip(passage.text[1:], passage.nats, strict=True):
+        color = _warmth(nats / (2 * uniform))
+        title = f"{nats:.2f} nats"
+        spans.append(f'<span style="background:{color}" title="{title}">{_in_passage(char)}</span>')
+    scale = " ".join(
+        f'<span style="background:{_warmth(part)}">&nbsp;{2 * uniform * part:.1f}&nbsp;</span>'
+        for part in (0, 0.25, 0.5, 0.75, 1)
+    )
+    mean = f"{passage.nats.mean():.3f}" if len(passage.nats) else "unknown"
+    about = (
+        f"The first {len(passage.text):,} characters of the {passage.source}. The background shows "
+        f"-ln p of each character given those before it, in nats: {scale}. The mean is {mean}; "
+        f"guessing uniformly among {vocab_size} characters costs {uniform:.2f}. Hover over a "
+        "character for its value."
+    )
+    return f"<p>{about}</p>\n<pre>{''.join(spans)}</pre>"
+
+
+def _in_passage(char: str) -> str:
+    return "↵\n" if char == "\n" else html.escape(_visible(char))
 
 
 def _warmth(part: float) -> str:
@@ -202,7 +215,7 @@ def _attention(report: Report, pictures: dict[str, bytes]) -> str:
     parts = [f"<p>{about}</p>"]
     for i, (name, weights) in enumerate(zip(report.names, report.attention, strict=True), start=1):
         images = [
-            _picture(pictures[f"attention_{i}_{n}"], f"attention, layer {n}", f"layer {n}")
+            picture(pictures[f"attention_{i}_{n}"], f"attention, layer {n}", f"layer {n}")
             for n in range(1, len(weights) + 1)
         ]
         parts.append(f"<h3>{html.escape(name)}</h3>")
@@ -216,9 +229,11 @@ def _characters(report: Report, pictures: dict[str, bytes]) -> str:
     first, second = report.characters.shares
     about = (
         "The embedding of each character in the two directions in which they differ most, which "
-        f"have {first:.0%} and {second:.0%} of the variance. {EDGE} is the beginning of a line."
+        f"have {first:.0%} and {second:.0%} of the variance."
     )
-    image = _picture(pictures["characters"], "the characters' embeddings in two dimensions")
+    if report.vocab.has_end:
+        about += f" {EDGE} is the beginning of a line."
+    image = picture(pictures["characters"], "the characters' embeddings in two dimensions")
     return f'<p>{about}</p>\n<div class="pictures">{image}</div>'
 
 
@@ -232,7 +247,7 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
         f"{report.bigrams.difference:.4f}."
     )
     images = [
-        _picture(pictures[f"bigrams_{name}"], f"bigrams, {caption}", caption)
+        picture(pictures[f"bigrams_{name}"], f"bigrams, {caption}", caption)
         for name, caption in (
             ("learnt", "learnt"),
             ("counted", "counted"),
@@ -240,3 +255,8 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
         )
     ]
     return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'
+
+
+def _config(report: Report, pictures: dict[str, bytes]) -> str:
+    values = {name: show_value(value) for name, value in report.config.items()}
+    return f"<details><summary>all {len(values)} fields</summary>{facts(values)}</details>"

@@ -1,6 +1,6 @@
 """What a trained model has learnt, as numbers.
 
-`collect` computes everything and writes nothing; plots.py draws it; page.py is the HTML of it.
+`collect` computes everything and writes nothing; plots/ draws it; page.py turns it into HTML.
 """
 
 import dataclasses
@@ -16,13 +16,17 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax import config as config_lib
 from makemore_jax import data, history, models, sampling, workdir
 from makemore_jax.data.lines import Dataset, Lines, encode
+from makemore_jax.data.text import TextDataset
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import UserError
+from makemore_jax.facts import collect_facts
 from makemore_jax.history import Curves, Inside
 from makemore_jax.losses import token_losses
+from makemore_jax.passage import Passage, choose_passage
 from makemore_jax.training.state import num_params
 
 EDGE = "•"  # how the token 0, where a line begins and ends, is shown
@@ -67,6 +71,8 @@ class Report(NamedTuple):
 
     title: str
     facts: dict[str, str]
+    config: dict[str, Any]  # every field by its dotted name
+    is_text: bool  # whether the run was trained on one text, not on lines
     vocab: Vocab
     curves: Curves | None
     best_step: int
@@ -74,6 +80,7 @@ class Report(NamedTuple):
     samples: list[Drawn]
     names: list[str]
     surprise: list[np.ndarray]  # of each name (T,), in nats
+    passage: Passage | None  # of a run on one text
     attention: list[np.ndarray]  # of each name (n_layer, nh, T, T)
     characters: Plane | None  # of all tokens, in their order
     bigrams: Bigrams | None
@@ -87,30 +94,38 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     run = workdir.read(folder)
     is_text = run.config.data.kind == "text"
     if is_text and names is not None:
-        raise UserError("--names: are looked at in a run on lines; this one was trained on a text")
+        raise UserError("--names: only for a run on lines; this one was trained on one text")
     if names is not None:
         check_names(names, run.vocab, run.max_len)
     lm, best_step = load(folder, run)
-    dataset = None if is_text else find_data(run)
+    dataset = find_data(run, folder)
     drawn = sampling.sample(lm, jax.random.key(seed), min(num, MOST_TEXTS) if is_text else num)
     block_size = run.config.data.block_size
+    curves = history.read_curves(folder, run)
+    parameters = num_params(lm.variables["params"])
+    facts = collect_facts(folder, run, curves, parameters, best_step, dataset)
+    passage = choose_passage(lm, dataset, drawn[0].text) if is_text else None
+    lines = None if is_text else dataset
     if is_text:
         names = []
     elif names is None:
-        names = default_names(dataset, [line.text for line in drawn])
+        names = default_names(lines, [line.text for line in drawn])
     return Report(
         title=folder.resolve().name,
-        facts=_facts(folder, run, lm, best_step, dataset),
+        facts=facts,
+        config=config_lib.flatten(run.config),
+        is_text=is_text,
         vocab=lm.vocab,
-        curves=history.read_curves(folder, run),
+        curves=curves,
         best_step=best_step,
         inside=history.read_inside(folder, history.in_order_of_use(lm.model, block_size)),
-        samples=place_samples(drawn, dataset),
+        samples=place_samples(drawn, lines),
         names=names,
         surprise=surprise(lm, names) if names else [],
+        passage=passage,
         attention=attention_weights(lm, names) if names else [],
         characters=embedded_characters(lm),
-        bigrams=dataset and bigrams(lm, encode(dataset.words["train"], lm.vocab, lm.max_len)),
+        bigrams=lines and bigrams(lm, encode(lines.words["train"], lm.vocab, lm.max_len)),
     )
 
 
@@ -126,11 +141,11 @@ def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     return lm, checkpoints.steps()["best"]
 
 
-def find_data(run: workdir.Run) -> Dataset | None:
-    """The data of a run; None where they are gone or have changed."""
+def find_data(run: workdir.Run, folder: Path) -> Dataset | TextDataset | None:
+    """The data of the run in `folder`; None if it is gone or has changed."""
     config = dataclasses.replace(run.config.data, path=run.data_file)
     try:
-        dataset = data.load(config, run.config.seed)
+        dataset = data.load(config, run.config.seed, folder)
     except UserError:
         return None
     return dataset if dataset.sha256 == run.data_sha256 else None
@@ -358,27 +373,3 @@ def place_samples(drawn: list[Sample], dataset: Dataset | None) -> list[Drawn]:
         Drawn(line.text, line.log_prob, place, *n)
         for line, place, n in zip(drawn, places, near, strict=True)
     ]
-
-
-def _facts(
-    folder: Path, run: workdir.Run, lm: LanguageModel, best_step: int, dataset: Dataset | None
-) -> dict[str, str]:
-    """The lines below the title."""
-    steps = run.config.train.steps
-    facts = {
-        "model": f"{run.config.model.kind}, {num_params(lm.variables['params']):,} parameters",
-        "shown": f"the best by dev loss, of step {best_step:,}",
-        "data": Path(run.data_file).name,
-        "vocabulary": f"{lm.vocab.size} tokens, context {run.config.data.block_size}",
-    }
-    if run.config.data.kind == "text":
-        facts["data"] += ", one text"
-    elif dataset is None:
-        facts["data"] += ", gone or changed since: what needs it is left out"
-    else:
-        sizes = [f"{len(words):,} {name}" for name, words in dataset.words.items()]
-        facts["data"] += f": {', '.join(sizes)} lines"
-    if summary := workdir.read_summary(folder, steps):
-        told = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("test", "dev", "train")]
-        facts["loss"] = f"{', '.join(told)} nats per character, after {steps:,} steps"
-    return facts

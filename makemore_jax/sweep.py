@@ -9,8 +9,10 @@ again, all combinations. Every combination is trained with each of `--seeds` see
 that of the config. Each member computes what train.py computes for its settings; all that differ in
 nothing but numbers that the optimizer reads go through one step under `vmap`, spread over the
 devices; fields that change shapes or code make groups, one after the other. Prints a table and
-writes sweep.json and sweep.png into --workdir. After Ctrl-C the same command goes on: groups that
-were finished are kept.
+writes sweep.json and sweep.png into --workdir, and the run with the lowest dev loss into best/ in
+it, which sample.py opens. A member diverged if its loss is not finite, or if its train loss ended
+above that of its first step and above that of guessing uniformly.
+After Ctrl-C the same command resumes: finished groups are kept.
 """
 
 import copy
@@ -22,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +43,10 @@ from makemore_jax.config import Config, check_field_name, field_types, flatten, 
 from makemore_jax.data import Split
 from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
+from makemore_jax.facts import show_value
 from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.sweep_run import Trained, write_run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, sum_losses
 from makemore_jax.training.optimizer import make_optimizer
@@ -62,7 +67,7 @@ Values = dict[str, Any]  # the swept fields of one member, by dotted name
 
 
 class Result(NamedTuple):
-    """What one member came to. A loss is nan where it diverged."""
+    """The outcome of one member. Its best dev loss is nan if it diverged."""
 
     values: Values
     seed: int
@@ -70,6 +75,12 @@ class Result(NamedTuple):
     dev_loss: float  # after the last step
     best_dev_loss: float  # of all evaluations
     curve: list[float]  # mean train loss of every log_every steps
+    trained: Trained | None = None  # of the best member of each compiled group alone
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it diverged, as the docstring of this module defines it."""
+        return math.isnan(self.best_dev_loss)
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
@@ -210,12 +221,16 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     evaluate = _make_evaluate(model, spread, data.each_once(datasets[seeds[0]].splits["dev"]))
     calibrate = jax.jit(spread(make_calibrate(model)))
     curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
-    step = 0
+    keep_best, best_state, evaluations = jax.jit(jax.vmap(_select)), None, []
+    step, began, times, first_losses = 0, time.perf_counter(), [], []
     bar = tqdm(total=config.train.steps, unit=" steps", disable=None, leave=False)
     estimate = progress.Estimate(config.train.steps)
     for num_steps in _stretches(config):
         state, losses = trainers[num_steps](state, swept, splits["train"], key_data)
-        curves.append(np.asarray(losses).mean(axis=1))
+        losses = np.asarray(losses)
+        first_losses.append(losses[:, 0])
+        curves.append(losses.mean(axis=1))
+        times.append(time.perf_counter() - began)
         step += num_steps
         bar.update(num_steps)
         estimate.update(step)
@@ -223,20 +238,52 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
             if config.model.batch_norm == "calibrated":
                 state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
             dev = evaluate(state.variables, splits["dev"])
+            is_best = (dev < best) | (best_state is None)
+            best_state = keep_best(is_best, state, state if best_state is None else best_state)
             best = np.fmin(best, dev)
+            evaluations.append(dev)
     bar.close()
     curves = np.stack(curves, axis=1)
-    return [
+    # The model knows less than one that guesses uniformly, and less than before its first step.
+    is_lost = curves[:, -1] > np.maximum(first_losses[0], math.log(vocab.size))
+    best = np.where(np.isfinite(curves[:, -1] + dev) & ~is_lost, best, np.nan)[: len(members)]
+    results = [
         Result(
             {k: v for k, v in values.items() if k != "seed"},
             values["seed"],
             float(curves[i, -1]),
             float(dev[i]),
-            float(best[i]) if math.isfinite(dev[i]) else math.nan,
+            float(best[i]),
             curves[i].tolist(),
         )
         for i, values in enumerate(members)
     ]
+    if np.isnan(best).all():
+        return results
+    i = int(np.nanargmin(best))
+    states = [jax.device_get(jax.tree.map(lambda a: a[i], tree)) for tree in (best_state, state)]
+    lines = _metrics_lines(config, curves[i], np.stack(evaluations)[:, i], times)
+    trained = Trained(states[0], float(best[i]), states[1], float(dev[i]), lines)
+    results[i] = results[i]._replace(trained=trained)
+    return results
+
+
+def _select(is_first: Array, first: Any, second: Any) -> Any:
+    """One of two trees."""
+    return jax.tree.map(partial(jnp.where, is_first), first, second)
+
+
+def _metrics_lines(
+    config: Config, curve: np.ndarray, evaluations: np.ndarray, times: list[float]
+) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of a member. The time is that of all members together."""
+    lines, dev_losses = [], iter(evaluations.tolist())
+    steps = np.cumsum(_stretches(config)).tolist()
+    for step, train_loss, seconds in zip(steps, curve.tolist(), times, strict=True):
+        lines.append({"step": step, "train_loss": train_loss, "seconds": seconds})
+        if step % config.train.eval_every == 0 or step == config.train.steps:
+            lines.append({"step": step, "dev_loss": next(dev_losses)})
+    return [line for line in lines if all(map(math.isfinite, line.values()))]
 
 
 def _stretches(config: Config) -> list[int]:
@@ -308,10 +355,11 @@ class Row(NamedTuple):
     """One combination, over its seeds."""
 
     values: Values
-    mean: float  # best dev loss; nan where every seed diverged
+    mean: float  # best dev loss over the seeds that did not diverge; nan if all did
     low: float
     high: float
-    diverged: int
+    diverged: int  # number of seeds
+    seeds: int
 
 
 def over_seeds(results: list[Result]) -> list[Row]:
@@ -321,23 +369,27 @@ def over_seeds(results: list[Result]) -> list[Row]:
         combinations.setdefault(tuple(result.values.items()), []).append(result)
     rows = []
     for values, members in combinations.items():
-        losses = [m.best_dev_loss for m in members if math.isfinite(m.best_dev_loss)]
+        losses = [m.best_dev_loss for m in members if not m.diverged]
         spread = (statistics.mean(losses), min(losses), max(losses)) if losses else (math.nan,) * 3
-        rows.append(Row(dict(values), *spread, diverged=len(members) - len(losses)))
+        diverged = len(members) - len(losses)
+        rows.append(Row(dict(values), *spread, diverged, seeds=len(members)))
     return rows
 
 
 def as_table(rows: list[Row]) -> str:
-    """Best dev loss of each combination; the lowest mean is marked."""
+    """Best dev loss of each combination; the lowest mean and those that diverged are marked."""
     names = list(rows[0].values)
     header = [*names, "dev loss, mean", "lowest", "highest", "diverged"]
     lines = [header, ["---"] * len(header)]
     lowest = min((row.mean for row in rows if not math.isnan(row.mean)), default=None)
     for row in rows:
         cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values.values()]
-        cells += ["" if math.isnan(x) else f"{x:.4f}" for x in (row.mean, row.low, row.high)]
+        if math.isnan(row.mean):
+            cells += ["diverged", "", ""]
+        else:
+            cells += [f"{x:.4f}" for x in (row.mean, row.low, row.high)]
         cells[-3] += " (best)" if row.mean == lowest else ""
-        lines.append([*cells, str(row.diverged or "")])
+        lines.append([*cells, f"{row.diverged} of {row.seeds}" if row.diverged else ""])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -371,18 +423,39 @@ def main() -> None:
     folder = Path(WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"config": flatten(config), "seconds": seconds, "device": device()}
-    found |= {"versions": versions(), "members": [_finite(r._asdict()) for r in results]}
+    found |= {"versions": versions(), "members": [_member(result) for result in results]}
     write_json(folder / "sweep.json", found)
     finished.delete()
 
-    from makemore_jax import plots
+    from makemore_jax.plots.sweep import draw_sweep
 
-    plots.sweep(rows, folder / "sweep.png")
+    draw_sweep(rows, folder / "sweep.png")
     told = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
     print(f"\n{told}; {folder / 'sweep.json'} and {folder / 'sweep.png'} hold the whole of it")
+    if best := best_run(results):
+        run = folder / "best"
+        write_run(run, with_values(config, best.values | {"seed": best.seed}), best.trained)
+        settings = ", ".join(f"{name}={show_value(value)}" for name, value in best.values.items())
+        print(
+            f"{run} is the best run, {settings}, seed {best.seed}, dev loss "
+            f"{best.best_dev_loss:.4f}; python sample.py --workdir {run} samples from it"
+        )
     if all(math.isnan(row.mean) for row in rows):
         print("sweep: every run diverged", file=sys.stderr)
         sys.exit(1)
+
+
+def best_run(results: list[Result]) -> Result | None:
+    """The member with the lowest dev loss; None if all diverged."""
+    candidates = [result for result in results if result.trained]
+    return min(candidates, key=lambda result: result.best_dev_loss, default=None)
+
+
+def _member(result: Result) -> dict[str, Any]:
+    """A result for sweep.json."""
+    fields = result._asdict() | {"diverged": result.diverged}
+    del fields["trained"]
+    return _finite(fields)
 
 
 def _finite(tree: Any) -> Any:

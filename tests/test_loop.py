@@ -1,6 +1,7 @@
 """Whole runs: what they write, that they can be resumed exactly, and how they end."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -132,6 +133,37 @@ def test_tensorboard_reads_the_curves(tmp_path):
     lines = read_metrics(tmp_path / "run")
     losses = [line["train_loss"] for line in lines if "train_loss" in line]
     assert [e.value for e in events.Scalars("train_loss")] == pytest.approx(losses)
+
+
+def test_tensorboard_has_samples_config_and_test_loss(tmp_path):
+    """Samples keep their lines; all losses are in one chart; the config is that of the run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    config = small_config("bigram", steps=20, eval_every=10, sample_every=10)
+    config.optimizer.learning_rate = 0.25
+    summary = loop.train(config, str(tmp_path))
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    (point,) = events.Scalars("test_loss")
+    assert (point.step, point.value) == (20, pytest.approx(summary["test_loss"]))
+    samples = {e.step: e.tensor_proto.string_val[0].decode() for e in events.Tensors("samples")}
+    written = (tmp_path / "samples.txt").read_text("utf-8").splitlines()
+    at = written.index("step 20, samples")
+    assert written[1:at] == [line.removeprefix("    ") for line in samples[10].splitlines()]
+    assert written[at + 1 :] == [line.removeprefix("    ") for line in samples[20].splitlines()]
+    (layout,) = events.Tensors(metadata.CONFIG_SUMMARY_TAG)
+    layout = layout_pb2.Layout.FromString(layout.tensor_proto.string_val[0])
+    (pattern,) = layout.category[0].chart[0].multiline.tag
+    tags = [tag for tag in events.Tags()["scalars"] if re.search(pattern, tag)]
+    assert set(tags) == {"train_loss", "dev_loss", "test_loss"}
+    contents = events.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(contents[SESSION_START_INFO_TAG]).session_start_info
+    assert start.hparams["optimizer.learning_rate"].number_value == 0.25
+    assert start.hparams["model.kind"].string_value == "bigram"
+    assert start.hparams["optimizer.grad_clip"].string_value == "None"
 
 
 def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):

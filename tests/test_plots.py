@@ -1,5 +1,6 @@
 """The page of a run: the numbers behind its pictures, and that it needs nothing but itself."""
 
+import html
 import json
 import re
 import shutil
@@ -20,13 +21,25 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, history, models, plots, report, sampling, workdir
+from makemore_jax import (
+    comparison,
+    data,
+    facts,
+    history,
+    models,
+    passage,
+    report,
+    sampling,
+    workdir,
+)
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.history import Histogram
-from makemore_jax.plots import write
+from makemore_jax.plots import inside, learned, style
+from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
+from makemore_jax.plots.write import write
 from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
@@ -226,6 +239,100 @@ def test_nearest_of_all_names(names):
 # What was found inside.
 
 
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory):
+    """An MLP trained for a moment on a text with newlines and markup."""
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"line {i}: <b>to</b> be & not {i * 7 % 11}" for i in range(90)]
+    (folder / "few.txt").write_text("\n".join(lines), "utf-8")
+    config = small_config("mlp", steps=20, log_every=10, eval_every=10)
+    config.data.path, config.data.kind = str(folder / "few.txt"), "text"
+    config.data.block_size, config.train.num_samples = BLOCK, 0
+    loop.train(config, str(folder / "run"))
+    return folder
+
+
+def test_surprise_of_a_passage(text_run):
+    """Each character but the first once, in contexts of at least half the block size."""
+    run_dir = text_run / "run"
+    lm, _ = report.load(run_dir, workdir.read(run_dir))
+    dev = report.find_data(workdir.read(run_dir), run_dir).splits["dev"]
+    text, nats = passage.read_passage(lm, dev, max_chars=50)
+    source = (text_run / "few.txt").read_text("utf-8")
+    assert text == source[int(0.9 * len(source)) :][:50]
+    tokens = np.array(lm.vocab.encode(text))
+    stride, apply = BLOCK // 2, jax.jit(lm.model.apply)
+    for i in (1, 2, BLOCK, BLOCK + 1, 30, 49):
+        crop = max(0, -(-(i - BLOCK) // stride))  # the first that has this target
+        context = tokens[crop * stride : i]
+        assert i <= BLOCK or len(context) > BLOCK // 2
+        padded = np.pad(context, (0, BLOCK - len(context)))
+        p = jax.nn.softmax(apply(lm.variables, padded[None])[0, len(context) - 1])
+        assert_close(nats[i - 1], -np.log(p[tokens[i]]))
+
+
+def test_passage_of_a_short_text(text_run):
+    lm, _ = report.load(text_run / "run", workdir.read(text_run / "run"))
+    for size in (1, 2, BLOCK + 1, BLOCK + 2):
+        found = passage.choose_passage(lm, None, "line 1: not to be"[:size])
+        assert (found.text, found.source) == ("line 1: not to be"[:size], "first sample")
+        assert found.nats.shape == (size - 1,) and np.isfinite(found.nats).all()
+
+
+def test_page_of_a_text(text_run):
+    """Samples keep their newlines, Surprise has every character, captions know no lines."""
+    folder = text_run / "run"
+    found = report.collect(folder, None, seed=5, num=20)
+    assert len(found.samples) == report.MOST_TEXTS and "\n" in found.samples[0].text
+    write(found, text_run / "page")
+    page = (text_run / "page" / "index.html").read_text("utf-8")
+    assert re.findall("<h2>(.*)</h2>", page) == [
+        *("Training", "Samples", "Surprise", "The characters", "Config"),
+    ]
+    for sample in found.samples:
+        assert f"<pre>\n{html.escape(sample.text)}</pre>" in page
+    (spans,) = re.findall("<pre>(?!\n)(.*?)</pre>", page, re.DOTALL)
+    text = html.unescape(re.sub("<[^>]*>", "", spans))
+    assert text.replace("↵\n", "\n") == found.passage.text
+    assert spans.count("<span") == len(found.passage.text) - 1
+    prose = re.sub(r'base64,[^"]*|<style>.*?</style>|<pre>.*?</pre>', "", page, flags=re.DOTALL)
+    assert not re.search(r"\blines?\b|•", prose)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_facts(runs, tmp_path, is_finished):
+    """Config, device and duration, as far as the run has written them."""
+    shutil.copytree(runs / "bigram", tmp_path / "run")
+    if not is_finished:
+        (tmp_path / "run" / "summary.json").unlink()
+    found = report.collect(tmp_path / "run", None, seed=5, num=1).facts
+    assert "model.kind=bigram" in found["config"] and "train.steps=20" in found["config"]
+    assert "optimizer" not in found["config"]  # which is as the defaults have it
+    assert ("device" in found) == is_finished
+    if is_finished:
+        assert found["device"] == f"1 cpu, jax {jax.__version__}"
+        assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", found["training"])
+    else:
+        assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", found["training"])
+
+
+def test_durations():
+    shown = {t: facts.show_seconds(t) for t in (0.04, 59.94, 59.96, 200, 3599.7, 7500)}
+    assert list(shown.values()) == [
+        *("0.0 s", "59.9 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "2 h 5 min"),
+    ]
+
+
+def test_letters_do_not_overlap():
+    """Also where many start at the same position; those that have room stay."""
+    points = np.concatenate([np.zeros((20, 2)), np.random.RandomState(6).randn(19, 2)])
+    points = np.concatenate([points, [[50.0, 50.0]]])
+    places = learned.separate(points, distance=0.5)
+    gaps = np.linalg.norm(places[:, None] - places, axis=-1)[~np.eye(len(places), dtype=bool)]
+    assert gaps.min() > 0.49
+    assert_close(places[-1], [50, 50])
+
+
 def histogram(low, high, std=1.0):
     return {"low": low, "high": high, "counts": [1, 3, 0], "mean": 0.0, "std": std}
 
@@ -317,15 +424,15 @@ def test_the_looks_of_a_run_are_on_its_page(runs):
 def figures(monkeypatch):
     """What is drawn, by the name of its file, instead of the files."""
     kept = {}
-    monkeypatch.setattr(plots, "_save", lambda figure, file: kept.update({file.stem: figure}))
+    monkeypatch.setattr(style, "save", lambda figure, file: kept.update({file.stem: figure}))
     yield kept
     for figure in kept.values():
-        plots.plt.close(figure)
+        style.plt.close(figure)
 
 
 def test_pictures_show_the_numbers(figures, tmp_path):
     found = inside_of(tmp_path, [found_at(0), found_at(10), found_at(20)])
-    plots.draw_inside(found, tmp_path)
+    inside.draw(found, tmp_path)
     assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
     (ax,) = figures["inside_updates"].axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
@@ -349,7 +456,7 @@ def test_pictures_show_the_numbers(figures, tmp_path):
 
 def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
     found = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
-    plots.histograms({0: {"h relu": found}}, "", tmp_path / "one")
+    inside.histograms({0: {"h relu": found}}, "", tmp_path / "one")
     (ax,) = figures["one"].axes
     (line,) = ax.collections
     assert_close(line.get_segments()[0][:, 0], [0.5, 0.5])
@@ -359,10 +466,10 @@ def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
 def test_pictures_of_many_matrices(figures, tmp_path):
     """The legend names some of them, the first and the last among them."""
     names = [f"h_{i}" for i in range(101)]
-    plots.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
+    inside.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
     (legend,) = figures["many"].legends
     told = [text.get_text() for text in legend.get_texts()]
-    assert len(told) <= plots.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
+    assert len(told) <= inside.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
     assert len(figures["many"].axes[0].lines) == 101
 
 
@@ -395,7 +502,7 @@ def test_pictures_of_many_matrices(figures, tmp_path):
     ids=["one look", "no ratio", "neither layers nor matrices", "all zero"],
 )
 def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
-    plots.draw_inside(inside_of(tmp_path, lines), tmp_path)
+    inside.draw(inside_of(tmp_path, lines), tmp_path)
     for figure in figures.values():
         figure.canvas.draw()
     assert set(figures) == {f"inside_{name}" for name in drawn}
@@ -489,7 +596,7 @@ def test_without_data_and_metrics(runs, tmp_path):
     write(found, folder / "plots")
     assert [file.name for file in (folder / "plots").iterdir()] == ["index.html"]
     page = (folder / "plots" / "index.html").read_text("utf-8")
-    assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise"]
+    assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise", "Config"]
     assert "gone.txt, gone or changed since" in page
     assert "<b>" not in page and "a &lt;b&gt;run&lt;b&gt;" in page
 
@@ -537,3 +644,84 @@ def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
     done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
     assert_one_line(done, "plots", "pictures need matplotlib: pip install matplotlib")
+
+
+# Several runs.
+
+
+def test_comparison(runs, tmp_path):
+    """One table, printed and on the page: config differences, losses, speed."""
+    flags = [f"--workdir={runs / name}" for name in ("bigram", "transformer")]
+    done = command(*flags, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"index.html", "loss.png", "loss_by_time.png"}
+    printed = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    ]
+    rows = {name: cells for name, *cells in printed}
+    assert rows[""] == ["bigram", "transformer"]
+    assert rows["model.kind"] == ["bigram", "transformer"]
+    assert rows["train.diagnose_every"] == ["None", "10"]
+    assert "optimizer.learning_rate" not in rows and "data.path" not in rows
+    summaries = [
+        json.loads((runs / name / "summary.json").read_text()) for name in ("bigram", "transformer")
+    ]
+    losses = [f"{summary['test_loss']:.4f}" for summary in summaries]
+    best = int(summaries[0]["test_loss"] > summaries[1]["test_loss"])
+    assert rows["test loss"][best] == f"{losses[best]} (best)"
+    assert rows["test loss"][1 - best] == losses[1 - best]
+    assert rows["parameters"] == [f"{summary['num_params']:,}" for summary in summaries]
+    assert rows["steps/s"] == [f"{summary['steps_per_second']:,.1f}" for summary in summaries]
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    on_page = [
+        [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<td.*?</td>", row)]
+        for row in re.findall("<tr>(<td.*?)</tr>", page)
+    ]
+    assert on_page == printed[2:]
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 2
+
+
+def test_comparison_of_other_data_and_of_a_run_that_is_not_finished(runs, text_run, tmp_path):
+    shutil.copytree(runs / "bigram", tmp_path / "bigram")
+    (tmp_path / "bigram" / "summary.json").unlink()
+    compared = comparison.read_runs([tmp_path / "bigram", text_run / "run", runs / "bigram"])
+    assert [run.name for run in compared] == [
+        *(str(tmp_path / "bigram"), str(text_run / "run"), str(runs / "bigram")),
+    ]
+    assert not comparison.have_same_data(compared)
+    rows = {row.name: row for row in comparison.make_rows(compared)}
+    assert rows["steps"].cells == ["20 of 20", "20", "20"]
+    assert rows["test loss"].cells[0] == rows["device"].cells[0] == ""
+    assert rows["dev loss"].cells[0] == rows["dev loss"].cells[2] != ""
+    assert {row.best for row in rows.values()} == {None}
+    assert comparison.have_same_data([compared[0], compared[2]])
+
+
+def test_curves_of_all_runs_are_in_one_chart(figures, runs, tmp_path):
+    compared = comparison.read_runs([runs / "bigram", runs / "transformer"])
+    draw_losses(compared, tmp_path / "loss")
+    (ax,) = figures["loss"].axes
+    lines = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata())]
+    curves = [getattr(r.curves, k) for r in compared for k in ("train_loss", "dev_loss")]
+    assert lines == [[list(point) for point in curve] for curve in curves]
+    draw_losses_by_time(compared, tmp_path / "time")
+    seconds = dict(compared[1].curves.seconds)
+    expected = [[seconds[step], loss] for step, loss in compared[1].curves.dev_loss]
+    assert figures["time"].axes[0].lines[1].get_xydata().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "is given twice"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
+    ],
+)
+def test_bad_comparisons_end_in_one_line(flags, message, runs, tmp_path):
+    done = command(*(flag.format(runs=runs) for flag in flags), "--out", tmp_path / "out")
+    assert_one_line(done, "plots", message)
+    assert not (tmp_path / "out").exists()

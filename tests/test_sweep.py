@@ -9,12 +9,23 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import AS_USERS_RUN, ROOT, assert_close, quick_of, run, small_config, start
+from conftest import (
+    AS_USERS_RUN,
+    ROOT,
+    assert_close,
+    quick_of,
+    read_metrics,
+    run,
+    small_config,
+    start,
+)
 
-from makemore_jax import data, models, sharding, sweep
+from makemore_jax import data, history, models, report, sharding, sweep, workdir
 from makemore_jax.data.layouts import Rows
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
+from makemore_jax.sweep_run import write_run
+from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -68,6 +79,7 @@ def test_fields_that_change_shapes_make_groups(monkeypatch):
     axes = {"model.n_embd2": [5, 8], "optimizer.learning_rate": [1e-3, 1e-2, 1e-1]}
     results = sweep.sweep(config, axes, num_seeds=1)
     assert groups == [3, 3]
+    assert [sum(bool(r.trained) for r in of) for of in (results[:3], results[3:])] == [1, 1]
     assert [tuple(r.values.values()) for r in results] == [
         (n, rate) for n in (5, 8) for rate in (1e-3, 1e-2, 1e-1)
     ]
@@ -87,7 +99,58 @@ def test_a_member_that_diverges_leaves_the_others_alone():
     assert_close(results[2].dev_loss, calm[2].dev_loss, 1e-6)
     table = sweep.as_table(sweep.over_seeds(results))
     assert table.count("(best)") == 1
-    assert "| 1e+09 |  |  |  | 1 |" in table
+    assert "| 1e+09 | diverged |  |  | 1 of 1 |" in table
+
+
+def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
+    """Its loss stays finite: it is no point of the picture, which would be flat because of it."""
+    from makemore_jax.plots import sweep as plots_sweep
+
+    config = sweep_config("mlp", steps=100)
+    rates = [1e-3, 1e-2, 10.0]
+    results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=1)
+    assert 10 < results[2].curve[-1] < math.inf and 10 < results[2].dev_loss < math.inf
+    assert [result.diverged for result in results] == [False, False, True]
+    rows = sweep.over_seeds(results)
+    assert [row.diverged for row in rows] == [0, 0, 1]
+    monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
+    plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
+    figure = plots_sweep.plt.gcf()
+    (ax,) = figure.axes
+    assert ax.get_ylim()[1] < 4
+    (line, crosses, _) = ax.lines
+    np.testing.assert_equal(line.get_ydata(), [rows[0].mean, rows[1].mean, math.nan])
+    assert list(crosses.get_xdata()) == [10.0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["diverged"]
+    monkeypatch.undo()
+    plots_sweep.plt.close(figure)
+
+
+def test_the_best_run_is_kept(tmp_path):
+    """With the state of its best step, and the last, from which training goes on."""
+    config = sweep_config("mlp", steps=60)
+    config.train.eval_every, config.train.num_samples = 20, 0
+    # From step 40 on the learning rate is too high, so that the best step is not the last.
+    config.optimizer.learning_rate, config.optimizer.schedule = 0.02, "step"
+    config.optimizer.step_size, config.optimizer.gamma = 40, 10.0
+    results = sweep.sweep(config, {"optimizer.weight_decay": [0.0, 0.3]}, num_seeds=2)
+    best = sweep.best_run(results)
+    assert best.best_dev_loss == min(result.best_dev_loss for result in results)
+    chosen = sweep.with_values(config, best.values | {"seed": best.seed})
+    summary = write_run(tmp_path / "best", chosen, best.trained)
+    assert summary["steps"] == 60 and summary["dev_loss"] == best.best_dev_loss
+    run_dir = workdir.read(tmp_path / "best")
+    lm, step = report.load(tmp_path / "best", run_dir)
+    assert step == summary["best_step"] == 40
+    dataset = data.load(chosen.data, chosen.seed)
+    assert_close(make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]), best.best_dev_loss)
+    curves = history.read_curves(tmp_path / "best", run_dir)
+    assert [step for step, _ in curves.train_loss] == [20, 40, 50, 60]
+    assert dict(curves.dev_loss)[step] == best.best_dev_loss
+    assert dict(curves.dev_loss)[60] == best.dev_loss
+    chosen.train.steps = 80
+    assert loop.train(chosen, str(tmp_path / "best"))["steps"] == 80
+    assert read_metrics(tmp_path / "best")[-1]["step"] == 80
 
 
 def test_parse_axis():
@@ -142,6 +205,13 @@ def test_command(tmp_path):
     assert [m["values"]["optimizer.learning_rate"] for m in found["members"]] == [1e-3, 1e-2, 1e-1]
     assert all(0 < m["best_dev_loss"] < 5 for m in found["members"])
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5_000
+    best = min(found["members"], key=lambda member: member["best_dev_loss"])
+    rate = best["values"]["optimizer.learning_rate"]
+    run_dir = tmp_path / "out" / "best"
+    assert f"{run_dir} is the best run, optimizer.learning_rate={rate:g}" in done.stdout
+    assert workdir.read(run_dir).config.optimizer.learning_rate == rate
+    sampled = run(ROOT / "sample.py", "--workdir", run_dir, "--num", "3", "--format", "json")
+    assert (sampled.returncode, len(sampled.stdout.splitlines())) == (0, 3), sampled.stderr
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,6 @@ def replace_table(page: Path, dtype: str, table: str) -> None:
 
 def draw_curves(results: list[dict[str, Any]], file: Path) -> None:
     """Both loss curves of each model over each other, and their difference below."""
-    from makemore_jax import plots
+    from makemore_jax.plots import curves
 
-    plots.paired_curves({r["kind"]: r["curves"] for r in results}, file)
+    curves.paired_curves({r["kind"]: r["curves"] for r in results}, file)

@@ -110,6 +110,8 @@ def _train(
         f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
     )
 
+    if start == 0:
+        metrics.write_config(config_lib.flatten(config))
     diagnose = None
     if config.train.diagnose_every:
         diagnose = _make_diagnose(config, model, optimizer)
@@ -180,7 +182,10 @@ def _train(
     }
     if not processes.is_first():
         return summary
+    from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
+
     write_json(folder / "summary.json", summary)
+    append_final_values(folder, step, {"test_loss": summary["test_loss"]})
     print(
         f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"

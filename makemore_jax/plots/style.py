@@ -1,0 +1,38 @@
+"""What all figures share: matplotlib without a display, axes in steps, legends, saving."""
+
+from pathlib import Path
+from typing import Any
+
+from makemore_jax.errors import UserError
+
+try:
+    import matplotlib
+except ModuleNotFoundError:
+    raise UserError("pictures need matplotlib: pip install matplotlib") from None
+
+matplotlib.use("Agg")  # draws into files, also without a display
+
+from matplotlib import pyplot as plt
+
+
+def steps_on_x_axis(ax: Any) -> None:
+    ax.set_xlabel("step")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(color="0.92")
+
+
+def legend_below(figure: Any, ax: Any) -> None:
+    names = ax.get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+
+
+def layer_name(name: str) -> str:
+    """A matrix is called by its layer, which has but one."""
+    return name.removesuffix(".kernel").removesuffix(".embedding")
+
+
+def save(figure: Any, file: Path) -> None:
+    figure.savefig(file, dpi=160)
+    plt.close(figure)

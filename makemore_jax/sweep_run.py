@@ -1,0 +1,61 @@
+"""A member of a sweep as a run directory, which sample.py opens and train.py resumes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from makemore_jax import data, models, workdir
+from makemore_jax.config import Config
+from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.state import TrainState, num_params
+
+
+class Trained(NamedTuple):
+    """What a run directory needs of a member of a sweep."""
+
+    best: TrainState  # by dev loss, on the host
+    best_dev_loss: float
+    last: TrainState  # after the last step
+    last_dev_loss: float
+    lines: list[dict[str, Any]]  # of metrics.jsonl
+
+
+def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
+    """Write the run of `config` into `folder`, in place of what is there; return its summary."""
+    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
+
+    dataset = data.load(config.data, config.seed)
+    config = replace(config, data=replace(config.data, block_size=dataset.block_size))
+    if folder.exists():
+        shutil.rmtree(folder)
+    with workdir.prepare(folder, config, dataset):
+        checkpoints = Checkpoints(folder)
+        for state, dev_loss in {
+            int(trained.best.step): (trained.best, trained.best_dev_loss),
+            int(trained.last.step): (trained.last, trained.last_dev_loss),
+        }.values():
+            checkpoints.save(jax.device_put(state), dev_loss)
+        lines = [json.dumps(line, allow_nan=False) + "\n" for line in trained.lines]
+        (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
+        model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+        evaluate, variables = make_evaluate(model), trained.best.variables
+        train, at_most = dataset.splits["train"], config.train.train_eval_examples
+        summary = {
+            "steps": int(trained.last.step),
+            "best_step": int(trained.best.step),
+            "train_loss": evaluate(variables, train, at_most),
+            "dev_loss": trained.best_dev_loss,
+            "test_loss": evaluate(variables, dataset.splits["test"], config.train.eval_examples),
+            "num_params": num_params(trained.best.params),
+            "seconds": max(line.get("seconds", 0.0) for line in trained.lines),
+            "steps_per_second": None,  # the time is that of all members together
+            "device": device(),
+            "versions": versions(),
+        }
+        write_json(folder / "summary.json", summary)
+    return summary
