@@ -164,9 +164,11 @@ def _become(request: dict) -> list[str]:
     os.environ.clear()
     os.environ.update(request["env"])
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
-    sys.stdin.reconfigure(encoding=encoding)
-    sys.stdout.reconfigure(encoding=encoding, errors=errors or "strict")
-    sys.stderr.reconfigure(encoding=encoding)
+    # New objects: those of the server know whether its own streams are files or pipes.
+    options = {"closefd": False, "encoding": encoding}
+    sys.stdin = os.fdopen(0, **options)
+    sys.stdout = os.fdopen(1, "w", errors=errors or "strict", **options)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", **options)
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     import jax
 

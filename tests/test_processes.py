@@ -70,7 +70,7 @@ def last_step(folder):
 
 def wait_for(folder, step):
     """Until a training has told of a step."""
-    for _ in range(3_000):
+    for _ in range(600):
         if last_step(folder) >= step:
             return
         time.sleep(0.1)
