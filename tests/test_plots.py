@@ -620,7 +620,7 @@ def test_bad_names(names, told):
         (("--workdir", "{tmp}/none"), "none holds no run"),
         (("--names", "anna"), "--workdir is missing"),
         (("--workdir", "{run}", "--names", "anna,Zoe"), "never saw 'Z', which is in 'Zoe'"),
-        (("--workdir", "{run}", "--names=", "--num=1"), "--names: none is given"),
+        (("--workdir", "{run}", "--names=", "--num=1"), "--names: no name is given"),
         (("--workdir", "{run}", "--num", "0"), "--num: 0 must be at least 1"),
     ],
 )

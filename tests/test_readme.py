@@ -72,7 +72,8 @@ def test_every_file_that_the_readme_names_is_there():
 def test_every_flag_that_the_readme_names_is_known():
     flags = set(re.findall(r"--(\w+)", README.replace("--config.", "--config ")))
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
-    known |= {"names", "config", "workdir", "help", "logdir", "times", "steps", "over", "seeds"}
+    known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
+    known |= {"seeds"}
     assert flags - known == set()
 
 
