@@ -28,7 +28,8 @@ ITEMS = ("params", "batch_stats", "rest")
 RETRIES = 20  # of a reader under whose hands a running training deletes what it has replaced,
 PAUSE = 0.1  # with so many seconds between them
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each of its steps
+# orbax logs each of its steps, and an error with its traceback before it raises it.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -1,5 +1,6 @@
 """What the tests share: small sizes, all of them prime so that a transposed axis fails."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import forkserver
 
-# Before jax is imported: no other device, and machine code that is not optimized, which compiles
-# twice as fast. XLA's own passes stay the same. A test whose result depends on the user's machine
-# code runs with AS_USERS_RUN.
+# Before jax is imported: no other device, and machine code that compiles three times as fast
+# because it is not optimized. XLA's passes over the program stay the same. A test whose result
+# depends on the user's machine code runs with AS_USERS_RUN.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_FAST_COMPILE = "--xla_backend_optimization_level=0"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    _FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
+os.environ.setdefault("XLA_FLAGS", _FAST_COMPILE)
 AS_USERS_RUN = {"XLA_FLAGS": ""}
 # PyTorch's threads wait for each other in a busy loop, which takes a hundred times as long when
 # another process needs the same cores.
