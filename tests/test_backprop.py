@@ -51,6 +51,7 @@ def check(measured, bound):
             assert difference <= bound, f"{name} of {model}: {difference}"
 
 
+@pytest.mark.slow
 def test_every_gradient_in_float32():
     measured = measure()
     check({"flat": measured.pop("flat")}, 1e-5)  # dividing by next to nothing costs a digit

@@ -3,6 +3,7 @@
 Two virtual devices, in processes of their own.
 """
 
+import pytest
 from conftest import on_devices, start
 
 TIMEOUT = 50  # seconds; XLA aborts a deadlocked process after 60
@@ -86,6 +87,7 @@ def test_evaluation_with_many_batches_in_flight_ends():
     assert first == second
 
 
+@pytest.mark.slow
 def test_parameters_that_are_sharded_are_evaluated():
     run_on_two_devices(SHARDED_PARAMETERS)
 

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     return folder, done.stdout
 
 
-@pytest.mark.parametrize("kind", quick_of([k for k in FAMILIES if k != "bigram"], ["transformer"]))
+@pytest.mark.parametrize("kind", quick_of([k for k in FAMILIES if k != "bigram"], ["mlp"]))
 def test_train_and_sample_every_family(kind, tmp_path):
     """The README's two commands, at the sizes of the configs, on a few steps."""
     folder = tmp_path / kind

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, assert_close, quick_of, run, small_config
+from conftest import FAMILIES, assert_close, on_devices, quick_of, run, small_config
 
 from makemore_jax import data, losses, models, sharding
 from makemore_jax.data import layouts
@@ -45,7 +45,7 @@ def test_packed_lines_follow_each_other():
 
 
 @pytest.mark.parametrize("kind", PACKING)
-@pytest.mark.parametrize("num_rows", [6, 8])
+@pytest.mark.parametrize("num_rows", quick_of([6, 8], [6]))
 def test_packed_computes_what_rows_do(kind, num_rows):
     """Values within 1e-6, gradients within 1e-5, where lines go on in the next row and not."""
     model, params = model_of(kind)
@@ -65,7 +65,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
     assert_close(logits[packed[1] != -1], plain[targets != -1], 1e-6)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru", "transformer"]))
 def test_rows_cut_to_their_longest_compute_the_same(kind):
     model, params = model_of(kind)
     short, key = jnp.array([0, 2, 4, 6]), jax.random.key(0)
@@ -112,43 +112,49 @@ STEPS = """
 import sys
 sys.path.insert(0, "tests")
 from test_layouts import check_steps
-check_steps(int(sys.argv[1]))
+check_steps(sys.argv[1], int(sys.argv[2]))
 """
 
 
-def check_steps(devices):
+def check_steps(kind, devices):
     """Twelve steps whose batches fit now one layout, now another, against twelve in whole rows."""
-    for kind in ("gru", "transformer"):
-        config = small_config(kind)
-        config.mesh.data = devices
-        config.optimizer.name = "sgd"  # Adam makes much of a gradient that is 0 but for rounding
-        model, params = model_of(kind)
-        optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
-        mesh = sharding.make_mesh(config.mesh, 4, num_params=0)
-        first = Packed(3 - devices, 9) if kind in PACKING else Rows(6)
-        found, taken = {}, set()
-        for name, chosen in (("all", [first, Rows(9)]), ("whole", [Rows(9)])):
-            start = state_lib.create(model, optimizer, key, SPLIT.block_size)
-            start = start.replace(params=jax.tree.map(jnp.copy, params))
-            start = jax.device_put(start, sharding.replicated(mesh))
-            split = jax.device_put(SPLIT, sharding.replicated(mesh))
-            steps = make_train_steps(model, optimizer, 4, chosen, mesh)
-            found[name] = steps(start, split, key, num_steps=12)
-        data_key, _ = jax.random.split(key)
-        for i in range(12):
-            indices = data.draw_indices(SPLIT, jax.random.fold_in(data_key, i), 4)
-            lengths = SPLIT.lengths(indices).reshape(devices, -1)
-            taken.add(int(first_that_fits([first, Rows(9)], lengths)))
-        assert taken == {0, 1}
-        (state, metrics), (plain, plain_metrics) = found["all"], found["whole"]
-        assert_close(metrics["train_loss"], plain_metrics["train_loss"], 1e-5)
-        jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), state.params, plain.params)
+    config = small_config(kind)
+    config.mesh.data = devices
+    config.optimizer.name = "sgd"  # Adam makes much of a gradient that is 0 but for rounding
+    model, params = model_of(kind)
+    optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
+    mesh = sharding.make_mesh(config.mesh, 4, num_params=0)
+    first = Packed(3 - devices, 9) if kind in PACKING else Rows(6)
+    found, taken = {}, set()
+    for name, chosen in (("all", [first, Rows(9)]), ("whole", [Rows(9)])):
+        start = state_lib.create(model, optimizer, key, SPLIT.block_size)
+        start = start.replace(params=jax.tree.map(jnp.copy, params))
+        start = jax.device_put(start, sharding.replicated(mesh))
+        split = jax.device_put(SPLIT, sharding.replicated(mesh))
+        steps = make_train_steps(model, optimizer, 4, chosen, mesh)
+        found[name] = steps(start, split, key, num_steps=12)
+    data_key, _ = jax.random.split(key)
+    for i in range(12):
+        indices = data.draw_indices(SPLIT, jax.random.fold_in(data_key, i), 4)
+        lengths = SPLIT.lengths(indices).reshape(devices, -1)
+        taken.add(int(first_that_fits([first, Rows(9)], lengths)))
+    assert taken == {0, 1}
+    (state, metrics), (plain, plain_metrics) = found["all"], found["whole"]
+    assert_close(metrics["train_loss"], plain_metrics["train_loss"], 1e-5)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), state.params, plain.params)
 
 
-@pytest.mark.parametrize("devices", quick_of([1, 2], [1]))
-def test_steps_take_each_batch_in_its_layout(devices):
-    env = {"JAX_NUM_CPU_DEVICES": str(devices)}
-    done = run("-c", STEPS, devices, **env)
+STEPS_CASES = [
+    ("gru", 1),
+    pytest.param("transformer", 1, marks=pytest.mark.slow),
+    pytest.param("gru", 2, marks=pytest.mark.slow),
+    pytest.param("transformer", 2, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("kind", "devices"), STEPS_CASES)
+def test_steps_take_each_batch_in_its_layout(kind, devices):
+    done = run("-c", STEPS, kind, devices, **on_devices(devices))
     assert done.returncode == 0, done.stderr
 
 
@@ -181,7 +187,7 @@ def test_gradients_of_unrolling_are_those_of_a_scan(kind):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("at_once", [4, 9])
+@pytest.mark.parametrize("at_once", quick_of([4, 9], [4]))
 def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
     """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
     monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
@@ -277,7 +283,7 @@ def test_large_vocabularies_look_their_embeddings_up():
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *of_both)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+@pytest.mark.parametrize("kind", quick_of(["lstm", "transformer"], ["lstm"]))
 def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
     """Three chunks, of more and of fewer tokens, give the loss and the state of all at once."""
     config = small_config(kind)

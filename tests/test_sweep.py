@@ -4,20 +4,19 @@ import copy
 import json
 import math
 import signal
-import time
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from conftest import (
-    AS_USERS_RUN,
     ROOT,
     assert_close,
     quick_of,
     read_metrics,
     run,
     small_config,
-    start,
 )
 
 from makemore_jax import data, history, models, report, sharding, sweep, workdir
@@ -126,6 +125,7 @@ def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
     plots_sweep.plt.close(figure)
 
 
+@pytest.mark.slow
 def test_the_best_run_is_kept(tmp_path):
     """With the state of its best step, and the last, from which training goes on."""
     config = sweep_config("mlp", steps=60)
@@ -196,7 +196,6 @@ def test_command(tmp_path):
         *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "mlp.py"),
         *(f"--config.data.path={tmp_path / 'few.txt'}", "--config.train.steps=20"),
         *("--over", "optimizer.learning_rate=1e-3,1e-2,1e-1", "--workdir", tmp_path / "out"),
-        **AS_USERS_RUN,
         JAX_NUM_CPU_DEVICES="2",
     )
     assert done.returncode == 0, done.stderr
@@ -264,16 +263,18 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     command = (
-        *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "bigram.py"),
+        *(sys.executable, "-m", "makemore_jax.sweep", "--config", "configs/bigram.py"),
         *("--config.train.steps=2000000", "--config.train.log_every=10"),
-        *("--over", "train.batch_size=2,3", "--workdir", tmp_path),
+        *("--over", "train.batch_size=2,3", "--workdir", str(tmp_path)),
     )
-    with start(*command) as process:
-        while "group 1 of 2: 1 runs" not in process.read(2):
-            time.sleep(0.05)
-            assert process.poll() is None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        for line in process.stderr:
+            if "group 1 of 2: 1 runs" in line:
+                break
         process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, ""), errors
+        errors = process.stderr.read()
+        assert process.stdout.read() == ""
+    assert process.returncode == 130, errors
     assert f"0 finished groups kept in {tmp_path / 'finished'}; the same command" in errors
     assert "Traceback" not in errors

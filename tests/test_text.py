@@ -227,21 +227,19 @@ def read_losses(folder) -> list[dict]:
     return [{name: line[name] for name in fields if name in line} for line in lines]
 
 
-def gpt_config(path) -> Config:
-    config = text_config(path, "transformer", steps=20, log_every=5, eval_every=5)
-    config.model.n_layer = 1
-    return config
+def run_config(path) -> Config:
+    return text_config(path, "mlp", steps=20, log_every=5, eval_every=5)
 
 
 TRAIN = """
 import sys
 sys.path.insert(0, "tests")
-from test_text import gpt_config
+from test_text import run_config
 from makemore_jax.training import loop
 
 path, *runs = sys.argv[1:]
 for folder, memory_map, steps in zip(runs[::3], runs[1::3], runs[2::3]):
-    config = gpt_config(path)
+    config = run_config(path)
     config.data.memory_map, config.train.steps = memory_map, int(steps)
     loop.train(config, folder)
 """
@@ -260,7 +258,7 @@ def runs(small_text, tmp_path_factory):
 
 
 def test_from_a_file_and_resumed_a_run_is_bit_for_bit_the_same(runs, small_text):
-    config = gpt_config(small_text)
+    config = run_config(small_text)
     whole, parts = runs / "whole", runs / "parts"
     assert_same(read_params(config, parts), read_params(config, whole))
     assert [line["step"] for line in read_losses(whole)] == [5, 5, 10, 10, 15, 15, 20, 20]
@@ -431,11 +429,11 @@ def test_text_with_a_config_for_names_prints_one_sample(small_text, tmp_path):
 CONFIG = """
 import sys
 sys.path.insert(0, "{tests}")
-from test_text import gpt_config
+from test_text import run_config
 
 
 def get_config():
-    return gpt_config("{path}")
+    return run_config("{path}")
 """
 
 
