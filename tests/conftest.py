@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import forkserver
@@ -14,7 +15,7 @@ import forkserver
 # because it is not optimized. XLA's passes over the program stay the same. A test whose result
 # depends on the user's machine code runs with AS_USERS_RUN.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FAST_COMPILE = "--xla_backend_optimization_level=0"
+_FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     _FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
 os.environ.setdefault("XLA_FLAGS", _FAST_COMPILE)
@@ -24,6 +25,7 @@ AS_USERS_RUN = {"XLA_FLAGS": ""}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,9 +60,15 @@ def small_config(kind: str, **train) -> Config:
 
 def small_model(kind: str, vocab_size: int = VOCAB, block_size: int = BLOCK):
     """A small model of a family and its parameters, moved away from any zeros they start with."""
+    model, params = _small_model(kind, vocab_size, block_size)
+    return model, jax.tree.map(jnp.asarray, params)  # the tests may change the tree
+
+
+@cache
+def _small_model(kind: str, vocab_size: int, block_size: int):
     model = models.create(small_config(kind).model, vocab_size, block_size)
     tokens = np.zeros((1, block_size), np.int32)
-    params = jax.jit(model.init)(jax.random.key(3), tokens)["params"]
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(3), tokens)["params"])
     noise = np.random.RandomState(5)
     return model, jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
 

@@ -575,7 +575,9 @@ def test_what_is_collected(runs):
     drawn = sampling.sample(lm, jax.random.key(5), 40)
     dataset = data.load(known.config.data, known.config.seed)
     assert [(line.text, line.log_prob) for line in found.samples] == [line[:2] for line in drawn]
-    assert [line.found_in for line in found.samples] == dataset.found_in([d.text for d in drawn])
+    assert [line.found_in for line in found.samples] == dataset.found_in(
+        [d.text for d in drawn], [d.is_cut for d in drawn]
+    )
     for line in found.samples:
         assert line.nearest in dataset.words["train"]
         assert (line.edits == 0) == (line.found_in == "train")

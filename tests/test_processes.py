@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import on_devices, quick_of, read_metrics, run, start
+from conftest import on_devices, read_metrics, run, start
 
 TRAIN = ("train.py", "--config", "configs/shakespeare_cpu.py")
 ONE_DEVICE = on_devices(1)
@@ -130,10 +130,15 @@ def is_saving(folder):
     return any(folder.glob("checkpoints/*tmp*"))
 
 
-@pytest.mark.parametrize(
-    ("victim", "during"),
-    quick_of([(1, "a save"), (0, "a save"), (1, "a step"), (0, "a step")], [(1, "a save")]),
-)
+KILLS = [
+    (1, "a save"),
+    pytest.param(0, "a save", marks=pytest.mark.slow),
+    pytest.param(1, "a step", marks=pytest.mark.slow),
+    pytest.param(0, "a step", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("victim", "during"), KILLS)
 def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     flags, tmp_path, victim, during
 ):
