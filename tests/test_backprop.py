@@ -67,6 +67,7 @@ def test_every_gradient_in_float64():
     assert max(measured["lecture"].values()) > 0  # not a thing against itself
 
 
+@pytest.mark.slow
 def test_gradients_have_the_shapes_of_what_they_are_by():
     params, (x, y) = SMALL(jax.random.key(0)), batch()
     loss, saved = jax.jit(backprop.forward)(params, x, y)
@@ -98,6 +99,7 @@ def test_cross_entropy_pushes_and_pulls_alike():
     assert_close(dlogits, expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_training_by_hand_is_training_by_jax():
     """300 steps on names: the same losses and parameters, and they get better."""
     splits, vocab = backprop.load(str(ROOT / "names.txt"))
@@ -155,6 +157,7 @@ def test_the_lectures_sizes():
     assert backprop.count_params(backprop.init(jax.random.key(0))) == 12_297
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys, monkeypatch):
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     monkeypatch.setattr(pictures.plt, "close", lambda figure: None)

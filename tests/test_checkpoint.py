@@ -128,6 +128,7 @@ Checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
 """
 
 
+@pytest.mark.slow
 def test_one_device_opens_what_eight_saved_and_the_other_way_round(tmp_path):
     saved(tmp_path, 2.0)
     for folder, devices in ((tmp_path, 8), (tmp_path / "again", 1)):

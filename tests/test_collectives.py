@@ -92,5 +92,6 @@ def test_parameters_that_are_sharded_are_evaluated():
     run_on_two_devices(SHARDED_PARAMETERS)
 
 
+@pytest.mark.slow
 def test_training_waits_for_each_call_and_sampling_has_no_collectives():
     run_on_two_devices(TRAINING_WAITS + SAMPLING_HAS_NO_COLLECTIVES)

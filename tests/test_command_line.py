@@ -132,6 +132,7 @@ def test_score_of_the_test_split_is_the_test_loss(trained, tmp_path):
     assert last["loss"] == pytest.approx(summary["test_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_and_checkpoints(trained):
     def drawn(*flags):
         done = run("sample.py", "--workdir", trained[0], "--format", "json", *flags)

@@ -95,9 +95,7 @@ def test_the_tapped_program_is_the_model(kind):
     assert [(a.shape, a.dtype) for a in values] == [(tap.shape, tap.dtype) for tap in taps]
 
 
-@pytest.mark.parametrize(
-    "kind", quick_of(["bigram", "cnn", "lstm", "transformer"], ["bigram", "cnn"])
-)
+@pytest.mark.parametrize("kind", quick_of(["bigram", "cnn", "lstm", "transformer"], ["bigram"]))
 def test_gradients_and_updates_are_those_of_the_step(kind):
     """Also with dropout, where there is any, and not only in the first step."""
     config = small_config(kind)
@@ -248,6 +246,7 @@ def test_a_unit_is_dead_where_it_is_saturated_for_all_that_counts():
         assert_close(found, [saturated, dead], 1e-6)
 
 
+@pytest.mark.slow
 def test_saturated_and_dead_gates():
     """Both ends of a sigmoid; and the tanh in a GELU, which is -1 where the unit is dead."""
     model, params = small_model("lstm")
@@ -327,6 +326,7 @@ def assert_statistics(found, expected):
     jax.tree.map(check, found, expected, is_leaf=lambda a: isinstance(a, list))
 
 
+@pytest.mark.slow
 def test_packed_lines_have_the_statistics_of_lines_in_rows():
     lengths = np.array([4, 2, 7])
     stream = np.arange(lengths.sum() + 1) % (VOCAB - 1) + 1

@@ -120,6 +120,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(caches)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_tied_the_output_layer_is_the_embedding():
     model, params = create(tied=True), init(tied=True)
     assert leaves(params).keys() == leaves(init()).keys() - {"lm_head/kernel"}
@@ -231,7 +232,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     assert min(jax.tree.leaves(moved)) > 1e-4
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", quick_of([1, 2], [1]))
 def test_dropout_is_a_function_of_seed_and_step(accumulate):
     """Where nothing is learnt and a text has one crop, losses differ by what is dropped alone."""
     config = OptimizerConfig("sgd", 0.0, weight_decay=0.0)

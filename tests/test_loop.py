@@ -336,6 +336,7 @@ def test_each_device_computes_its_own_part_of_the_batch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
     """metrics.jsonl and TensorBoard hold it, once for each step, also where the run was resumed."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -367,6 +368,7 @@ def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
     assert histograms[1].histogram_value.max == pytest.approx(expected["high"])
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_look_inside_does_not_load_what_does(tmp_path):
     config = ("--config", "configs/bigram.py", "--config.train.steps=5")
     code = "import runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name="

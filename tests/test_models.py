@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import BLOCK, ON_LINES, VOCAB, assert_close, small_config, small_model
+from conftest import BLOCK, ON_LINES, VOCAB, assert_close, quick_of, small_config, small_model
 
 from makemore_jax import models
 from makemore_jax.config import Config, ModelConfig
@@ -78,7 +78,7 @@ def dependencies(model, params) -> np.ndarray:
     return np.stack([(np.asarray(other) != logits).any(axis=-1) for other in changed], axis=1)
 
 
-@pytest.mark.parametrize("kind", ON_LINES)
+@pytest.mark.parametrize("kind", quick_of(ON_LINES, ["mlp", "gru"]))
 def test_one_batch_can_be_learnt_by_heart(kind):
     """No input occurs twice with different targets, so even a bigram can reach a loss of 0."""
     model, _ = small_model(kind)
@@ -108,7 +108,7 @@ def test_linear_starts_as_in_pytorch():
         assert abs(values.std() - 0.2 / 3**0.5) < 0.005  # of a uniform distribution
 
 
-@pytest.mark.parametrize("kind", ["mlp", "rnn", "transformer"])
+@pytest.mark.parametrize("kind", quick_of(["mlp", "rnn", "transformer"], ["mlp"]))
 def test_embeddings_start_as_in_pytorch(kind):
     """torch.nn.Embedding: N(0, 1). (flax's own would be narrower.)"""
     model = models.create(ModelConfig(kind=kind), vocab_size=997, block_size=16)
@@ -204,6 +204,7 @@ def test_bow_averages_what_it_has_seen():
         assert_close(model.apply({"params": params}, tokens)[:, t], expected)
 
 
+@pytest.mark.slow
 def test_cnn_sees_exactly_two_to_the_number_of_layers():
     """The dilations double, so two layers see 4 tokens and not the fifth before."""
     model, params = small_model("cnn", vocab_size=23, block_size=19)

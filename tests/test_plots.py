@@ -409,6 +409,7 @@ def test_parameters_in_the_order_of_their_use(kind):
         assert found[2].startswith("h_0.ln_1") and found[-1].startswith("lm_head")
 
 
+@pytest.mark.slow
 def test_the_looks_of_a_run_are_on_its_page(runs):
     """With the names that training writes, all of those that have two axes."""
     found = report.collect(runs / "transformer", None, seed=1, num=1).inside
@@ -514,7 +515,11 @@ def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "inside"),
-    [("bigram", set()), ("bigram_inside", BY_MATRIX), ("transformer", BY_MATRIX | BY_LAYER)],
+    [
+        pytest.param("bigram", set(), marks=pytest.mark.slow),
+        pytest.param("bigram_inside", BY_MATRIX, marks=pytest.mark.slow),
+        ("transformer", BY_MATRIX | BY_LAYER),
+    ],
 )
 def test_command(runs, kind, inside):
     """Writes the page and its pictures, and leaves the run as it was."""

@@ -52,7 +52,7 @@ def test_a_line_depends_on_its_number_alone(monkeypatch):
     assert [line.text for line in sampling.sample(lm, KEY, 50)] == fifty
 
 
-@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["bigram", "gru"]))
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
 def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
     lm = small_lm(kind)
 
@@ -73,7 +73,7 @@ def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
     sampling._sample_lines.clear_cache()
 
 
-@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "transformer"]))
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
 def test_log_prob_is_that_of_scoring_the_line(kind):
     """What the loop adds up token by token is what the whole line gives at once."""
     lm = small_lm(kind)
@@ -173,7 +173,7 @@ def test_temperature_zero_takes_the_likeliest():
     assert lines[0].text == text
 
 
-@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "transformer"]))
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
 def test_every_line_begins_with_the_prompt(kind):
     lm = small_lm(kind)
     lines = sampling.sample(lm, KEY, 17, prompt="dab")

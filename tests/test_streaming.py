@@ -85,6 +85,7 @@ def test_past_the_context_texts_are_those_of_a_loop_without_memory(kind):
         np.testing.assert_allclose(log_probs, expected_log_probs, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_top_k_and_top_p_hold_in_and_past_the_context():
     lm = small_lm("mlp")
     likeliest, _ = streamed(lm, 0, "abc", GREEDY)

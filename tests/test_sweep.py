@@ -101,6 +101,7 @@ def test_a_member_that_diverges_leaves_the_others_alone():
     assert "| 1e+09 | diverged |  |  | 1 of 1 |" in table
 
 
+@pytest.mark.slow
 def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
     """Its loss stays finite: it is no point of the picture, which would be flat because of it."""
     from makemore_jax.plots import sweep as plots_sweep

@@ -178,7 +178,7 @@ assert int(whole.step) == 12
 """
 
 
-@pytest.mark.parametrize("kind", quick_of(["bigram", "gru", "transformer"], ["bigram"]))
+@pytest.mark.parametrize("kind", quick_of(["bigram", "gru", "transformer"], []))
 def test_many_steps_in_one_call_are_the_same_steps(kind):
     """Bit for bit, however they are cut into calls: where a run stops does not matter."""
     done = run("-c", CUT, kind, **AS_USERS_RUN)

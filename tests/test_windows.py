@@ -157,6 +157,7 @@ def test_lines_are_read_whole_and_step_by_step_alike(name):
         assert_close(logits, whole[:, t], 1e-6)
 
 
+@pytest.mark.slow
 def test_a_window_is_all_that_counts():
     model, variables = small_model("wavenet")
     tokens = jax.random.randint(jax.random.key(0), (4, 11), 0, V)
