@@ -27,10 +27,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import BinaryIO
 
-LIBRARIES = (
+LIBRARIES = [
     *("jax", "flax.linen", "optax", "orbax.checkpoint", "ml_collections.config_flags"),
     *("jax.experimental.multihost_utils", "tqdm", "tensorboard.summary.writer.event_file_writer"),
-)
+]
+if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
+    LIBRARIES.append("torch")
 IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
 
 

@@ -81,6 +81,7 @@ def run_on_two_devices(code: str) -> str:
     return printed
 
 
+@pytest.mark.versions
 def test_evaluation_with_many_batches_in_flight_ends():
     """Each evaluation dispatches 113 batches before it reads one."""
     first, second = (line.split()[1] for line in run_on_two_devices(MANY_EVALUATIONS).splitlines())

@@ -27,6 +27,7 @@ def trained(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of([k for k in FAMILIES if k != "bigram"], ["mlp"]))
 def test_train_and_sample_every_family(kind, tmp_path):
     """The README's two commands, at the sizes of the configs, on a few steps."""
@@ -162,6 +163,7 @@ def test_sampling_without_the_data_says_so(trained, tmp_path):
         (trained[0] / "config.json").write_text(intact)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("script", ["train.py", "sample.py"])
 def test_help(script):
     done = run(script, "--help")

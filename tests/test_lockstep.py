@@ -18,29 +18,52 @@ COMPARE = ("-m", "makemore_jax.torch_parity.compare")
 STEPS = "50"  # docs/parity.md shows 200
 
 
-@pytest.mark.parametrize("flags", [(), ("--float64",)], ids=["float32", "float64"])
-def test_all_families_in_lockstep(flags, tmp_path):
-    """The tolerances are those of compare.py, which exits with 1 when one is exceeded."""
-    done = run(*COMPARE, "--all", "--steps", STEPS, *flags, "--workdir", tmp_path, **AS_USERS_RUN)
+def compare(config, *flags, **env):
+    """The results of a comparison, which exits with 1 when a tolerance is exceeded."""
+    *flags, folder = flags
+    command = (*COMPARE, *config, "--steps", STEPS, *flags, "--workdir", folder)
+    done = run(*command, **env)
     assert done.returncode == 0, done.stdout + done.stderr
-    parity = json.loads((tmp_path / "parity.json").read_text())
-    assert [r["kind"] for r in parity["results"]] == FAMILIES
-    for r in parity["results"]:
-        assert r["exceeded"] == []
-        assert len(r["curves"]["jax"]) == len(r["curves"]["torch"]) == int(STEPS)
-        assert r["curves"]["jax"][-1] < r["curves"]["jax"][0]  # both have learnt
-        assert r["dtype"] == ("float64" if flags else "float32")
-        assert len(r["continuations"]) == 10
-        if flags:
-            assert r["differences"]["logits"] <= 1e-12
-            assert r["differences"]["gradients"] <= 1e-11
-            assert r["differences"]["parameters"] <= 1e-9
-        else:
-            assert r["differences"]["logits"] <= 1e-5
-            assert r["differences"]["loss"] <= 1e-6
-            assert r["differences"]["gradients"] <= 1e-4
-            assert r["differences"]["loss_curve"] <= 1e-3
+    return json.loads((folder / "parity.json").read_text())["results"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_each_family_in_lockstep(kind, tmp_path):
+    """In float32, of the transformer also as users compile it."""
+    env = AS_USERS_RUN if kind == "transformer" else {}
+    (result,) = compare(("--config", f"configs/{kind}.py"), tmp_path, **env)
+    check(result, "float32")
+    assert result["differences"]["logits"] <= 1e-5
+    assert result["differences"]["loss"] <= 1e-6
+    assert result["differences"]["gradients"] <= 1e-4
+    assert result["differences"]["loss_curve"] <= 1e-3
     assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_a_family_of_each_kind_in_float64(kind, tmp_path):
+    """All families are compared in float64 with stored arrays, in test_golden.py."""
+    (result,) = compare(("--config", f"configs/{kind}.py"), "--float64", tmp_path)
+    check(result, "float64")
+    assert result["differences"]["logits"] <= 1e-12
+    assert result["differences"]["gradients"] <= 1e-11
+    assert result["differences"]["parameters"] <= 1e-9
+
+
+def check(result, dtype):
+    """What holds for every comparison."""
+    assert result["exceeded"] == []
+    assert len(result["curves"]["jax"]) == len(result["curves"]["torch"]) == int(STEPS)
+    assert result["curves"]["jax"][-1] < result["curves"]["jax"][0]  # both have learned
+    assert result["dtype"] == dtype
+    assert len(result["continuations"]) == 10
+
+
+def test_all_families_in_one_command(tmp_path):
+    done = run(*COMPARE, "--all", "--steps", "2", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "parity.json").read_text())["results"]
+    assert [result["kind"] for result in results] == FAMILIES
 
 
 PRIMES = ("--config.model.n_layer=3", "--config.model.n_head=1", "--config.model.n_embd=31")
@@ -65,18 +88,15 @@ COSINE = (
 )
 def test_other_sizes_and_optimizers_in_lockstep(flags, tmp_path):
     command = (*COMPARE, "--config", "configs/transformer.py", "--steps", STEPS, "--workdir")
-    done = run(*command, tmp_path, *flags, **AS_USERS_RUN)
+    done = run(*command, tmp_path, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d.\de-\d+  transformer.h.0.attn.c_attn.weight", done.stdout)
     assert done.stdout.count("(both)") == 10
 
 
-def test_all_families_in_lockstep_under_sgd(tmp_path):
-    command = (*COMPARE, "--all", "--config", "configs/bigram.py", "--float64", "--steps", STEPS)
-    done = run(*command, *SGD, "--workdir", tmp_path, **AS_USERS_RUN)
-    assert done.returncode == 0, done.stdout + done.stderr
-    parity = json.loads((tmp_path / "parity.json").read_text())
-    assert [r["kind"] for r in parity["results"]] == FAMILIES
+def test_sgd_in_lockstep(tmp_path):
+    (result,) = compare(("--config", "configs/gru.py"), *SGD, "--float64", tmp_path)
+    assert result["exceeded"] == []
 
 
 # With the config come layers without biases, an output layer that is the embedding, GPT-2's initial
@@ -93,7 +113,7 @@ def test_nanogpts_settings_on_a_text_in_lockstep(tmp_path):
     """On a text that is learnt so quickly that what is drawn moves on behind the first context."""
     (tmp_path / "text.txt").write_text(211 * "one two three four five six seven ")
     flags = (f"--config.data.path={tmp_path / 'text.txt'}", "--float64", "--steps", "100")
-    done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path, **AS_USERS_RUN)
+    done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = json.loads((tmp_path / "parity.json").read_text())["results"]
     assert found["curves"]["jax"][-1] < found["curves"]["jax"][0]

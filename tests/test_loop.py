@@ -5,6 +5,8 @@ import re
 import shutil
 import signal
 import time
+from functools import cache
+from pathlib import Path
 
 import jax
 import pytest
@@ -44,54 +46,48 @@ sys.path.insert(0, "tests")
 from conftest import small_config
 from makemore_jax.training import loop
 
-folder, steps, *kinds = sys.argv[1:]
-for kind in kinds:
-    loop.train(small_config(kind, steps=int(steps), log_every=10), f"{folder}/{kind}")
+folder, kind, steps = sys.argv[1:]
+loop.train(small_config(kind, steps=int(steps), log_every=10), folder)
 """
-# Optimized machine code, as users run it, for one family of each kind; whether a run can be
-# resumed depends on it only through the order of additions.
-OPTIMIZED = ("gru", "transformer", "mlp")
-QUICK = ("mlp",)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, request):
-    """The selected families trained for 20 steps: in one go, and restarted in a new process."""
-    folder = tmp_path_factory.mktemp("runs")
-    selected = {
-        item.callspec.params["kind"]
-        for item in request.session.items
-        if item.path == request.path and "resumed" in item.name
-    }
-    selected.add("mlp")
-    for env, kinds in (
-        (AS_USERS_RUN, selected & set(OPTIMIZED)),
-        ({}, selected - set(OPTIMIZED)),
-    ):
-        for name, steps in (("whole", 20), ("halves", 10), ("halves", 20)) if kinds else ():
-            done = run("-c", TRAIN, folder / name, steps, *sorted(kinds), **env)
-            assert done.returncode == 0, done.stderr
-    return folder
+def runs(tmp_path_factory):
+    """The function kind -> folder, with 20 steps in whole/ and 10 + 10 in halves/."""
+
+    @cache
+    def train(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        # Of one family of each kind, in new processes with optimized machine code.
+        in_new_process = kind in ("mlp", "gru", "transformer")
+        for name, steps in (("whole", 20), ("halves", 10), ("halves", 20)):
+            if in_new_process:
+                done = run("-c", TRAIN, folder / name, kind, steps, **AS_USERS_RUN)
+                assert done.returncode == 0, done.stderr
+            else:
+                loop.train(small_config(kind, steps=steps, log_every=10), str(folder / name))
+        return folder
+
+    return train
 
 
-@pytest.mark.parametrize("kind", quick_of(FAMILIES, QUICK))
+@pytest.mark.versions
+@pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
 def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not(runs, kind):
     config = small_config(kind, steps=20)
-    whole = final_state(config, runs / "whole" / kind)
+    folders = [runs(kind) / name for name in ("whole", "halves")]
+    whole, halves = (final_state(config, folder) for folder in folders)
     assert int(whole.step) == 20
-    assert_same(final_state(config, runs / "halves" / kind), whole)
-    samples = [(runs / name / kind / "samples.txt").read_text() for name in ("whole", "halves")]
+    assert_same(halves, whole)
+    samples = [(folder / "samples.txt").read_text() for folder in folders]
     assert samples[1].endswith(samples[0])
-    summaries = [
-        json.loads((runs / name / kind / "summary.json").read_text())
-        for name in ("whole", "halves")
-    ]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     for field in ("train_loss", "dev_loss", "test_loss", "steps", "best_step"):
         assert summaries[0][field] == summaries[1][field]
 
 
 def test_what_a_run_writes(runs):
-    folder = runs / "whole" / "mlp"
+    folder = runs("mlp") / "whole"
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "vocab.json", "metrics.jsonl", "summary.json", "samples.txt"}
     assert expected | {"checkpoints"} <= names
@@ -114,6 +110,7 @@ def test_what_a_run_writes(runs):
     assert (folder / "samples.txt").read_text().startswith("step 20, samples\n")
 
 
+@pytest.mark.versions
 def test_tensorboard_reads_the_curves(tmp_path):
     """Also of a run that was killed after its last checkpoint: nothing may stand twice."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -263,6 +260,7 @@ def test_a_config_is_not_changed_by_training(tmp_path):
     assert config == small_config("bigram", steps=10)
 
 
+@pytest.mark.versions
 def test_sampling_while_training_and_sigterm(tmp_path):
     """An endless run is sampled, stopped anywhere, and goes on bit for bit as if it was not."""
     flags = {"log_every": 10, "eval_every": 50, "checkpoint_every": 70, "batch_size": 5}

@@ -40,6 +40,7 @@ def measured(request):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
 def test_losses_are_those_of_one_device(measured, kind, mesh):
     alone, here = measured[kind]["alone"]["losses"], measured[kind][mesh]["losses"]
@@ -47,6 +48,7 @@ def test_losses_are_those_of_one_device(measured, kind, mesh):
     np.testing.assert_allclose(here, alone, rtol=1e-5)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
 def test_each_device_holds_its_share(measured, kind, mesh):
     """Wide matrices are sharded over `model`; with fsdp, all that divide also over `data`."""
@@ -60,6 +62,7 @@ def test_each_device_holds_its_share(measured, kind, mesh):
         assert on_each == [size // parts] * (data * model), name
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), [c for c in CASES if c.values[0] != "window_mlp"])
 def test_no_other_collectives_are_sent(measured, kind, mesh):
     """Gradients are all-reduced, sharded parameters all-gathered, and the transformer's sharded

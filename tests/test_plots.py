@@ -116,6 +116,7 @@ def test_attention_is_a_distribution_over_the_past():
     assert found[0].std() > 0.1  # not all alike
 
 
+@pytest.mark.versions
 def test_attention_is_what_the_model_computes_with():
     """The weights by the values, through c_proj, are what the model's own c_proj gave."""
     lm = small_lm("transformer")

@@ -138,6 +138,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("victim", "during"), KILLS)
 def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     flags, tmp_path, victim, during

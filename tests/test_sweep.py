@@ -190,6 +190,7 @@ def test_config_is_not_changed():
     assert config == before
 
 
+@pytest.mark.versions
 def test_command(tmp_path):
     """Two devices, three members: one of them has two; table, sweep.json and picture."""
     (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 9))
