@@ -70,6 +70,8 @@ def as_table(results: dict[str, dict[str, dict]]) -> str:
     header = ["grown", "to", "tokens a batch", "ms a step", "us a token", "relative"]
     rows = []
     for what, sizes in results.items():
+        if not sizes:
+            continue
         first = next(iter(sizes.values()))
         base = first["seconds"] / first["tokens"]
         for size, found in sizes.items():
@@ -84,10 +86,10 @@ def as_table(results: dict[str, dict[str, dict]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", nargs="+", type=int, default=[32, 128, 512, 2_048, 8_192])
-    parser.add_argument("--context", nargs="+", type=int, default=[16, 64, 256, 1_024])
-    parser.add_argument("--width", nargs="+", type=int, default=[32, 64, 128, 256])
-    parser.add_argument("--lines", nargs="+", type=int, default=[10**3, 10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--batch", nargs="*", type=int, default=[32, 128, 512, 2_048, 8_192])
+    parser.add_argument("--context", nargs="*", type=int, default=[16, 64, 256, 1_024])
+    parser.add_argument("--width", nargs="*", type=int, default=[32, 64, 128, 256])
+    parser.add_argument("--lines", nargs="*", type=int, default=[10**3, 10**4, 10**5, 10**6, 10**7])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()

@@ -14,7 +14,7 @@ RUNS = {
     "sweep_cost": ("--models", "bigram", "--nums", "1", "4"),
     "ablation": ("--models", "rnn", "--rounds", "1", "--seconds", "0.01"),
     "growth": (
-        *("--batch", "32", "--context", "16", "--width", "32", "--lines", "1000"),
+        *("--batch", "32", "--context", "--width", "--lines", "1000"),
         *("--rounds", "1"),
     ),
 }

@@ -132,8 +132,6 @@ def is_saving(folder):
 
 KILLS = [
     (1, "a save"),
-    pytest.param(0, "a save", marks=pytest.mark.slow),
-    pytest.param(1, "a step", marks=pytest.mark.slow),
     pytest.param(0, "a step", marks=pytest.mark.slow),
 ]
 
