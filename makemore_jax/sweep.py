@@ -38,7 +38,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from makemore_jax import command_line, data, interrupts, models, progress, startup
+from makemore_jax import command_line, data, interrupts, models, progress, resources, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.data.text import Text
@@ -404,6 +404,9 @@ def main() -> None:
     axes = dict(map(parse_axis, OVER.value))
     if len(axes) < len(OVER.value):
         raise UserError("--over: a field is given twice")
+    best = Path(WORKDIR.value) / "best"
+    if best.exists() and not (best / "config.json").exists():
+        raise UserError(f"--workdir: {best} would be replaced, but holds no run; move it away")
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()
@@ -425,21 +428,21 @@ def main() -> None:
     found = {"config": flatten(config), "seconds": seconds, "device": device()}
     found |= {"versions": versions(), "members": [_member(result) for result in results]}
     write_json(folder / "sweep.json", found)
-    finished.delete()
 
     from makemore_jax.plots.sweep import draw_sweep
 
     draw_sweep(rows, folder / "sweep.png")
     told = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
     print(f"\n{told}; {folder / 'sweep.json'} and {folder / 'sweep.png'} hold the whole of it")
-    if best := best_run(results):
-        run = folder / "best"
-        write_run(run, with_values(config, best.values | {"seed": best.seed}), best.trained)
-        settings = ", ".join(f"{name}={show_value(value)}" for name, value in best.values.items())
+    if member := best_run(results):
+        write_run(best, with_values(config, member.values | {"seed": member.seed}), member.trained)
+        settings = ", ".join(f"{name}={show_value(value)}" for name, value in member.values.items())
         print(
-            f"{run} is the best run, {settings}, seed {best.seed}, dev loss "
-            f"{best.best_dev_loss:.4f}; python sample.py --workdir {run} samples from it"
+            f"{best} is the best run, {settings}, seed {member.seed}, dev loss "
+            f"{member.best_dev_loss:.4f}; {resources.command('sample')} --workdir {best} samples "
+            "from it"
         )
+    finished.delete()
     if all(math.isnan(row.mean) for row in rows):
         print("sweep: every run diverged", file=sys.stderr)
         sys.exit(1)

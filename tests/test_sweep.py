@@ -13,6 +13,7 @@ import pytest
 from conftest import (
     ROOT,
     assert_close,
+    assert_one_line,
     quick_of,
     read_metrics,
     run,
@@ -235,6 +236,15 @@ def test_bad_input_ends_in_one_line(flags, told, tmp_path):
     (line,) = done.stderr.strip().splitlines()
     assert told in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_place_of_the_best_run_is_kept(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "notes.txt").write_text("mine")
+    flags = ("--over", "optimizer.b1=0.1,0.2", "--workdir", tmp_path)
+    done = run("-m", "makemore_jax.sweep", "--config", "bigram", *flags)
+    assert_one_line(done, "sweep", "best would be replaced, but holds no run")
+    assert (tmp_path / "best" / "notes.txt").read_text() == "mine"
 
 
 def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
