@@ -27,10 +27,29 @@ def exit_immediately() -> None:
         _replace(signal.default_int_handler, _exit)
 
 
-def raise_keyboard_interrupt() -> None:
-    """Undo `exit_immediately`, for code that has work to finish after a Ctrl-C."""
+def delay() -> None:
+    """From now on, note a Ctrl-C for `check`; a second one ends the process at once.
+
+    An exception that is raised while jax calls back into Python may be lost, so a program that has
+    work to finish after a Ctrl-C asks for it between two computations.
+    """
     if threading.current_thread() is threading.main_thread():
-        _replace(_exit, signal.default_int_handler)
+        _replace(_exit, _note)
+        _replace(signal.default_int_handler, _note)
+
+
+def check() -> None:
+    """KeyboardInterrupt if there was a Ctrl-C since `delay`."""
+    if _noted:
+        raise KeyboardInterrupt
+
+
+_noted: list[int] = []
+
+
+def _note(number: int, frame: object) -> None:
+    _noted.append(number)
+    signal.signal(signal.SIGINT, _exit)
 
 
 def _replace(old: object, new: object) -> None:

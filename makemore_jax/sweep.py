@@ -228,6 +228,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     for num_steps in _stretches(config):
         state, losses = trainers[num_steps](state, swept, splits["train"], key_data)
         losses = np.asarray(losses)
+        interrupts.check()
         first_losses.append(losses[:, 0])
         curves.append(losses.mean(axis=1))
         times.append(time.perf_counter() - began)
@@ -410,7 +411,7 @@ def main() -> None:
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()
-    interrupts.raise_keyboard_interrupt()
+    interrupts.delay()
     began = time.perf_counter()
     finished = FinishedGroups(Path(WORKDIR.value))
     try:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,6 +24,10 @@ AS_USERS_RUN = {"XLA_FLAGS": ""}
 # PyTorch's threads wait for each other in a busy loop, which takes a hundred times as long when
 # another process needs the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import jax.numpy as jnp

@@ -285,8 +285,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
             if "group 1 of 2: 1 runs" in line:
                 break
         process.send_signal(signal.SIGINT)
-        errors = process.stderr.read()
-        assert process.stdout.read() == ""
+        process.wait(timeout=60)
+        printed, errors = process.stdout.read(), process.stderr.read()
+    assert printed == ""
     assert process.returncode == 130, errors
     assert f"0 finished groups kept in {tmp_path / 'finished'}; the same command" in errors
     assert "Traceback" not in errors
