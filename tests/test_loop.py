@@ -188,7 +188,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     again = loop.train(config, str(tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text() == lines
     assert again == first
-    assert "trained for 10 steps already" in capsys.readouterr().out
+    assert "already trained for 10 steps" in capsys.readouterr().out
 
 
 def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):

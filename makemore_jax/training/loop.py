@@ -100,14 +100,15 @@ def _train(
     best_dev_loss = checkpoints.best_dev_loss()
     step = start = int(state.step)
     if start >= config.train.steps and (known := workdir.read_summary(folder, start)):
-        print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
+        more = "set a larger --config.train.steps to continue"
+        print(f"{folder}: already trained for {start} steps; {more}")
         return known
     metrics = Metrics(folder if processes.is_first() else None, start, config.train.steps)
     metrics.say(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
         f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
-        f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
+        f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
 
     if start == 0:
@@ -163,7 +164,7 @@ def _train(
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
-        print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
+        print(f"{name}: saved at step {step}; run the same command to resume", file=sys.stderr)
         sys.exit(128 + signals.received)
 
     best = checkpoints.restore_variables("best", state.variables)
