@@ -1,11 +1,13 @@
-"""Draw lines or texts from a trained model, or score some with it.
+"""Sample lines or texts from a trained model, or score given ones.
 
     python sample.py --workdir runs/transformer --num 50
     python sample.py --workdir runs/transformer --prompt jo --temperature 0.8 --format json
     python sample.py --workdir runs/transformer --score names.txt
     python sample.py --workdir runs/shakespeare --stream --prompt "KING RICHARD:"
 
-It reads what training wrote into the working directory, also while the training still runs.
+It reads the checkpoints in the working directory. Training may still be running.
+Samples are grouped by the split that contains them; `new` is in no split, `cut` reached the maximum
+length before it ended.
 """
 
 from makemore_jax import interrupts
@@ -39,9 +41,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 NUM = flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
 PROMPT = flags.DEFINE_string("prompt", "", "start of every line or text")
 MAX_LEN = flags.DEFINE_integer(
-    "max_len", None, "maximum characters of a line; characters of a text (500; --stream: no limit)"
+    "max_len",
+    None,
+    "maximum characters of a line; characters of a text (500; no limit with --stream)",
 )
-STREAM = flags.DEFINE_bool("stream", False, "write one text, character by character, without end")
+STREAM = flags.DEFINE_bool("stream", False, "write one endless text, character by character")
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "softmax temperature; 0 is greedy")
 TOP_K = flags.DEFINE_integer("top_k", None, "sample from the k most probable characters")
 TOP_P = flags.DEFINE_float(
@@ -49,10 +53,12 @@ TOP_P = flags.DEFINE_float(
 )
 SEED = flags.DEFINE_integer("seed", 3407, "seed of the samples")
 CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "best by dev loss, or latest"
+    "checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest"
 )
 NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "text, or json: one object per line")
+FORMAT = flags.DEFINE_enum(
+    "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
+)
 SCORE = flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
 
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
@@ -111,11 +117,11 @@ def main() -> None:
 def refuse_flags(is_text: bool) -> None:
     """UserError for what lines, or texts, do not have."""
     if STREAM.value and not is_text:
-        raise UserError("--stream: the lines of this run end; it is for a run on data.kind=text")
+        raise UserError("--stream: needs a run on data.kind=text; this run was trained on lines")
     if NEW_ONLY.value and is_text:
-        raise UserError("--new_only: is for lines; this run was trained on one text")
+        raise UserError("--new_only: needs a run on lines; this run was trained on one text")
     if STREAM.value and (NUM.value is not None or FORMAT.value == "json"):
-        raise UserError("--stream: writes one text as it is; not with --num or --format=json")
+        raise UserError("--stream: can't be combined with --num or --format=json")
 
 
 def load(run: "Run") -> "LanguageModel":

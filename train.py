@@ -1,11 +1,11 @@
-"""Train a model on a text file, or go on training it.
+"""Train a model on a text file, or resume training.
 
     python train.py --config configs/transformer.py
     python train.py --config configs/gru.py --config.model.n_embd2=128 --workdir runs/wide
     python train.py --config configs/mlp.py --config.data.path=pokemon.txt --workdir runs/pokemon
 
-The config file says what the experiment is, and any field of it can be overridden. Everything goes
-into the working directory; giving the same one again resumes what is there.
+The config file defines the experiment; any field can be overridden. All results are saved in the
+working directory. If it already has a run, training resumes from there.
 """
 
 from makemore_jax import interrupts
@@ -22,17 +22,17 @@ from ml_collections import config_flags
 from makemore_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "the experiment: a file, or the name of one in configs/, such as transformer"
+    "config", None, "config file, or the name of one in configs/, such as transformer"
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run; by default runs/ and the name of the config"
+    "workdir", None, "folder of the run (by default runs/ and the name of the config)"
 )
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "train in several processes; jax detects most clusters by itself"
+    "distributed", False, "train in multiple processes; JAX detects most clusters by itself"
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "index of this process, from 0")
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ def _print_help(module: str, program_doc: str) -> None:
     module = sys.argv[0] if module == "__main__" else module
     for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
         default = f" ({flag.default})" if flag.default not in (None, "", [], False) else ""
-        _print_entry(f"--{flag.name}", (flag.help or "") + default)
+        meaning = (flag.help or "").partition(";\n    repeat this option")[0]  # absl appends it
+        _print_entry(f"--{flag.name}", meaning + default)
     if "config" not in flags.FLAGS:
         return
     print("\nFields of the config, as --config.NAME=VALUE:")
@@ -138,6 +139,10 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow positional arguments
     try:
         positional = flags.FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(
+            f"--{error.flagname}: no such flag{_suggest_name(error.flagname)}"
+        ) from None
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     except Exception as error:
@@ -152,11 +157,23 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
 def _suggest_flag(argument: str) -> str:
     """'; did you mean ...?' for a positional argument that should be a flag."""
     if argument.lower() in ("true", "false"):
-        return "; a switch takes its value after =, as in --switch=" + argument
+        return "; a boolean flag takes its value after =, as in --flag=" + argument
     is_config = argument.endswith(".py") or argument in resources.config_names()
     if is_config and "config" in flags.FLAGS:
         return f"; did you mean --config={argument}?"
+    if (Path(argument) / "config.json").is_file() and "workdir" in flags.FLAGS:
+        return f"; did you mean --workdir={argument}?"
     return ""
+
+
+def _suggest_name(flag: str) -> str:
+    """'; did you mean ...?' for an unknown flag: a field without its --config., or a typo."""
+    if "config" in flags.FLAGS:
+        for field in config_lib.fields():
+            if flag in (field, field.rpartition(".")[2]):
+                return f"; did you mean --config.{field}?"
+    known = [name for name in flags.FLAGS if "." not in name]
+    return did_you_mean(f"--{flag}", [f"--{name}" for name in known])
 
 
 def _config_first(arguments: list[str], required: bool) -> list[str]:

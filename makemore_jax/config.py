@@ -63,7 +63,7 @@ class DataConfig:
     path: str = setting("names.txt", "the text file")
     kind: str = setting(
         "lines",
-        "an example is: a line; a character with the window before it; a crop of one long text",
+        "one example is: a line; a character with the window before it; a crop of one long text",
         one_of("lines", "windows", "text"),
     )
     split: str = setting(
@@ -74,10 +74,12 @@ class DataConfig:
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
-    train_fraction: float = setting(0.9, "text: share for training, from its start", FRACTION)
+    train_fraction: float = setting(
+        0.9, "data.kind=text: first share of the text, used for training", FRACTION
+    )
     memory_map: str = setting(
         "auto",
-        "text: read it from a file while training; auto: if it is large",
+        "data.kind=text: read the text from a file during training; auto: if it is large",
         one_of("auto", "always", "never"),
     )
 
@@ -98,7 +100,9 @@ class ModelConfig:
         "gelu", "activation in the MLPs", one_of("gelu", "relu"), "transformer"
     )
     bias: bool = setting(True, "biases in linear layers and norms", only="transformer")
-    tied: bool = setting(False, "the output layer is the embedding", only="transformer")
+    tied: bool = setting(
+        False, "share the weights of embedding and output layer", only="transformer"
+    )
     init_scheme: str = setting(
         "pytorch", "initial values", one_of("pytorch", "gpt2"), "transformer"
     )
@@ -118,11 +122,13 @@ class ModelConfig:
         one_of("none", "running", "calibrated"),
         "window_mlp",
     )
-    momentum: float = setting(0.1, "running statistics: share of a batch", SHARE, "window_mlp")
+    momentum: float = setting(
+        0.1, "weight of each batch in the running statistics", SHARE, "window_mlp"
+    )
     output_norm: bool = setting(False, "batch norm of the logits too", only="window_mlp")
     init_scale: str = setting(
         "kaiming",
-        "scale of the initial weights, one for each step of the lecture",
+        "scale of the initial weights, as in the steps of the lecture",
         one_of("normal", "small_output", "small", "kaiming", "fan_in"),
         "window_mlp",
     )
@@ -142,12 +148,16 @@ class OptimizerConfig:
         "parameters with weight decay; matrices: those with two or more axes",
         one_of("all", "matrices"),
     )
-    schedule: str = setting("constant", "learning rate", one_of("constant", "step", "cosine"))
+    schedule: str = setting(
+        "constant", "learning rate schedule", one_of("constant", "step", "cosine")
+    )
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
     step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
     gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
     min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
-    grad_clip: float | None = setting(None, "maximum global gradient norm; None: any", POSITIVE)
+    grad_clip: float | None = setting(
+        None, "maximum global gradient norm; None: no clipping", POSITIVE
+    )
 
 
 @dataclass(slots=True)
@@ -155,23 +165,37 @@ class TrainConfig:
     """Length of the training and what happens during it. Intervals are in steps."""
 
     batch_size: int = setting(32, "examples per step", AT_LEAST_1)
-    accumulate: int = setting(1, "microbatches that each batch is divided into", AT_LEAST_1)
+    accumulate: int = setting(1, "microbatches per batch (gradient accumulation)", AT_LEAST_1)
     steps: int = setting(20_000, "training steps", AT_LEAST_1)
-    log_every: int = setting(100, "log the training loss; also steps per compiled call", AT_LEAST_1)
-    eval_every: int = setting(500, "evaluate on dev", AT_LEAST_1)
-    sample_every: int = setting(2_000, "draw samples", AT_LEAST_1)
-    diagnose_every: int | None = setting(None, "record layer statistics; None: never", AT_LEAST_1)
-    checkpoint_every: int = setting(2_000, "save, besides each new best on dev", AT_LEAST_1)
-    num_samples: int | None = setting(None, "per drawing; None: 10 lines or 1 text", AT_LEAST_0)
-    eval_examples: int | None = setting(None, "dev and test examples; None: all", AT_LEAST_1)
-    train_eval_examples: int = setting(5_000, "examples for the final train loss", AT_LEAST_1)
+    log_every: int = setting(
+        100, "steps between logged training losses; also steps per compiled call", AT_LEAST_1
+    )
+    eval_every: int = setting(500, "steps between evaluations on dev", AT_LEAST_1)
+    sample_every: int = setting(2_000, "steps between samples", AT_LEAST_1)
+    diagnose_every: int | None = setting(
+        None, "steps between records of layer statistics; None: never", AT_LEAST_1
+    )
+    checkpoint_every: int = setting(
+        2_000, "steps between checkpoints; each new best on dev is saved too", AT_LEAST_1
+    )
+    num_samples: int | None = setting(
+        None, "samples drawn each time; None: 10 lines or 1 text", AT_LEAST_0
+    )
+    eval_examples: int | None = setting(
+        None, "maximum number of dev and of test examples; None: all", AT_LEAST_1
+    )
+    train_eval_examples: int = setting(
+        5_000, "maximum number of train examples for the final train loss", AT_LEAST_1
+    )
 
 
 @dataclass(slots=True)
 class MeshConfig:
     """Number of devices along each axis of the mesh."""
 
-    data: int = setting(-1, "devices that share a batch; -1: all that mesh.model leaves", AXIS)
+    data: int = setting(
+        -1, "devices that a batch is split over; -1: all devices / mesh.model", AXIS
+    )
     model: int = setting(1, "devices that wide matrices are sharded over", AT_LEAST_1)
     fsdp: bool = setting(False, "shard parameters and optimizer state over mesh.data as well")
 
@@ -180,7 +204,9 @@ class MeshConfig:
 class Config:
     """A whole experiment. A seed and a step determine every random number of a run."""
 
-    seed: int = setting(3407, "seed of initial values, batches, dropout and samples", SEED)
+    seed: int = setting(
+        3407, "seed of the data split, initial values, batches, dropout and samples", SEED
+    )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -1,18 +1,21 @@
-"""Many runs trained together in one compiled program, to lay them side by side.
+"""Train many runs together in one compiled program, and compare them.
 
-    python -m makemore_jax.sweep --config configs/mlp.py \
+    python -m makemore_jax.sweep --config configs/mlp.py \\
         --over optimizer.learning_rate=1e-4:1e-1:16 --seeds 4
     python -m makemore_jax.sweep --config configs/gru.py --over model.n_embd2=32,64,128
 
-`--over FIELD=LOW:HIGH:NUM` takes NUM values at equal ratios, `--over FIELD=A,B,C` those; given
-again, all combinations. Every combination is trained with each of `--seeds` seeds, beginning with
-that of the config. Each member computes what train.py computes for its settings; all that differ in
-nothing but numbers that the optimizer reads go through one step under `vmap`, spread over the
-devices; fields that change shapes or code make groups, one after the other. Prints a table and
-writes sweep.json and sweep.png into --workdir, and the run with the lowest dev loss into best/ in
-it, which sample.py opens. A member diverged if its loss is not finite, or if its train loss ended
-above that of its first step and above that of guessing uniformly.
-After Ctrl-C the same command resumes: finished groups are kept.
+`--over FIELD=LOW:HIGH:NUM` stands for NUM values, evenly spaced on a logarithmic scale;
+`--over FIELD=A,B,C` lists the values. Repeat `--over` to train all combinations. Every combination
+is trained with each of `--seeds` seeds, starting from the seed of the config.
+
+Each run computes what train.py computes for its settings. Runs that differ only in numbers of the
+optimizer share one step under `vmap`, split over the devices. Fields that change shapes or code are
+trained in groups, one after the other.
+
+The sweep prints a table and writes sweep.json and sweep.png into --workdir. The run with the lowest
+dev loss is saved in best/ of that folder; sample.py can sample from it. A run has diverged if its
+loss is not finite, or if its final train loss is above both that of its first step and that of
+uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are kept.
 """
 
 import copy
@@ -52,10 +55,16 @@ from makemore_jax.training.evaluate import make_calibrate, sum_losses
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
-OVER = flags.DEFINE_multi_string("over", [], "FIELD=LOW:HIGH:NUM or FIELD=A,B,C; may be repeated")
-SEEDS = flags.DEFINE_integer("seeds", 1, "how many seeds to train each combination with")
-WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "where sweep.json and the picture go")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "config file, or the name of one in configs/, such as mlp"
+)
+OVER = flags.DEFINE_multi_string(
+    "over", [], "FIELD=LOW:HIGH:NUM or FIELD=A,B,C; repeat it for all combinations"
+)
+SEEDS = flags.DEFINE_integer("seeds", 1, "number of seeds for each combination")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/sweep", "folder for sweep.json, sweep.png and the best run"
+)
 
 # Fields that may differ within one compiled program: numbers that the optimizer computes with.
 NUMBERS = tuple(
@@ -404,7 +413,7 @@ def main() -> None:
         raise UserError("sweep.png needs matplotlib: pip install matplotlib")
     axes = dict(map(parse_axis, OVER.value))
     if len(axes) < len(OVER.value):
-        raise UserError("--over: a field is given twice")
+        raise UserError("--over: a field is given more than once")
     best = Path(WORKDIR.value) / "best"
     if best.exists() and not (best / "config.json").exists():
         raise UserError(f"--workdir: {best} would be replaced, but holds no run; move it away")
@@ -419,7 +428,7 @@ def main() -> None:
     except KeyboardInterrupt:
         num = len(list(finished.folder.glob("*.pickle")))
         kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
-        print(f"sweep: {kept}; the same command goes on from there", file=sys.stderr)
+        print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
         sys.exit(130)
     seconds = time.perf_counter() - began
     rows = over_seeds(results)
@@ -434,7 +443,7 @@ def main() -> None:
 
     draw_sweep(rows, folder / "sweep.png")
     told = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
-    print(f"\n{told}; {folder / 'sweep.json'} and {folder / 'sweep.png'} hold the whole of it")
+    print(f"\n{told}; all results are in {folder / 'sweep.json'} and {folder / 'sweep.png'}")
     if member := best_run(results):
         write_run(best, with_values(config, member.values | {"seed": member.seed}), member.trained)
         settings = ", ".join(f"{name}={show_value(value)}" for name, value in member.values.items())

@@ -179,7 +179,7 @@ def test_help_explains_every_field_and_shows_the_value_of_the_config():
     for name, field in config_lib.fields().items():
         (text,) = (text for entry, text in entries.items() if entry.startswith(f"{name}="))
         assert text.startswith(field.metadata["meaning"])
-    meaning = "learning rate [constant, step, cosine]"
+    meaning = "learning rate schedule [constant, step, cosine]"
     assert entries["optimizer.schedule=cosine"] == meaning
     assert entries["train.steps=7"] == "training steps [int, at least 1]"
     assert list(entries).index("--workdir") < list(entries).index("--distributed")
@@ -239,14 +239,15 @@ BAD_TRAIN = [
     (("--config", "configs/bigrm.py"), "does not exist; did you mean configs/bigram.py?"),
     (("configs/bigram.py",), "not a flag; did you mean --config=configs/bigram.py?"),
     ((*CONFIG, "configs/gru.py"), "not a flag; did you mean --config=configs/gru.py?"),
-    ((*CONFIG, "--wrkdir=x"), "wrkdir"),
+    ((*CONFIG, "--wrkdir=x"), "--wrkdir: no such flag; did you mean --workdir?"),
+    ((*CONFIG, "--steps=100"), "--steps: no such flag; did you mean --config.train.steps?"),
     ((*CONFIG, "--config.model.n_emb=3"), "model.n_emb: no such field; did you mean model.n_embd?"),
     ((*CONFIG, "--config.n_layer=3"), "n_layer: no such field; did you mean model.n_layer?"),
     ((*CONFIG, "--config.model=3"), "--config.model: is a group of fields, model.kind, "),
     ((*CONFIG, "--config", "configs/gru.py"), "--config is given twice"),
     (
         (*CONFIG, "--config.data.dedup", "true"),
-        "true: not a flag; a switch takes its value after =",
+        "true: not a flag; a boolean flag takes its value after =",
     ),
     ((*CONFIG, "--config.optimizer.warmup_steps=99999999999"), "99999999999 is too large"),
     ((*CONFIG, "--config.data.path=-"), "data.path: - does not exist"),
@@ -369,6 +370,8 @@ def test_sample_without_a_run(trained, tmp_path):
     assert_one_line(run("sample.py"), "sample.py", "--workdir is missing")
     done = run("sample.py", "--workdir", tmp_path / "none")
     assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'none'} holds no run")
+    done = run("sample.py", trained[0])
+    assert_one_line(done, "sample.py", f"not a flag; did you mean --workdir={trained[0]}?")
     done = run("sample.py", "--workdir", str(trained[0]) + "s")
     assert_one_line(done, "sample.py", f"did you mean {trained[0]}?")
     assert not (tmp_path / "none").exists()

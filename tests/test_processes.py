@@ -156,7 +156,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     assert "start them all again" in wrong[1 - victim]
     assert "Traceback" not in wrong[1 - victim]
     text = alone(*flags, "--config.train.steps=2000", "--workdir", folder)
-    assert re.search(r"going on from step [1-9]\d*", text)
+    assert re.search(r"resuming from step [1-9]\d*", text)
 
 
 @pytest.mark.slow

@@ -241,10 +241,10 @@ def run_of_lines(tmp_path_factory):
 
 
 BAD = [
-    (("--stream", "--num=2"), "--stream: writes one text as it is; not with --num"),
+    (("--stream", "--num=2"), "--stream: can't be combined with --num"),
     (("--stream", "--prompt=anZé"), "--prompt: training never saw 'Z', 'é'"),
     (("--stream", "--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
-    (("--new_only",), "--new_only: is for lines"),
+    (("--new_only",), "--new_only: needs a run on lines"),
     (("--score={trained}/config.json",), "--score: training never saw '{{', which is in"),
 ]
 
@@ -258,4 +258,4 @@ def test_bad_input(flags, message, trained):
 
 def test_lines_have_no_stream(run_of_lines):
     done = run("sample.py", "--workdir", run_of_lines, "--stream")
-    assert_one_line(done, "sample.py", "--stream: the lines of this run end")
+    assert_one_line(done, "sample.py", "--stream: needs a run on data.kind=text")

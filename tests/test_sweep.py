@@ -289,5 +289,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         printed, errors = process.stdout.read(), process.stderr.read()
     assert printed == ""
     assert process.returncode == 130, errors
-    assert f"0 finished groups kept in {tmp_path / 'finished'}; the same command" in errors
+    assert f"0 finished groups kept in {tmp_path / 'finished'}; run the same command" in errors
     assert "Traceback" not in errors

@@ -4,13 +4,14 @@
     python -m makemore_jax.plots --workdir runs/transformer --names emma,olivia --num 50
     python -m makemore_jax.plots --workdir runs/transformer --workdir runs/gru
 
-One run: figures and index.html in plots/ of its folder. The page holds the figures and needs
-neither a network nor other files. It shows the config, device and duration; loss and learning
-rate; what train.diagnose_every recorded; samples, and the training lines nearest to them; the
-surprise of each character of some names, or of a passage of a text; attention; embeddings; bigrams.
+With one run: writes figures and index.html into plots/ of its folder. The page contains the
+figures and needs neither a network nor other files. It shows the config, device and duration; loss
+and learning rate; what train.diagnose_every recorded; samples, and the training lines nearest to
+them; the surprise (negative log-probability) of each character of some names, or of a passage of a
+text; attention; embeddings; bigrams.
 
-Several runs: one table with the differences of their configs, their losses and their speed,
-printed and on a page with their loss curves in one chart, in runs/comparison or --out.
+With several runs: prints one table with the differences between their configs, their losses and
+their speed, and writes it with all loss curves in one chart to runs/comparison or --out.
 """
 
 from pathlib import Path
@@ -44,7 +45,7 @@ def show(workdir: Path, out: Path) -> None:
     startup.use_compilation_cache()
     startup.use_cores()
     write(report.collect(workdir, NAMES.value, SEED.value, NUM.value), out)
-    print(f"{out / 'index.html'} shows it; the figures are next to it")
+    print(f"open {out / 'index.html'} in a browser; the figures are next to it")
 
 
 def compare(workdirs: list[Path], out: Path) -> None:
@@ -59,14 +60,18 @@ def compare(workdirs: list[Path], out: Path) -> None:
     print(comparison.as_markdown(runs))
     if not comparison.have_same_data(runs):
         print("\ndev and test data differ between these runs: compare their losses only roughly")
-    print(f"\n{out / 'index.html'} shows it; the figures are next to it")
+    print(f"\nopen {out / 'index.html'} in a browser; the figures are next to it")
 
 
 if __name__ == "__main__":
     # Defined here, not above: programs that import this file have flags of the same names.
-    WORKDIR = flags.DEFINE_multi_string("workdir", [], "a run; several are compared")
-    OUT = flags.DEFINE_string("out", None, "folder to write; by default plots/ of the run")
-    NAMES = flags.DEFINE_list("names", None, "names to look at, as emma,olivia; else three of dev")
+    WORKDIR = flags.DEFINE_multi_string("workdir", [], "folder of a run; repeat it to compare runs")
+    OUT = flags.DEFINE_string(
+        "out", None, "folder to write to (by default plots/ of the run, or runs/comparison)"
+    )
+    NAMES = flags.DEFINE_list(
+        "names", None, "names to examine, such as emma,olivia (by default three of dev)"
+    )
     SEED = flags.DEFINE_integer("seed", 3407, "seed of the samples")
     NUM = flags.DEFINE_integer("num", 20, "number of samples")
     command_line.run(main, __doc__, name="plots")

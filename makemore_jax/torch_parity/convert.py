@@ -1,13 +1,13 @@
-"""Carry a trained model from PyTorch into a run here, or back.
+"""Convert a trained model from PyTorch to a run of this project, or back.
 
     python -m makemore_jax.torch_parity.convert from-torch model.pt \\
         --config configs/gru.py --workdir runs/gru-from-torch
     python -m makemore_jax.torch_parity.convert to-torch --workdir runs/gru model.pt
 
 The first takes the model.pt that makemore.py writes (or the same tensors as .npz or .safetensors)
-and makes a run of it: sample.py samples and scores it, train.py goes on training it. The data of
-the config gives the vocabulary, so it must be the file that the model was trained on. The second
-writes a model.pt that loads strictly into makemore's model of the same sizes.
+and makes a run of it, which sample.py can sample and score and train.py can continue. The data of
+the config determines the vocabulary, so it must be the file that the model was trained on. The
+second writes a model.pt that loads strictly into makemore's model of the same sizes.
 """
 
 from pathlib import Path
@@ -26,9 +26,15 @@ from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "from-torch: the experiment")
-WORKDIR = flags.DEFINE_string("workdir", None, "the run to make, or to read")
-CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "to-torch: which state")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "from-torch: config file, or the name of one in configs/"
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run to write (from-torch) or to read (to-torch)"
+)
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "latest"], "to-torch: lowest dev loss, or latest"
+)
 
 
 def from_torch(file: Path, config: Config, folder: Path) -> float:

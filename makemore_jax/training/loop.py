@@ -54,12 +54,26 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate, dataset.block_size)
     with contextlib.ExitStack() as stack:
         workdir.check(folder, config, dataset)  # every process, so that each can tell why it ends
+        if summary := _finished(folder, config.train.steps):
+            return summary
         processes.wait("checked")
         if processes.is_first():  # which holds the folder until the summary is written
             stack.enter_context(workdir.prepare(folder, config, dataset))
             dataset.prepare()
         processes.wait("prepared")
         return _train(config, dataset, model, mesh, folder)
+
+
+def _finished(folder: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has been trained for `steps` or more, or None."""
+    latest = 0
+    if (folder / "checkpoints").is_dir():
+        latest = Checkpoints(folder, read_only=True).steps().get("latest", 0)
+    summary = workdir.read_summary(folder, latest) if latest >= steps else None
+    if summary:
+        more = "set a larger --config.train.steps to continue"
+        print(f"{folder}: already trained for {latest} steps; {more}")
+    return summary
 
 
 def _train(
@@ -99,15 +113,12 @@ def _train(
         state = checkpoints.restore("latest", state)
     best_dev_loss = checkpoints.best_dev_loss()
     step = start = int(state.step)
-    if start >= config.train.steps and (known := workdir.read_summary(folder, start)):
-        print(f"{folder}: trained for {start} steps already; a larger --config.train.steps goes on")
-        return known
     metrics = Metrics(folder if processes.is_first() else None, start, config.train.steps)
     metrics.say(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
         f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
-        f"{folder}: {f'going on from step {start}' if start else 'a new run'}"
+        f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
 
     if start == 0:
@@ -163,7 +174,7 @@ def _train(
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
     if step < config.train.steps:
         name = signal.Signals(signals.received).name
-        print(f"{name}: saved at step {step}; the same command goes on from it", file=sys.stderr)
+        print(f"{name}: saved at step {step}; run the same command to resume", file=sys.stderr)
         sys.exit(128 + signals.received)
 
     best = checkpoints.restore_variables("best", state.variables)
