@@ -38,7 +38,7 @@ def collect_facts(
     if summary:
         facts["device"] = f"{summary['device']}, jax {summary['versions']['jax']}"
     changed = [f"{name}={show_value(value)}" for name, value in changed_fields(config).items()]
-    facts["config"] = f"defaults but for {', '.join(changed)}" if changed else "all defaults"
+    facts["config"] = f"defaults except {', '.join(changed)}" if changed else "all defaults"
     return facts
 
 

@@ -143,7 +143,7 @@ def sweep(
     num_seeds: int,
     finished: FinishedGroups | None = None,
 ) -> list[Result]:
-    """Train all combinations of the axes' values with so many seeds each, in that order.
+    """Train all combinations of the axes' values with `num_seeds` seeds each, in that order.
 
     Groups that are in `finished` are taken from it, and each group that ends is added to it.
     """

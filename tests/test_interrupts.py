@@ -48,7 +48,7 @@ def test_during_an_import_that_converts_the_exception(command, module, tmp_path)
 
 
 def interrupt(command: tuple, seconds: float) -> tuple[int, str, str]:
-    """Start a program, send SIGINT after so many seconds; exit code, stdout, stderr."""
+    """Start a program, send SIGINT after `seconds`; return exit code, stdout and stderr."""
     command = [sys.executable, "-c", REPORTING_START, *map(str, command)]
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:

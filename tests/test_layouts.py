@@ -117,10 +117,10 @@ check_steps(sys.argv[1], int(sys.argv[2]))
 
 
 def check_steps(kind, devices):
-    """Twelve steps whose batches fit now one layout, now another, against twelve in whole rows."""
+    """Twelve steps that switch between layouts equal twelve steps in whole rows."""
     config = small_config(kind)
     config.mesh.data = devices
-    config.optimizer.name = "sgd"  # Adam makes much of a gradient that is 0 but for rounding
+    config.optimizer.name = "sgd"  # Adam would amplify rounding errors in gradients of 0
     model, params = model_of(kind)
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
     mesh = sharding.make_mesh(config.mesh, 4, num_params=0)

@@ -51,7 +51,7 @@ def test_losses_are_those_of_one_device(measured, kind, mesh):
 @pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
 def test_each_device_holds_its_share(measured, kind, mesh):
-    """Wide matrices are sharded over `model`; with fsdp, all that divide also over `data`."""
+    """Wide matrices are sharded over `model`; with fsdp, arrays are also sharded over `data`."""
     data, model = map(int, mesh.split()[0].split("x"))
     assert measured[kind][mesh]["stays"]
     for name, (shape, size, on_each) in measured[kind][mesh]["held"].items():

@@ -45,7 +45,7 @@ def characters(plane: Plane, labels: list[str], file: Path) -> None:
 
 
 def separate(points: np.ndarray, distance: float, rounds: int = 500) -> np.ndarray:
-    """Move points (N, 2) apart until any two have this distance, or for so many rounds."""
+    """Move points (N, 2) apart until all have this distance, for `rounds` rounds at most."""
     # Points at the same position have no direction between them; each gets its own.
     angles = 2.4 * np.arange(len(points))
     places = points + 1e-6 * distance * np.stack([np.cos(angles), np.sin(angles)], axis=1)
