@@ -139,6 +139,7 @@ def test_without_bias_there_is_none():
     assert sum(name.endswith("/bias") for name in names) == 6 + 1
 
 
+@pytest.mark.slow
 def test_gpt2s_initial_values():
     options = {"init_scheme": "gpt2", "n_layer": 3, "n_embd": 64}
     model = create(503, **options)
@@ -209,9 +210,13 @@ def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, *
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "accumulate"),
-    [({"dtype": "bfloat16", "tied": True, "bias": False, "init_scheme": "gpt2"}, 1), ({}, 3)],
+    [
+        ({"dtype": "bfloat16", "tied": True, "bias": False, "init_scheme": "gpt2"}, 1),
+        ({}, 3),
+    ],
 )
 def test_it_learns(options, accumulate):
     config = OptimizerConfig(learning_rate=0.01, decay="matrices")

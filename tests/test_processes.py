@@ -155,7 +155,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     assert "another one has ended" in wrong[1 - victim]
     assert "start them all again" in wrong[1 - victim]
     assert "Traceback" not in wrong[1 - victim]
-    text = alone(*flags, "--config.train.steps=2000", "--workdir", folder)
+    text = alone(*flags, f"--config.train.steps={last_step(folder) + 20}", "--workdir", folder)
     assert re.search(r"resuming from step [1-9]\d*", text)
 
 

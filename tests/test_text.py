@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import (
-    AS_USERS_RUN,
     BLOCK,
     FAMILIES,
     ROOT,
@@ -252,7 +251,7 @@ def runs(small_text, tmp_path_factory):
     first = ("whole", "never", 20), ("parts", "always", 10)
     for called in (first, (("parts", "always", 15), ("parts", "never", 20))):
         flags = [a for name, *how in called for a in (folder / name, *how)]
-        done = run("-c", TRAIN, small_text, *flags, **AS_USERS_RUN)
+        done = run("-c", TRAIN, small_text, *flags)
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -168,6 +168,7 @@ def test_a_window_is_all_that_counts():
     assert np.abs(other[:, 0]).max() > 1e-4 and np.abs(other[:, 1:]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_dilated_causal_convolutions_are_the_tree_at_the_last_place():
     """The layers of models/cnn.py with the same weights, in one pass over all places."""
     model, variables = small_model("wavenet")
