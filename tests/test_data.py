@@ -85,15 +85,6 @@ def test_dedup(tmp_path):
     assert len(words) == len(set(words)) == 29_494
 
 
-def test_dedup_keeps_the_order_of_the_file(tmp_path):
-    """So that a split of the distinct lines is the one of the published scripts."""
-    path = write(tmp_path, "\n".join(["dora", "anna", "dora", "carl", "bob", "anna"] * 5))
-    dataset = data.load(DataConfig(path=path, dedup=True), seed=1)
-    order = np.concatenate([splits.holdout(4, 1)[k] for k in ("train", "dev", "test")])
-    words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
-    assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
-
-
 def test_examples_are_makemores():
     vocab = text_file.Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)

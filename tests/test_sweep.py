@@ -274,18 +274,6 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
     assert trained == [3, 5, 7]
 
 
-def test_a_finished_group_is_of_its_data(tmp_path):
-    """The same file with other lines is trained again."""
-    config, finished = sweep_config("bigram", steps=10), FinishedGroups(tmp_path)
-    config.data.path = str(tmp_path / "lines.txt")
-    (tmp_path / "lines.txt").write_text("anna\nbob\n")
-    finished.save(config, [{"seed": 1}], [0.5])
-    assert finished.load(config, [{"seed": 1}]) == [0.5]
-    assert finished.load(config, [{"seed": 2}]) is None
-    (tmp_path / "lines.txt").write_text("anna\nbea\n")
-    assert finished.load(config, [{"seed": 1}]) is None
-
-
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     command = (
         *(sys.executable, "-m", "makemore_jax.sweep", "--config", "configs/bigram.py"),
