@@ -88,6 +88,23 @@ def test_a_missing_file_is_one_line(tmp_path):
         Checkpoints(tmp_path).restore("latest", state_at(0))
 
 
+def test_reading_is_tried_again_while_a_training_replaces_the_checkpoint(tmp_path, monkeypatch):
+    saved(tmp_path, 2.0)
+    reader, attempts = Checkpoints(tmp_path, read_only=True), []
+    check = reader._check_hashes
+
+    def fail_once(folder):
+        attempts.append(folder)
+        if len(attempts) == 1:
+            raise FileNotFoundError(folder)
+        check(folder)
+
+    monkeypatch.setattr(reader, "_check_hashes", fail_once)
+    monkeypatch.setattr(reader, "_is_settled", lambda step: False)
+    assert_same(reader.restore("latest", state_at(0)), state_at(10))
+    assert len(attempts) == 2
+
+
 def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
     """orbax would cast, cut or pad them without a word."""
     saved(tmp_path, 2.0)

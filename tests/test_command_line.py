@@ -2,13 +2,18 @@
 
 import json
 import re
+import shutil
 
+import jax.numpy as jnp
 import pytest
-from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run
+from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run, small_config
 
 from makemore_jax import config as config_lib
+from makemore_jax import models
+from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.command_line import find_config
 from makemore_jax.data.text_file import Vocab
+from makemore_jax.training.state import TrainState
 
 QUICK = (
     "--config.train.steps=30",
@@ -146,6 +151,24 @@ def test_seeds_and_checkpoints(trained):
     assert [line["found_in"] for line in new] == ["new"] * 9
 
 
+def test_the_latest_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
+    """The latest is a worse one here, with the first rows of its table exchanged."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    checkpoints = Checkpoints(folder)
+    like = models.variable_shapes(models.create(small_config("bigram").model, 27, 15), 15)
+    table = checkpoints.restore_variables("best", like)["params"]["logits"]
+    params = {"logits": table[::-1]}
+    state = TrainState(jnp.int32(31), params, opt_state={})
+    checkpoints.save(state, 9.0)
+    scores = {}
+    for which in ("best", "latest"):
+        flags = ("--score", "-", "--checkpoint", which, "--workdir", folder)
+        scores[which] = run("sample.py", *flags, stdin="emma\nolivia\n").stdout
+    assert "loss" in scores["best"] and "loss" in scores["latest"]
+    assert scores["best"] != scores["latest"]
+
+
 def test_sampling_without_the_data_says_so(trained, tmp_path):
     """A run that was carried to another machine still speaks; it can't say what is new."""
     content = json.loads((trained[0] / "config.json").read_text())
@@ -157,7 +180,9 @@ def test_sampling_without_the_data_says_so(trained, tmp_path):
         assert done.returncode == 0
         assert "gone.txt is gone or has changed" in done.stderr
         assert json.loads(done.stdout.splitlines()[0])["found_in"] is None
+        (tmp_path / "gone.txt").write_text((ROOT / "names.txt").read_text() + "zoe\n")
         done = run("sample.py", "--workdir", trained[0], "--new_only")
+        assert "gone.txt is gone or has changed" in done.stderr
         assert (done.returncode, done.stdout) == (2, "")
     finally:
         (trained[0] / "config.json").write_text(intact)
@@ -345,6 +370,7 @@ BAD_SAMPLE = [
     (("--prompt", "a" * 15), "--prompt: 15 characters are too many"),
     (("--temperature", "-0.1"), "--temperature: -0.1 must be a number, 0 or above"),
     (("--temperature", "nan"), "--temperature: nan must be a number, 0 or above"),
+    (("--temperature", "inf"), "--temperature: inf must be a number, 0 or above"),
     (("--top_p", "0"), "--top_p: 0.0 must be above 0 and at most 1"),
     (("--top_p", "1.5"), "--top_p: 1.5 must be above 0 and at most 1"),
     (("--top_k", "0"), "--top_k: 0 must be at least 1"),

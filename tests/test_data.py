@@ -1,5 +1,6 @@
 """From text to integers: the splits are the published ones, the examples are makemore's."""
 
+import dataclasses
 import hashlib
 import http.server
 import re
@@ -85,6 +86,15 @@ def test_dedup(tmp_path):
     assert len(words) == len(set(words)) == 29_494
 
 
+def test_dedup_keeps_the_order_of_the_file(tmp_path):
+    """So that a split of the distinct lines is the one of the published scripts."""
+    path = write(tmp_path, "\n".join(["dora", "anna", "dora", "carl", "bob", "anna"] * 5))
+    dataset = data.load(DataConfig(path=path, dedup=True), seed=1)
+    order = np.concatenate([splits.holdout(4, 1)[k] for k in ("train", "dev", "test")])
+    words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
+    assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
+
+
 def test_examples_are_makemores():
     vocab = text_file.Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)
@@ -147,6 +157,12 @@ def test_found_in(names):
     first = {k: names.words[k][0] for k in ("train", "dev", "test")}
     assert names.found_in([*first.values(), "qqqq"]) == ["train", "dev", "test", "new"]
     assert names.by_place(["qqqq", first["dev"]])["in dev"] == [first["dev"]]
+
+
+def test_a_line_of_several_splits_is_found_in_train_first(names):
+    words = {"train": ["a"], "dev": ["a", "b", "c"], "test": ["a", "b"]}
+    found = dataclasses.replace(names, words=words).found_in(["a", "b", "c"])
+    assert found == ["train", "test", "dev"]
 
 
 def test_samples_are_shown_one_per_line_under_their_place(names):

@@ -10,8 +10,10 @@ from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
 from makemore_jax.config import ModelConfig
+from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity.table import as_table
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_train_step
@@ -118,3 +120,27 @@ def test_there_and_back_keeps_every_bit(kind):
         assert back[name].shape == tensor.shape
         assert back[name].tobytes() == tensor.tobytes()
     assert (len(tensors) > len(parameters)) == (kind in ("bow", "transformer"))  # which have masks
+
+
+def test_a_buffer_that_is_no_causal_mask_is_refused():
+    masks = {"transformer.h.0.attn.bias": np.tril(np.ones((1, 1, 3, 3)))}
+    assert weights.without_masks(masks, "transformer", 3) == {}
+    masks["transformer.h.0.attn.bias"][0, 0, 0, 2] = 1
+    with pytest.raises(UserError, match="bias is not a causal mask"):
+        weights.without_masks(masks, "transformer", 3)
+
+
+def test_the_table_of_a_comparison():
+    """It counts the continuations that agree and marks what is exceeded."""
+    result = {
+        "kind": "gru",
+        "differences": {
+            **dict.fromkeys(("logits", "loss", "gradients", "parameters", "loss_curve"), 1e-7),
+            "continuations": 3,
+        },
+        "parameters_after": {1: 2e-6},
+        "exceeded": ["loss"],
+        "milliseconds": {"jax": 1.5, "torch": 2.5},
+    }
+    cells = "1.0e-07 | 1.0e-07 (!) | 1.0e-07 | 2.0e-06 | 1.0e-07 | 7 of 10 | 1.50 | 2.50"
+    assert as_table([result]).splitlines()[-1] == f"| gru | {cells} |"

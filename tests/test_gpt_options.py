@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import BLOCK, VOCAB, assert_close, assert_same, quick_of, run, small_config
+from conftest import (
+    BLOCK,
+    VOCAB,
+    assert_close,
+    assert_same,
+    on_devices,
+    quick_of,
+    run,
+    small_config,
+)
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
@@ -18,6 +27,7 @@ from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.data.layouts import Rows
 from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
+from makemore_jax.models import transformer
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
@@ -250,7 +260,8 @@ def test_dropout_is_a_function_of_seed_and_step(accumulate):
     assert set(train(5, 2, one_crop)[1].tolist()).isdisjoint(found.tolist())
 
 
-def test_the_parts_of_a_batch_have_masks_of_their_own():
+def draw_noise(num_devices, num_parts):
+    """The dropout noise of each part of a batch on each device, in two steps."""
     drawn = []
 
     class Noise(nn.Module):
@@ -264,13 +275,32 @@ def test_the_parts_of_a_batch_have_masks_of_their_own():
             return jnp.broadcast_to(logits + noise, (*tokens.shape, VOCAB))
 
     optimizer = make_optimizer(OptimizerConfig("sgd", 0.0), 100)
-    mesh = sharding.make_mesh(MeshConfig(data=1), 6, 0, 3)
-    steps = make_train_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, 3)
+    mesh = sharding.make_mesh(MeshConfig(data=num_devices), 6, 0, num_parts)
+    steps = make_train_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
     params = {"logits": jnp.zeros(VOCAB)}
     state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    jax.block_until_ready(steps(state, text(), jax.random.key(1), 2))
+    state, split = sharding.put((state, text()), sharding.replicated(mesh))
+    jax.block_until_ready(steps(state, split, jax.random.key(1), 2))
     jax.effects_barrier()
+    return drawn
+
+
+def test_the_parts_of_a_batch_have_masks_of_their_own():
+    drawn = draw_noise(1, 3)
     assert len(drawn) == len(set(drawn)) == 6
+
+
+ON_TWO_DEVICES = """
+import sys
+sys.path.insert(0, "tests")
+from test_gpt_options import draw_noise
+print(len(set(draw_noise(2, 1))))
+"""
+
+
+def test_each_device_has_masks_of_its_own():
+    done = run("-c", ON_TWO_DEVICES, **on_devices(2))
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
 def test_embeddings_are_dropped_too():
@@ -281,6 +311,20 @@ def test_embeddings_are_dropped_too():
         params["h_0"][part]["c_proj"] = jax.tree.map(jnp.zeros_like, layer)
     key = jax.random.key(7)
     assert abs(loss(model, params, key) - loss(model, params)) > 1e-3
+
+
+def test_the_output_of_the_mlp_is_dropped_too():
+    """What is kept is scaled up by the share that is dropped."""
+    mlp, key = (
+        transformer.MLP(transformer.Sizes(n_head=2, n_embd=10, dropout=0.5)),
+        jax.random.key(7),
+    )
+    x = jax.random.normal(key, (5, 10))
+    params = mlp.init(key, x, False)
+    whole, dropped = mlp.apply(params, x, False), mlp.apply(params, x, True, rngs={"dropout": key})
+    kept = np.asarray(dropped != 0)
+    assert 0.2 < kept.mean() < 0.8
+    assert_close(dropped[kept], 2 * whole[kept])
 
 
 # Other families have none of them.

@@ -70,6 +70,17 @@ def test_at_any_moment_of_the_start(command, seconds, tmp_path):
     assert interrupt((*command, tmp_path / "run"), seconds) == (130, "", "")
 
 
+@pytest.mark.parametrize("name", ["train", "sample"])
+def test_a_console_command_ends_immediately_too(name):
+    code = f"""
+import signal
+from makemore_jax import command_line, commands, interrupts
+command_line.run = lambda *_: print(signal.getsignal(signal.SIGINT) is interrupts._exit)
+commands.{name}()
+"""
+    assert run("-c", code).stdout == "True\n"
+
+
 def test_an_interactive_session_keeps_its_own_handler():
     code = """
 import signal, sys

@@ -203,13 +203,44 @@ def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
     assert summary["dev_loss"] == pytest.approx(min(dev.values()), abs=1e-6)
 
 
+def test_the_learning_rate_that_is_logged_is_that_of_the_step(tmp_path):
+    config = small_config("bigram", steps=10, log_every=5, num_samples=0)
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 0.5, 10
+    loop.train(config, str(tmp_path))
+    rates = [line["learning_rate"] for line in read_metrics(tmp_path) if "learning_rate" in line]
+    assert rates == pytest.approx([0.25, 0.5])
+
+
+def test_the_best_is_also_that_of_earlier_processes(tmp_path, capsys):
+    """After a good start the model gets worse: the best loss stays the one from before."""
+    config = small_config("bigram", steps=10, eval_every=10, num_samples=0)
+    config.optimizer.name = "sgd"
+    first = loop.train(config, str(tmp_path))
+    assert "step 10: dev loss" in (printed := capsys.readouterr().out) and "(best)" in printed
+    config.train.steps, config.optimizer.learning_rate = 20, 1e4
+    second = loop.train(config, str(tmp_path))
+    assert "(best)" not in capsys.readouterr().out
+    losses = ("train_loss", "dev_loss", "test_loss")
+    assert [second[name] for name in losses] == [first[name] for name in losses]
+    assert (second["best_step"], second["steps"]) == (10, 20)
+
+
+def test_samples_of_different_steps_have_different_noise(tmp_path):
+    config = small_config("bigram", steps=20, sample_every=10, eval_every=20)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-9  # the model stays the same
+    loop.train(config, str(tmp_path))
+    _, first, second = (tmp_path / "samples.txt").read_text().split("samples\n")
+    assert first.split("step")[0] != second
+
+
 def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
     config = small_config("mlp", steps=200, log_every=10, eval_every=20)
     # It rises to a million: the first evaluation is that of a model that still learns.
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.1
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e6, 100_000
-    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower"):
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower") as raised:
         loop.train(config, str(tmp_path))
+    assert raised.value.exit_code == 1
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -253,6 +284,19 @@ def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path
     ):
         loop.train(config, str(tmp_path / "run"))
     assert loop.train(config, str(tmp_path / "run"))["steps"] == 10
+
+
+def test_what_may_differ_when_a_run_is_resumed(tmp_path):
+    """Recomputed activations and another learning rate change no model; the decay mask does."""
+    config = small_config("transformer")
+    dataset = data.load(config.data, config.seed)
+    config.data.block_size = dataset.block_size
+    workdir.prepare(tmp_path, config, dataset).close()
+    config.model.remat, config.optimizer.learning_rate = True, 0.1
+    workdir.check(tmp_path, config, dataset)
+    config.optimizer.decay = "matrices"
+    with pytest.raises(UserError, match=r'optimizer.decay: .* holds a run with "all", not "matri'):
+        workdir.check(tmp_path, config, dataset)
 
 
 def test_a_config_is_not_changed_by_training(tmp_path):
@@ -365,6 +409,8 @@ def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
     expected = found[1]["activations"][layer]
     assert histograms[1].histogram_value.bucket == pytest.approx(expected["counts"])
     assert histograms[1].histogram_value.max == pytest.approx(expected["high"])
+    squares = sum(expected["counts"]) * (expected["std"] ** 2 + expected["mean"] ** 2)
+    assert histograms[1].histogram_value.sum_squares == pytest.approx(squares)
 
 
 @pytest.mark.slow

@@ -6,9 +6,13 @@ Eight virtual devices, in a process of their own.
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from conftest import on_devices, run
+
+from makemore_jax import sharding
+from makemore_jax.config import MeshConfig
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
 # A family of each kind on every mesh, and every other family on the mesh with all features: of
@@ -85,6 +89,15 @@ def test_no_other_collectives_are_sent(measured, kind, mesh):
 @pytest.mark.parametrize(("kind", "mesh"), [(kind, "1x8") for kind in ("rnn", "gru", "lstm")])
 def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(measured, kind, mesh):
     assert measured[kind][mesh]["losses"] == measured[kind]["alone"]["losses"]
+
+
+def test_small_models_stay_on_one_core(monkeypatch):
+    """Of a CPU's cores, a small model or a small batch takes fewer."""
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
+    monkeypatch.setattr(sharding, "_mesh", lambda num_data, num_model, devices: num_data)
+    sizes = [(10**6, 32), (10**4, 32), (10**6, 16), (10**6, 5)]
+    found = [sharding.make_mesh(MeshConfig(), batch, params) for params, batch in sizes]
+    assert found == [4, 1, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,12 @@ def test_embeddings_start_as_in_pytorch(kind):
     assert abs(params["wte"]["embedding"].mean()) < 0.01
 
 
+def test_a_bigram_starts_with_equal_probabilities():
+    model = models.create(small_config("bigram").model, VOCAB, BLOCK)
+    params = model.init(jax.random.key(3), jnp.zeros((1, BLOCK), jnp.int32))["params"]
+    assert not params["logits"].any()
+
+
 def test_layer_norm_has_pytorchs_epsilon_and_an_exact_variance():
     x = jnp.array([[1e-3, 2e-3, 4e-3], [1000.001, 1000.002, 1000.004]], jnp.float32)
     norm = LayerNorm()

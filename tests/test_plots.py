@@ -26,7 +26,9 @@ from makemore_jax import (
     data,
     facts,
     history,
+    html_parts,
     models,
+    page,
     passage,
     report,
     sampling,
@@ -36,8 +38,8 @@ from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
-from makemore_jax.history import Histogram
-from makemore_jax.plots import inside, learned, style
+from makemore_jax.history import Curves, Histogram
+from makemore_jax.plots import curves, inside, learned, style
 from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
 from makemore_jax.plots.write import write
 from makemore_jax.training import loop
@@ -325,6 +327,15 @@ def test_durations():
     ]
 
 
+def test_probabilities_of_samples():
+    assert page._one_in(-np.log(1234)) == "1,234"
+    assert page._one_in(-100.0) == "10<sup>43</sup>"
+
+
+def test_facts_are_plain_text():
+    assert html_parts.facts({"a<b": "<i>&"}) == ("<dl><dt>a&lt;b</dt><dd>&lt;i&gt;&amp;</dd></dl>")
+
+
 def test_letters_do_not_overlap():
     """Also where many start at the same position; those that have room stay."""
     points = np.concatenate([np.zeros((20, 2)), np.random.RandomState(6).randn(19, 2)])
@@ -511,6 +522,22 @@ def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
     assert set(figures) == {f"inside_{name}" for name in drawn}
 
 
+def test_the_best_step_is_marked_at_its_dev_loss(figures, tmp_path):
+    found = Curves([(10, 3.0), (20, 2.0)], [(10, 3.5), (20, 2.5)], [(1, 0.1)], [(10, 1.0)])
+    curves.loss_curves(found, 20, tmp_path / "loss")
+    (best,) = (line for line in figures["loss"].axes[0].lines if line.get_marker() == "*")
+    assert best.get_xydata().tolist() == [[20, 2.5]]
+    assert best.get_label() == "best, 2.5000"
+
+
+def test_red_is_what_the_model_gives_too_much(figures, tmp_path):
+    learnt, counted = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]])
+    learned.difference(report.Bigrams(learnt, counted), ["a", "b"], tmp_path / "difference")
+    (image,) = figures["difference"].axes[0].images
+    assert image.get_array().tolist() == [[0.25, -0.25], [0, 0]]
+    assert image.cmap(image.norm(0.25))[0] > image.cmap(image.norm(0.25))[2]  # more red than blue
+
+
 # The command.
 
 
@@ -651,6 +678,11 @@ def test_a_folder_that_cannot_be_written(runs, tmp_path):
     assert (tmp_path / "plots").read_text() == "mine"
 
 
+def test_help_names_the_defaults():
+    done = command("--help")
+    assert re.search(r"--num +number of samples \(20\)", done.stdout)
+
+
 def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
     done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
@@ -667,6 +699,8 @@ def test_comparison(runs, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {"index.html", "loss.png", "loss_by_time.png"}
+    images = [(tmp_path / "out" / name).read_bytes() for name in ("loss.png", "loss_by_time.png")]
+    assert images[0] != images[1]
     printed = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in done.stdout.splitlines()

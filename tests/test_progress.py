@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import read_metrics, small_config
+from conftest import read_metrics, run, small_config
 
 from makemore_jax import metrics as metrics_lib
 from makemore_jax import progress, startup
@@ -58,6 +58,22 @@ def test_slow_compiling_is_announced_once(compiling):
         listener(startup.COMPILE_ENDS, 9.0)
     (line,) = printed.getvalue().splitlines()
     assert line.startswith("compiling (first run only, cached in ")
+
+
+TRAIN_AT_ONCE = """
+import runpy, sys
+from makemore_jax import startup
+startup.NOTICE_DELAY = 0.0
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_training_announces_compiling_with_its_other_output(tmp_path):
+    steps = ("--config.train.steps=1", "--config.train.num_samples=0")
+    done = run("-c", TRAIN_AT_ONCE, "--config=bigram", *steps, "--workdir", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("compiling")
 
 
 def test_programs_from_the_cache_are_not_announced(compiling):

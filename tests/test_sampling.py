@@ -9,7 +9,7 @@ from conftest import BLOCK, FAMILIES, VOCAB, quick_of, small_model
 from makemore_jax import models, sampling
 from makemore_jax.config import ModelConfig
 from makemore_jax.data.text_file import Vocab
-from makemore_jax.decoding import Decoding, LanguageModel, draw_token, filter_logits
+from makemore_jax.decoding import Decoding, LanguageModel, Sample, draw_token, filter_logits
 from makemore_jax.errors import UserError
 
 pytestmark = pytest.mark.versions
@@ -229,6 +229,23 @@ def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     assert not any(
         line.is_cut for line in sampling.sample_new(lm._replace(max_len=5), names, KEY, 40)
     )
+
+
+def test_each_round_of_new_lines_continues_the_one_before(names, monkeypatch):
+    """No line is drawn twice, and a greedy draw, whose lines are all equal, has one round."""
+    drawn = []
+
+    def sample(lm, key, num, prompt, decoding, first):
+        drawn.append(range(first, first + num))
+        return [Sample("emma", 0.0)] * num  # a name that is in the data
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    lm = small_lm("bigram")
+    assert sampling.sample_new(lm, names, KEY, 3, most_rounds=4) == []
+    assert drawn == [range(3), range(3, 6), range(6, 9), range(9, 12)]
+    drawn.clear()
+    assert sampling.sample_new(lm, names, KEY, 3, decoding=Decoding(temperature=0)) == []
+    assert drawn == [range(3)]
 
 
 def test_score_of_a_known_table():

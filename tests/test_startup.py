@@ -1,9 +1,12 @@
 """Programs compiled once are kept for the next run, for this user alone."""
 
 import stat
+from types import SimpleNamespace
 
 import pytest
 from conftest import run
+
+from makemore_jax import startup
 
 COMMAND = (
     *("train.py", "--config", "configs/bigram.py", "--config.train.steps=4"),
@@ -43,3 +46,15 @@ def test_trains_without_a_cache(tmp_path, name):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_number_of_devices_that_is_set_is_kept(monkeypatch):
+    updates = []
+    config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *given: updates.append(given))
+    monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    startup.use_cores()
+    assert updates == []
+    monkeypatch.setenv("XLA_FLAGS", "")
+    startup.use_cores()
+    assert updates == [("jax_num_cpu_devices", startup.num_cores())]

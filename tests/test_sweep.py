@@ -274,6 +274,41 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
     assert trained == [3, 5, 7]
 
 
+def test_a_finished_group_is_of_its_data(tmp_path):
+    """The same file with other lines is trained again."""
+    config, finished = sweep_config("bigram", steps=10), FinishedGroups(tmp_path)
+    config.data.path = str(tmp_path / "lines.txt")
+    (tmp_path / "lines.txt").write_text("anna\nbob\n")
+    finished.save(config, [{"seed": 1}], [0.5])
+    assert finished.load(config, [{"seed": 1}]) == [0.5]
+    assert finished.load(config, [{"seed": 2}]) is None
+    (tmp_path / "lines.txt").write_text("anna\nbea\n")
+    assert finished.load(config, [{"seed": 1}]) is None
+
+
+def test_the_band_of_the_picture_is_the_range_over_seeds(tmp_path, monkeypatch):
+    from makemore_jax.plots import sweep as plots_sweep
+
+    rows = [sweep.Row({"model.n_embd2": n}, 2.0, 1.5, 2.75, 0, 3) for n in (4, 5)]
+    monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
+    plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
+    monkeypatch.undo()
+    (band,) = plots_sweep.plt.gcf().axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (1.5, 2.75)
+    plots_sweep.plt.close("all")
+
+
+def test_the_best_loss_of_a_member_is_not_its_last():
+    """With a learning rate that rises until it harms."""
+    config = small_config("bigram", steps=60, log_every=10, eval_every=10)
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
+    config.optimizer.warmup_steps = 60
+    (result,) = sweep.sweep(config, {"optimizer.learning_rate": [50.0]}, num_seeds=1)
+    losses = [line["dev_loss"] for line in result.trained.lines if "dev_loss" in line]
+    assert result.best_dev_loss == min(losses) < result.dev_loss == losses[-1]
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     command = (
         *(sys.executable, "-m", "makemore_jax.sweep", "--config", "configs/bigram.py"),

@@ -345,6 +345,14 @@ def test_no_twin_in_pytorch_is_said():
     assert done.stderr == "compare: model.kind: window_mlp has no twin in PyTorch here\n"
 
 
+def test_normed_logits_start_small():
+    config = small_config("mlp_batchnorm").model
+    config.output_norm = True
+    model = models.create(config, V, 3)
+    params = model.init(jax.random.key(0), jnp.zeros((5, 3), jnp.int32), train=True)["params"]
+    assert_close(params["norm_f"]["scale"], np.full(V, 0.1))
+
+
 def test_vocabulary_is_that_of_lines():
     dataset = data.load(small_config("mlp").data, seed=0)
     assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
