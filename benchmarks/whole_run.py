@@ -35,8 +35,14 @@ def timed(command: list[str], cache: Path) -> dict[str, float]:
     return {"seconds": seconds, "mebibytes": usage.ru_maxrss / 2**10}
 
 
-def measure(kind: str, steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """The medians of every way over the rounds."""
+WAYS = (
+    *("cold", "warm", "PyTorch"),
+    *("sample, first time", "sample, second time", "sample, PyTorch"),
+)
+
+
+def measure(kind: str, steps: int, rounds: int, ways: list[str]) -> dict[str, dict[str, float]]:
+    """The medians of the ways, which are in the order of WAYS, over the rounds."""
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -45,17 +51,18 @@ def measure(kind: str, steps: int, rounds: int) -> dict[str, dict[str, float]]:
             torch = ["-m", "benchmarks.torch_run", folder, "--model", kind, "--steps", str(steps)]
             sample = ["sample.py", "--num", "20", "--workdir", str(at / "cold")]
             torch_sample = ["-m", "benchmarks.torch_run", folder, "--sample", "20"]
-            for way, command in {
+            commands = {
                 "cold": [*train, "--workdir", str(at / "cold")],
                 "warm": [*train, "--workdir", str(at / "warm")],
                 "PyTorch": torch,
                 "sample, first time": sample,
                 "sample, second time": sample,
                 "sample, PyTorch": torch_sample,
-            }.items():
+            }
+            for way in ways:
                 # What training kept of its own sampling is of no use to sample.py's first time.
                 cache = at / ("cache of sample" if "sample" in way else "cache")
-                found.setdefault(way, []).append(timed(command, cache))
+                found.setdefault(way, []).append(timed(commands[way], cache))
     return {
         way: {unit: statistics.median(run[unit] for run in runs) for unit in runs[0]}
         for way, runs in found.items()
@@ -81,9 +88,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="in this order")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
-    results = {kind: measure(kind, args.steps, args.rounds) for kind in args.models}
+    results = {kind: measure(kind, args.steps, args.rounds, args.ways) for kind in args.models}
     sides.report(
         "whole_run", as_table(results), {"steps": args.steps, "results": results}, args.out
     )

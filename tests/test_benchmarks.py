@@ -9,7 +9,10 @@ pytestmark = pytest.mark.slow
 RUNS = {
     "train_speed": ("--models", "bigram", "--rounds", "1", "--seconds", "0.01"),
     "sample_speed": ("--models", "gru", "--rounds", "1", "--nums", "30"),
-    "whole_run": ("--models", "bigram", "--rounds", "1", "--steps", "20"),
+    "whole_run": (
+        *("--models", "bigram", "--rounds", "1", "--steps", "20"),
+        *("--ways", "cold", "PyTorch", "sample, first time", "sample, PyTorch"),
+    ),
     "limit": ("--rounds", "1"),
     "sweep_cost": ("--models", "bigram", "--nums", "1", "4"),
     "ablation": ("--models", "rnn", "--rounds", "1", "--seconds", "0.01"),

@@ -5,6 +5,7 @@ Eight virtual devices, in a process of their own.
 
 import json
 import re
+from functools import cache
 
 import jax
 import numpy as np
@@ -31,23 +32,28 @@ WIDE = {  # matrices that are sharded over `model`
 
 @pytest.fixture(scope="module")
 def measured(request):
-    """What tests/on_meshes.py measures for the selected cases."""
-    selected = [
-        (item.callspec.params["kind"], item.callspec.params["mesh"])
+    """The function kind -> what tests/on_meshes.py measures on the meshes of the selected cases."""
+    cases = [
+        item.callspec.params
         for item in request.session.items
         if item.path == request.path and "measured" in item.fixturenames
     ]
-    cases = sorted(set(selected) | {(kind, "alone") for kind, _ in selected})
-    command = [f"{kind}:{mesh}" for kind, mesh in cases]
-    done = run("tests/on_meshes.py", *command, PYTHONPATH=".", **on_devices(8))
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+    @cache
+    def measure(kind: str) -> dict:
+        meshes = {case["mesh"] for case in cases if case["kind"] == kind} | {"alone"}
+        command = [f"{kind}:{mesh}" for mesh in sorted(meshes)]
+        done = run("tests/on_meshes.py", *command, PYTHONPATH=".", **on_devices(8))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])[kind]
+
+    return measure
 
 
 @pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
 def test_losses_are_those_of_one_device(measured, kind, mesh):
-    alone, here = measured[kind]["alone"]["losses"], measured[kind][mesh]["losses"]
+    alone, here = measured(kind)["alone"]["losses"], measured(kind)[mesh]["losses"]
     assert len(here) == 20
     np.testing.assert_allclose(here, alone, rtol=1e-5)
 
@@ -57,8 +63,8 @@ def test_losses_are_those_of_one_device(measured, kind, mesh):
 def test_each_device_holds_its_share(measured, kind, mesh):
     """Wide matrices are sharded over `model`; with fsdp, arrays are also sharded over `data`."""
     data, model = map(int, mesh.split()[0].split("x"))
-    assert measured[kind][mesh]["stays"]
-    for name, (shape, size, on_each) in measured[kind][mesh]["held"].items():
+    assert measured(kind)[mesh]["stays"]
+    for name, (shape, size, on_each) in measured(kind)[mesh]["held"].items():
         is_wide = model > 1 and re.search(WIDE.get(kind, "(?!)"), name)
         parts = model if is_wide else 1
         if "fsdp" in mesh and sum(n % data == 0 for n in shape) > bool(is_wide):
@@ -71,7 +77,7 @@ def test_each_device_holds_its_share(measured, kind, mesh):
 def test_no_other_collectives_are_sent(measured, kind, mesh):
     """Gradients are all-reduced, sharded parameters all-gathered, and the transformer's sharded
     layers all-reduced. No array is resharded."""
-    program = measured[kind][mesh]
+    program = measured(kind)[mesh]
     data, model = map(int, mesh.split()[0].split("x"))
     expected = set()
     if data > 1 or (model > 1 and kind == "transformer"):
@@ -88,7 +94,7 @@ def test_no_other_collectives_are_sent(measured, kind, mesh):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "mesh"), [(kind, "1x8") for kind in ("rnn", "gru", "lstm")])
 def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(measured, kind, mesh):
-    assert measured[kind][mesh]["losses"] == measured[kind]["alone"]["losses"]
+    assert measured(kind)[mesh]["losses"] == measured(kind)["alone"]["losses"]
 
 
 def test_small_models_stay_on_one_core(monkeypatch):
