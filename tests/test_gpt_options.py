@@ -298,6 +298,9 @@ print(len(set(draw_noise(2, 1))))
 """
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 8), reason="jax 0.7 has no callbacks where a mesh axis is automatic"
+)
 def test_each_device_has_masks_of_its_own():
     done = run("-c", ON_TWO_DEVICES, **on_devices(2))
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
