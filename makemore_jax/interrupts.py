@@ -1,8 +1,9 @@
-"""Ctrl-C while a program starts, before anything else handles it.
+"""Ctrl-C outside of the training loop, which has handlers of its own.
 
 Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, so a program
 that is importing jax can't rely on it. This module imports nothing heavy: programs call
-`exit_immediately` before their other imports.
+`exit_immediately` before their other imports. A sweep, which has results to keep, uses `delay` and
+`check` afterwards.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ EXIT_CODE = 128 + signal.SIGINT
 
 
 def exit_immediately() -> None:
-    """From now on, end the process with exit code 130 on Ctrl-C.
+    """End the process with exit code 130 on Ctrl-C, from this call on.
 
-    The training loop replaces this handler by its own. Nothing changes in an interactive session,
+    The training loop replaces this handler with its own. Nothing changes in an interactive session,
     where Ctrl-C stops a cell and not the session, outside the main thread, which can't set signal
     handlers, and in a process that ignores SIGINT or handles it already.
     """
@@ -28,7 +29,7 @@ def exit_immediately() -> None:
 
 
 def delay() -> None:
-    """From now on, note a Ctrl-C for `check`; a second one ends the process at once.
+    """Note a Ctrl-C for `check`, from this call on; a second one ends the process at once.
 
     An exception that is raised while jax calls back into Python may be lost, so a program that has
     work to finish after a Ctrl-C asks for it between two computations.
