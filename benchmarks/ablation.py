@@ -91,11 +91,11 @@ WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
 
 def make_trainer(kind: str, without: str):
     """The trainer of train_speed, after the speed-up has been taken away."""
-    from benchmarks.train_speed import make_jax_trainer
+    from benchmarks.jax_side import make_trainer
 
     if without:
         WITHOUT[without][0]()
-    return make_jax_trainer(kind)
+    return make_trainer(kind)
 
 
 def measure(kind: str, rounds: int, seconds: float) -> dict[str, float]:

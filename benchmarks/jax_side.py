@@ -1,10 +1,12 @@
 """Our side: the compiled training step as train.py takes it, of any config."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from benchmarks.configs import config_of
 from makemore_jax import data, models, sharding, startup
 from makemore_jax.config import Config
 from makemore_jax.data.layouts import choose
@@ -48,3 +50,10 @@ class Trainer:
         variables = jax.device_get(self.state.variables)
         sizes = self.dataset.max_len, self.dataset.block_size
         return LanguageModel(self.model, variables, self.dataset.vocab, *sizes)
+
+
+def make_trainer(kind: str) -> Callable[[int], float]:
+    """Return the function (number of calls of `log_every` steps) -> seconds per step."""
+    config = config_of(kind)
+    trainer = Trainer(config)
+    return lambda calls: trainer(config.train.log_every, calls)

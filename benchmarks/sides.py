@@ -1,5 +1,6 @@
 """Two worlds timed side by side: each in a process of its own, alternating, never at once."""
 
+import importlib.metadata
 import multiprocessing
 import os
 import resource
@@ -77,9 +78,10 @@ def machine() -> dict[str, Any]:
 
 
 def _torch_version() -> str:
-    import torch
-
-    return torch.__version__
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def as_table(header: list[str], rows: list[list[str]]) -> str:

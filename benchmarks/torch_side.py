@@ -67,6 +67,8 @@ def make_trainer(kind: str, vocab_size: int, block_size: int, batches: list, thr
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    if DEVICE == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default on a GPU
     config = config_of(kind)
     fused_attention = config.data.kind == "text"  # makemore writes its attention out
     ready = [tuple(torch.tensor(a, dtype=torch.long, device=DEVICE) for a in b) for b in batches]

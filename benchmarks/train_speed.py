@@ -21,13 +21,6 @@ from makemore_jax import data
 MODELS = (*sides.KINDS, "shakespeare_cpu")
 
 
-def make_jax_trainer(kind: str):
-    """The function (number of calls) -> seconds a step."""
-    config = config_of(kind)
-    trainer = jax_side.Trainer(config)
-    return lambda calls: trainer(config.train.log_every, calls)
-
-
 def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, Any]:
     """The milliseconds a step of every way, for one model."""
     config = config_of(kind)
@@ -35,7 +28,7 @@ def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, A
     split = dataset.splits["train"]
     draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
     batches = [tuple(np.asarray(a) for a in draw(i)) for i in range(100)]
-    ours = sides.Side(make_jax_trainer, kind)
+    ours = sides.Side(jax_side.make_trainer, kind)
     theirs = sides.Side(
         torch_side.make_trainer, kind, dataset.vocab.size, dataset.block_size, batches, threads
     )

@@ -84,3 +84,82 @@ def test_pytorch_is_timed_at_the_step_that_is_compared(monkeypatch):
             step(*batch)
     for found, known in zip(timed.parameters(), compared.parameters(), strict=True):
         torch.testing.assert_close(found, known, rtol=0, atol=1e-9)
+
+
+ACCELERATOR = ("-m", "benchmarks.accelerator", "--quick", "--out")
+
+
+def read_accelerator(folder):
+    return json.loads((folder / "accelerator.json").read_text("utf-8"))
+
+
+def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
+    pytest.importorskip("torch")
+    items = ["shakespeare", "sample", "sweep"]
+    done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items, fresh=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = read_accelerator(tmp_path)
+    assert list(results) == items
+    training = results["shakespeare"]["run"]
+    assert training["step"] == 6 and training["seconds"] > 0
+    assert training["crops_loss"] == pytest.approx(training["dev_loss"], abs=0.2)
+    assert {"makemore_jax", "makemore's loop"} == results["sample"]["bigram"].keys()
+    assert results["sweep"]["bigram"].keys() == {"1", "3"}
+    page = (tmp_path / "accelerator.md").read_text("utf-8")
+    assert page.strip() in done.stdout
+    assert page.count("finished") == 3 and page.count("| bigram |") == 3
+
+
+@pytest.mark.parametrize("item", ["train", "parity"])
+def test_the_accelerator_benchmark_compares_with_pytorch(item, tmp_path):
+    pytest.importorskip("torch")
+    done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", item, fresh=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = read_accelerator(tmp_path)[item]["bigram"]
+    if item == "train":
+        assert {"makemore_jax", "eager", "compiled"} <= found.keys()
+    else:
+        assert found["exceeded"] == []
+
+
+def test_the_accelerator_benchmark_keeps_what_it_has(tmp_path):
+    """An item that fails or takes too long costs no result of another."""
+    stored = {"sample": {"status": "finished, 1 s", "gru": {"makemore_jax": 0.5}}}
+    (tmp_path / "accelerator.json").write_text(json.dumps(stored), "utf-8")
+    done = run(*ACCELERATOR, tmp_path, "--items", "train", "--limit", "0.1", fresh=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("accelerator: train did not finish\n")
+    results = read_accelerator(tmp_path)
+    assert results["sample"] == stored["sample"]
+    assert results["train"]["status"].startswith("stopped at its time limit")
+    assert "| gru | 500.0 |" in (tmp_path / "accelerator.md").read_text("utf-8")
+
+
+def test_the_accelerator_benchmark_needs_no_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    results = tmp_path / "results.jsonl"
+    code = f"""
+import pathlib
+from benchmarks import accelerator
+accelerator.HAS_TORCH = False
+if __name__ == "__main__":
+    for item in ("train", "sample"):
+        accelerator.run_item(item, accelerator.QUICK, pathlib.Path({str(results)!r}))
+"""
+    done = run("-c", code, fresh=True, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    found = [line["value"].keys() for line in lines if line["key"] == "bigram"]
+    assert found == [{"makemore_jax"}, {"makemore_jax"}]
+
+
+def test_arithmetic_of_a_step(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import accelerator
+
+    config = accelerator.shakespeare_config(is_quick=False)
+    flops = accelerator.flops_per_step(config, 10_745_088)
+    tokens = 64 * 256
+    assert flops == tokens * (6 * (10_745_088 - 256 * 384) + 12 * 6 * 384 * 256)
+    assert accelerator.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert accelerator.peak_flops("cpu") is None

@@ -1,0 +1,557 @@
+"""Everything that needs a GPU or TPU, in one command: python -m benchmarks.accelerator
+
+Runs in at most 8 minutes on an H100, most important item first:
+
+- shakespeare: `configs/shakespeare.py` trained to the end.
+- train: the training step of the eight name models beside PyTorch.
+- sample: sampling 10,000 names beside makemore's loop.
+- sweep: 64 swept runs beside 64 single runs.
+- parity: float32 training in lockstep with PyTorch on the CPU.
+
+Each item runs in a process of its own that is killed at its time limit. The results so far are
+written to docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run
+keeps them. `--items` measures some items and keeps the stored results of the others. Without torch,
+the PyTorch columns stay empty and parity is skipped. `--quick` does the same with tiny settings, to
+try the command where there is no accelerator.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import sides
+from benchmarks.configs import config_of
+from makemore_jax import startup
+from makemore_jax.config import Config
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+KINDS = ("transformer", *(kind for kind in sides.KINDS if kind != "transformer"))
+TORCH_WAYS = ("eager", "compiled", "cuda graphs")
+OURS, MAKEMORE = "makemore_jax", "makemore's loop"
+SAMPLER_STEPS = 1_000  # trained before sampling, so that lines are as long as names
+
+# Dense bfloat16 FLOP/s by a part of the device's name, from the manufacturers' data sheets.
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "T4": 65e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v6 lite": 918e12,
+}
+
+Record = Callable[[str, Any], None]  # (key, value): store a result of the running item
+
+
+class Settings(NamedTuple):
+    """The sizes of all measurements."""
+
+    kinds: tuple[str, ...] = KINDS
+    rounds: int = 5
+    seconds: float = 0.2  # of one way in one round
+    num_names: int = 10_000
+    sampled: tuple[str, ...] = ("transformer", "gru", "mlp")
+    swept: tuple[str, ...] = ("mlp", "gru")
+    members: int = 64
+    sweep_steps: int = 100
+    parity_steps: int = 50
+    is_quick: bool = False
+
+
+QUICK = Settings(
+    kinds=("bigram",),
+    rounds=1,
+    seconds=0.01,
+    num_names=30,
+    sampled=("bigram",),
+    swept=("bigram",),
+    members=3,
+    sweep_steps=2,
+    parity_steps=2,
+    is_quick=True,
+)
+
+
+def shakespeare_config(is_quick: bool) -> Config:
+    """Return configs/shakespeare.py, or a tiny version of it that reads names.txt as a text."""
+    config = config_of("shakespeare")
+    if is_quick:
+        config.data.path = "names.txt"
+        config.data.block_size = 8
+        config.data.train_fraction = 0.99
+        config.model.n_layer, config.model.n_head, config.model.n_embd = 1, 2, 8
+        config.train.batch_size, config.train.steps = 4, 6
+        config.train.log_every = config.train.eval_every = config.train.sample_every = 2
+        config.train.eval_examples = config.train.train_eval_examples = 8
+    return config
+
+
+def flops_per_step(config: Config, num_params: int) -> float:
+    """Return the floating-point operations of a transformer's training step, by arithmetic.
+
+    6 for each token and parameter, 12 L C T for each token's attention (Chowdhery et al. 2022,
+    PaLM, appendix B). Position embeddings do not count; tied embeddings do, as the output layer.
+    """
+    model, T = config.model, config.data.block_size
+    num_params -= T * model.n_embd
+    per_token = 6 * num_params + 12 * model.n_layer * model.n_embd * T
+    return per_token * config.train.batch_size * T
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return the peak of a device by its name, None if it is not in the table."""
+    found = [peak for name, peak in PEAK_FLOPS.items() if name in device_kind]
+    return found[0] if found else None
+
+
+def measure_shakespeare(settings: Settings, record: Record) -> None:
+    """Train; record losses, time, tokens per second and model FLOPs utilization."""
+    import jax
+    import numpy as np
+
+    from makemore_jax.training import loop
+
+    config = shakespeare_config(settings.is_quick)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ended = threading.Event()
+        watcher = threading.Thread(target=_record_progress, args=(folder, record, ended))
+        watcher.start()
+        try:
+            summary = loop.train(config, name)
+        finally:
+            ended.set()
+            watcher.join()
+        rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
+        steps_per_second = float(np.median(rates))
+        flops = flops_per_step(config, summary["num_params"]) * steps_per_second
+        kind = jax.devices()[0].device_kind
+        peak = peak_flops(kind)
+        tokens = config.train.batch_size * config.data.block_size
+        losses = {"dev_loss": summary["dev_loss"], "best_step": summary["best_step"]}
+        result = losses | {
+            "step": summary["steps"],
+            "seconds": summary["seconds"],
+            "milliseconds": 1e3 / steps_per_second,
+            "tokens_per_second": tokens * steps_per_second,
+            "flops_per_second": flops,
+            "utilization": peak and flops / (peak * jax.device_count()),
+        }
+        record("run", result)
+        result["crops_loss"] = crops_loss(folder, config, 2 if settings.is_quick else 200)
+        record("run", result)
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
+    """Record the lowest dev loss so far, for a training that does not reach its end."""
+    while not ended.wait(2):
+        lines = [line for line in _lines(folder) if "dev_loss" in line]
+        if lines:
+            best = min(lines, key=lambda line: line["dev_loss"])
+            steps = {"best_step": best["step"], "step": lines[-1]["step"]}
+            record("run", {"dev_loss": best["dev_loss"]} | steps)
+
+
+def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
+    """Return the best model's mean loss on random crops of the dev split, as nanoGPT estimates it.
+
+    nanoGPT draws 200 batches (train.py, estimate_loss).
+    """
+    import jax
+
+    from makemore_jax import data, models
+    from makemore_jax.checkpoint import Checkpoints
+    from makemore_jax.losses import mean_loss
+
+    dataset = data.load(config.data, config.seed)
+    split = dataset.splits["dev"]
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    shapes = models.variable_shapes(model, dataset.block_size)
+    variables = Checkpoints(folder, read_only=True).restore_variables("best", shapes)
+
+    @jax.jit
+    def batch_loss(variables: Any, key: jax.Array) -> jax.Array:
+        inputs, targets = data.draw(split, key, config.train.batch_size)
+        return mean_loss(model.apply(variables, inputs), targets)
+
+    keys = jax.random.split(jax.random.key(config.seed), num_batches)
+    return sum(float(batch_loss(variables, key)) for key in keys) / num_batches
+
+
+def make_torch_trainer(*args: Any) -> Callable[[str, int], float | str]:
+    """Return the function (way, number of steps) -> seconds, or what went wrong."""
+    from benchmarks import torch_side
+
+    run = torch_side.make_trainer(*args)
+
+    def run_or_report(way: str, num_steps: int) -> float | str:
+        try:
+            return run(way, num_steps)
+        except Exception as error:  # torch.compile fails in many ways; the other ways still count
+            return f"{type(error).__name__}: {error!s:.200}"
+
+    return run_or_report
+
+
+def torch_ways() -> tuple[str, ...]:
+    """Return the ways to train in PyTorch that this machine has."""
+    if not HAS_TORCH:
+        return ()
+    from benchmarks import torch_side
+
+    return tuple(way for way in TORCH_WAYS if way in torch_side.ways())
+
+
+def measure_train(settings: Settings, record: Record) -> None:
+    """Record the milliseconds per step of each model, in every way."""
+    import jax
+    import numpy as np
+
+    from benchmarks.jax_side import make_trainer
+    from makemore_jax import data
+
+    # All models compile at once, each in its own processes.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
+    ways = torch_ways()
+
+    def warm_up(kind: str) -> dict[str, Callable[[], float | str]]:
+        config = config_of(kind)
+        ours = sides.Side(make_trainer, kind)
+        ours(1)
+        calls = sides.calls_in(settings.seconds, config.train.log_every * ours(1))
+        timed = {OURS: lambda: ours(calls)}
+        if not ways:
+            return timed
+        dataset = data.load(config.data, config.seed)
+        split = dataset.splits["train"]
+        draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
+        batches = [tuple(np.asarray(a) for a in draw(i)) for i in range(20)]
+        sizes = dataset.vocab.size, dataset.block_size
+        theirs = sides.Side(make_torch_trainer, kind, *sizes, batches, 2)
+        for way in ways:
+            first = theirs(way, 10)
+            if isinstance(first, str):
+                timed[way] = lambda first=first: first
+                continue
+            steps = sides.calls_in(settings.seconds, theirs(way, 20) / 20, least=10)
+            timed[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
+        return timed
+
+    for kind, timed in _warm_up_all(settings.kinds, warm_up):
+        seconds = _alternate(timed, settings.rounds)
+        record(kind, {way: s if isinstance(s, str) else 1e3 * s for way, s in seconds.items()})
+
+
+def _warm_up_all(kinds: tuple[str, ...], warm_up: Callable[[str], Any]) -> list[tuple[str, Any]]:
+    """Return (kind, result) of every kind, warmed up at the same time where there are cores."""
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(max(1, cores // 2)) as pool:
+        return list(zip(kinds, pool.map(warm_up, kinds), strict=True))
+
+
+def _alternate(timed: dict[str, Callable[[], float | str]], rounds: int) -> dict[str, float | str]:
+    """Return the median seconds of each way; the error of a way that has one."""
+    errors = {way: found for way, run in timed.items() if isinstance(found := run(), str)}
+    working = {way: run for way, run in timed.items() if way not in errors}
+    return sides.alternate(working, rounds) | errors
+
+
+def measure_sample(settings: Settings, record: Record) -> None:
+    """Record the seconds for sampling names, on both sides."""
+    from benchmarks import sample_speed
+    from makemore_jax import data
+
+    num = settings.num_names
+
+    def warm_up(kind: str) -> dict[str, Callable[[], float]]:
+        sample = sides.Side(sample_speed.make_jax_sampler, kind)
+        ways = {OURS: sample}
+        if HAS_TORCH:
+            config = config_of(kind)
+            dataset = data.load(config.data, config.seed)
+            sizes = dataset.vocab.chars, dataset.block_size
+            ways[MAKEMORE] = sides.Side(sample_speed.make_torch_sampler, kind, *sizes, 2)
+        timed = {}
+        for way, side in ways.items():
+            side(num, 1)
+            calls = sides.calls_in(settings.seconds, side(num, 1))
+            timed[way] = lambda side=side, calls=calls: side(num, calls)
+        return timed
+
+    for kind, timed in _warm_up_all(settings.sampled, warm_up):
+        record(kind, sides.alternate(timed, settings.rounds))
+
+
+def measure_sweep(settings: Settings, record: Record) -> None:
+    """Record what swept runs cost beside as many single runs."""
+    from benchmarks import sweep_cost
+
+    for kind in settings.swept:
+        cost = sweep_cost.measure(kind, [1, settings.members], settings.sweep_steps)
+        record(kind, cost)
+
+
+def make_comparison(kind: str, steps: int) -> Callable[[], dict[str, Any]]:
+    """Return the function () -> results of a lockstep comparison in float32."""
+    import jax
+
+    from makemore_jax.torch_parity.compare import compare
+
+    def run() -> dict[str, Any]:
+        with jax.default_matmul_precision("highest"):
+            results = compare(config_of(kind), steps)
+        return {name: results[name] for name in ("steps", "differences", "exceeded")}
+
+    return run
+
+
+def measure_parity(settings: Settings, record: Record) -> None:
+    """Record the largest differences from PyTorch of each model."""
+    if not HAS_TORCH:
+        raise SystemExit("parity: needs torch")
+
+    def compare(kind: str) -> None:
+        side = sides.Side(make_comparison, kind, settings.parity_steps)
+        record(kind, side())
+        side.close()
+
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(max(1, cores // 2)) as pool:
+        list(pool.map(compare, settings.kinds))
+
+
+class Item(NamedTuple):
+    """A part of the benchmark and its time limit in seconds."""
+
+    measure: Callable[[Settings, Record], None]
+    limit: float
+
+
+ITEMS = {
+    "shakespeare": Item(measure_shakespeare, 130),
+    "train": Item(measure_train, 130),
+    "sample": Item(measure_sample, 60),
+    "sweep": Item(measure_sweep, 75),
+    "parity": Item(measure_parity, 80),
+}
+
+
+def run_item(name: str, settings: Settings, results: Path) -> None:
+    """Measure one item in this process; append each result to a file of JSON lines."""
+    lock = threading.Lock()
+
+    def record(key: str, value: Any) -> None:
+        line = json.dumps({"key": key, "value": value})
+        with lock, results.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    startup.use_cores()
+    record("machine", sides.machine())
+    ITEMS[name].measure(settings, record)
+
+
+def supervise(
+    name: str, is_quick: bool, limit: float, update: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run an item in a process of its own; call `update` with all its results at every change."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.jsonl"
+        command = [sys.executable, "-m", "benchmarks.accelerator", "--run-item", name, str(file)]
+        command += ["--quick"] * is_quick
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=sides.ROOT, stdout=output, stderr=output, start_new_session=True
+            )
+            status = None
+            while status is None:
+                try:
+                    process.wait(1)
+                    status = "finished"
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() - began > limit:
+                        status = "stopped at its time limit"
+                seconds = time.monotonic() - began
+                update(_read_results(file) | {"status": f"{status or 'running'}, {seconds:.0f} s"})
+            _kill_group(process)
+        text = log.read_text("utf-8", errors="replace")
+        sys.stderr.write(text[-4_000:])
+        if status == "finished" and process.returncode:
+            last = ([line for line in text.splitlines() if line.strip()] or ["no output"])[-1]
+            status = f"failed: {last:.200}"
+        update(_read_results(file) | {"status": f"{status}, {time.monotonic() - began:.0f} s"})
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    """End a process and all that it has started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    lines = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    return {line["key"]: line["value"] for line in map(json.loads, lines)}
+
+
+def shakespeare_table(results: dict[str, Any]) -> str:
+    """Losses, seconds and speed of the training."""
+    run = results["run"]
+    peak = run.get("utilization")
+    cells = {
+        "steps": f"{run['step']:,}",
+        "dev loss, exact": f"{run['dev_loss']:.4f} (step {run['best_step']:,})",
+        "dev loss, random crops": _show(run.get("crops_loss"), "{:.4f}"),
+        "seconds, all": _show(run.get("seconds"), "{:.0f}"),
+        "ms per step": _show(run.get("milliseconds"), "{:.2f}"),
+        "million tokens/s": _show(run.get("tokens_per_second"), "{:.2f}", 1e-6),
+        "TFLOP/s": _show(run.get("flops_per_second"), "{:.0f}", 1e-12),
+        "FLOPs utilization": _show(peak, "{:.0f}%", 100),
+    }
+    return sides.as_table(list(cells), [list(cells.values())])
+
+
+def _show(value: Any, form: str, factor: float = 1) -> str:
+    """Format a number; a missing one is empty, an error a dash."""
+    if value is None:
+        return ""
+    return "-" if isinstance(value, str) else form.format(factor * value)
+
+
+def train_table(results: dict[str, Any]) -> str:
+    """Milliseconds per step in every way, and ratios to eager and to CUDA graphs."""
+    rows = []
+    for kind in KINDS:
+        if times := results.get(kind):
+            ways = [times.get(way) for way in TORCH_WAYS]
+            ratios = [
+                None if t is None else t if isinstance(t, str) else t / times[OURS] for t in ways
+            ]
+            shown = [_show(time, "{:.3f}") for time in (times[OURS], *ways)]
+            rows.append([kind, *shown, *(_show(ratio, "{:.1f}") for ratio in ratios)])
+    header = ["ms per step", OURS, *TORCH_WAYS, *(f"ratio to {way}" for way in TORCH_WAYS)]
+    return sides.as_table(header, rows)
+
+
+def sample_table(results: dict[str, Any]) -> str:
+    """Milliseconds of both sides, and the ratio."""
+    rows = []
+    for kind in KINDS:
+        if seconds := results.get(kind):
+            theirs = seconds.get(MAKEMORE)
+            shown = [_show(s, "{:.1f}", 1e3) for s in (seconds[OURS], theirs)]
+            rows.append([kind, *shown, _show(theirs and theirs / seconds[OURS], "{:.1f}")])
+    return sides.as_table(["ms", OURS, MAKEMORE, "ratio"], rows)
+
+
+def sweep_table(results: dict[str, Any]) -> str:
+    """The cost of swept runs; 1 is that of as many single runs."""
+    from benchmarks import sweep_cost
+
+    return sweep_cost.as_table({kind: results[kind] for kind in KINDS if kind in results})
+
+
+def parity_table(results: dict[str, Any]) -> str:
+    """The largest difference of each kind."""
+    names = ("logits", "loss", "gradients", "loss_curve", "continuations")
+    rows = [
+        [
+            kind,
+            *(f"{results[kind]['differences'][name]:.2g}" for name in names),
+            ", ".join(results[kind]["exceeded"]) or "none",
+        ]
+        for kind in KINDS
+        if kind in results
+    ]
+    return sides.as_table(["largest difference", *names, "above tolerance"], rows)
+
+
+TABLES = {
+    "shakespeare": shakespeare_table,
+    "train": train_table,
+    "sample": sample_table,
+    "sweep": sweep_table,
+    "parity": parity_table,
+}
+
+
+def as_page(results: dict[str, dict[str, Any]]) -> str:
+    """Return the tables of all items, each with its device, versions and time."""
+    parts = []
+    for name in ITEMS:
+        if name not in results:
+            continue
+        item = dict(results[name])
+        status, machine = item.pop("status"), item.pop("machine", None)
+        line = f"`{name}`: {status}"
+        if machine:
+            versions = machine["versions"]
+            line += f"; {machine['device']}, jax {versions['jax']}, torch {versions['torch']}"
+        parts += [f"{line}.", TABLES[name](item)] if item else [f"{line}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write accelerator.json and accelerator.md."""
+    from makemore_jax.metrics import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "accelerator.json", results)
+    (folder / "accelerator.md").write_text(as_page(results), "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", nargs="+", choices=ITEMS, default=list(ITEMS))
+    parser.add_argument("--limit", type=float, help="seconds for each item")
+    parser.add_argument("--quick", action="store_true", help="tiny settings")
+    parser.add_argument("--out", type=Path, default=sides.OUT)
+    parser.add_argument("--run-item", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.run_item:
+        name, file = args.run_item
+        run_item(name, QUICK if args.quick else Settings(), Path(file))
+        return
+    stored = args.out / "accelerator.json"
+    results = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
+    for name in (name for name in ITEMS if name in args.items):
+
+        def update(item: dict[str, Any], name: str = name) -> None:
+            results[name] = item
+            write(results, args.out)
+
+        supervise(name, args.quick, args.limit or ITEMS[name].limit, update)
+        print(f"{name}: {results[name]['status']}", flush=True)
+    print("\n" + as_page(results))
+    unfinished = [n for n in args.items if not results[n]["status"].startswith("finished")]
+    if unfinished:
+        sys.exit(f"accelerator: {', '.join(unfinished)} did not finish")
+
+
+if __name__ == "__main__":
+    main()
