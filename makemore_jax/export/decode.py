@@ -1,46 +1,17 @@
-"""Export a trained model for programs that have jax and numpy, but not this project.
+"""The sampling loop as one function of arrays, which jax.export can serialize."""
 
-    python -m makemore_jax.export --workdir runs/transformer --out exported/transformer
-
-The folder contains
-
-    model.safetensors   the parameters, named by their path: params.wte.embedding
-    decode.jax          the sampling loop, serialized by jax.export, for CPU, CUDA and TPU
-    config.json         the sizes of the sampling loop, the config, the versions
-    vocab.json          the characters in token order
-    README.md           a model card: data, parameters, losses, commands
-
-docs/export.md describes the files and has a loader.
-"""
-
-from makemore_jax import command_line
-
-if __name__ == "__main__":
-    command_line.require_modules("export", "flatbuffers")  # jax.export needs it to serialize
-
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import traverse_util
 from jax import Array, export
 
-from makemore_jax import model_card, models, workdir
+from makemore_jax import models
 from makemore_jax.decoding import Decoding, LanguageModel, draw_token
-from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
-from makemore_jax.metrics import versions
-
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-OUT = flags.DEFINE_string("out", None, "folder to write; it must be new or empty")
-CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest"
-)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -164,79 +135,3 @@ def serialize_decode(lm: LanguageModel, variables: dict[str, np.ndarray]) -> byt
         shape((), jnp.float32),
     )
     return bytes(exported.serialize())
-
-
-def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
-    """Return float32 arrays in the safetensors format.
-
-    It consists of the size of the header (8 bytes), a JSON header with the dtype, the shape and
-    the byte range of each array, and their bytes. Everything is little-endian.
-    """
-    header, parts, end = {}, [], 0
-    for name, array in arrays.items():
-        parts.append(array.astype("<f4", casting="equiv").tobytes())
-        start, end = end, end + len(parts[-1])
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # aligns the data
-    return len(text).to_bytes(8, "little") + text + b"".join(parts)
-
-
-def to_files(lm: LanguageModel, about: dict[str, Any]) -> dict[str, bytes]:
-    """Return the files that a loader needs. config.json has `about` as well."""
-    arrays = traverse_util.flatten_dict(jax.device_get(lm.variables), sep=".")
-    chars, is_lines = lm.vocab.chars, lm.vocab.has_end
-    sizes = {
-        "is_lines": is_lines,
-        "max_len": lm.max_len,
-        # before the first character of a line, and of a text without a prompt
-        "start_token": chars.index("\n") if not is_lines and "\n" in chars else 0,
-    }
-    return {
-        "model.safetensors": to_safetensors(arrays),
-        "decode.jax": serialize_decode(lm, arrays),
-        "config.json": _to_json(sizes | about),
-        "vocab.json": _to_json(chars),
-    }
-
-
-def _to_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def export_run(folder: Path, out: Path, checkpoint: str) -> None:
-    """Write a run to `out`. UserError, with nothing written, if either folder is unsuitable."""
-    from makemore_jax.checkpoint import Checkpoints
-
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} exists and is not an empty folder; give another")
-    run = workdir.read(folder)
-    block_size = run.config.data.block_size
-    model = models.create(run.config.model, run.vocab.size, block_size)
-    checkpoints = Checkpoints(folder, read_only=True)
-    template = models.variable_shapes(model, block_size)
-    variables = checkpoints.restore_variables(checkpoint, template)
-    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
-    about = {"config": model_card.public_config(run.config), "versions": versions()}
-    files = to_files(lm, about)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    card = model_card.as_markdown(folder, run, num_params, checkpoint, checkpoints)
-    files["README.md"] = card.encode()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (out / name).write_bytes(data)
-    except OSError as error:
-        raise UserError(f"--out: {out} can't be written: {error.strerror}") from None
-
-
-def main() -> None:
-    for flag, hint in ((WORKDIR, "runs/transformer"), (OUT, "exported/transformer")):
-        if flag.value is None:
-            raise UserError(f"--{flag.name} is missing; give a folder, such as {hint}")
-    export_run(Path(WORKDIR.value), Path(OUT.value), CHECKPOINT.value)
-    print(f"{OUT.value}: the {CHECKPOINT.value} model of {WORKDIR.value}")
-
-
-if __name__ == "__main__":
-    command_line.run(main, __doc__, config_required=False, name="export")
