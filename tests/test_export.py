@@ -164,7 +164,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(trained, tmp_path):
     stub = "raise ModuleNotFoundError('flatbuffers', name='flatbuffers')"
     (tmp_path / "flatbuffers.py").write_text(stub, "utf-8")
     flags = ("--workdir", trained / "run", "--out", tmp_path / "out")
-    done = run(*EXPORT, *flags, PYTHONPATH=str(tmp_path))
+    done = run(*EXPORT, *flags, fresh=True, PYTHONPATH=str(tmp_path))
     assert_one_line(done, "export", "needs flatbuffers: pip install flatbuffers")
     ignored = shutil.ignore_patterns("checkpoints")
     shutil.copytree(trained / "run", tmp_path / "unsaved", ignore=ignored)
