@@ -28,9 +28,9 @@ def test_benchmark(name, tmp_path):
     pytest.importorskip("torch")
     done = run("-m", f"benchmarks.{name}", *RUNS[name], "--out", tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
-    table = (tmp_path / f"{name}.md").read_text()
+    table = (tmp_path / f"{name}.md").read_text("utf-8")
     assert table.strip() in done.stdout
-    written = json.loads((tmp_path / f"{name}.json").read_text())
+    written = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
     assert written["machine"]["cores"] >= 1 and "torch" in written["machine"]["versions"]
     if name == "train_speed":
         found = written["results"]["bigram"]

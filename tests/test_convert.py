@@ -182,7 +182,7 @@ def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):
     assert run("sample.py", "--workdir", folder, "--num", "3").returncode == 0
     done = run("train.py", *config, *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
-    assert json.loads((folder / "summary.json").read_text())["steps"] == 20
+    assert json.loads((folder / "summary.json").read_text("utf-8"))["steps"] == 20
 
 
 class Evil:
