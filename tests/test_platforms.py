@@ -95,6 +95,7 @@ def test_no_file_needs_posix():
 # lacks, the locale's encoding is not UTF-8, and it is an error to rely on it.
 LIKE_WINDOWS = """\
 import builtins, importlib, os, pkgutil, runpy, sys, types, warnings
+warnings.filterwarnings("ignore", category=EncodingWarning)
 import jax, flax.linen, optax, orbax.checkpoint, tensorboard, tqdm  # they handle it themselves
 from ml_collections import config_flags
 root, posix_modules, posix_names = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
@@ -110,7 +111,6 @@ for name in posix_names:
 locked = []
 msvcrt = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *given: locked.append(given))
 sys.modules["msvcrt"] = msvcrt
-warnings.filterwarnings("ignore", category=EncodingWarning)
 warnings.filterwarnings("error", category=EncodingWarning, module=r"makemore_jax|__main__|train")
 import makemore_jax
 for module in pkgutil.walk_packages(makemore_jax.__path__, "makemore_jax."):
