@@ -204,11 +204,17 @@ def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:
         places = dataset.found_in(texts, is_cut) if dataset else [None] * len(samples)
         for line, place in zip(samples, places, strict=True):
             found = {"text": line.text, "log_prob": line.log_prob, "found_in": place}
-            print(json.dumps(found, ensure_ascii=False))
+            print_json(found)
     elif dataset is None:
         print(*texts, sep=f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n")
     else:
         print(*dataset.show(texts, is_cut), sep="\n")
+
+
+def print_json(content: dict) -> None:
+    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows."""
+    is_utf8 = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    print(json.dumps(content, ensure_ascii=not is_utf8))
 
 
 def print_score_of_text(lm: "LanguageModel", given: str) -> None:
@@ -224,7 +230,7 @@ def print_score_of_text(lm: "LanguageModel", given: str) -> None:
     split = text_data.encode(given, lm.vocab, lm.block_size)
     loss = make_evaluate(lm.model, track=SHOW_SCORING)(lm.variables, split)
     if FORMAT.value == "json":
-        print(json.dumps({"summary": {"characters": len(given), "loss": loss}}))
+        print_json({"summary": {"characters": len(given), "loss": loss}})
     else:
         print(f"{len(given)} characters, loss {loss:.4f} nats per character")
 
@@ -237,11 +243,11 @@ def print_scores(words: list[str], log_probs: list[float]) -> None:
         loss = -log_prob / (len(word) + 1)
         if FORMAT.value == "json":
             found = {"text": word, "log_prob": log_prob, "loss": loss}
-            print(json.dumps(found, ensure_ascii=False))
+            print_json(found)
         else:
             print(f"{log_prob:9.3f}  {loss:6.3f}  {word}")
     if FORMAT.value == "json":
-        print(json.dumps({"summary": total}))
+        print_json({"summary": total})
     else:
         print(f"{total['lines']} lines, {tokens} tokens, loss {total['loss']:.4f} nats per token")
 

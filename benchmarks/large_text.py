@@ -62,9 +62,13 @@ def timed(command: list[str], workdir: Path, cache: Path) -> dict[str, float]:
     """What a run that must succeed takes until it begins, or tells that it has ended, and then."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if not (hasattr(os, "wait4") and hasattr(os, "sysconf") and Path("/proc/self/stat").exists()):
+        sys.exit("large_text: needs Linux, which tells the CPU time of a process in /proc")
     given, found = [sys.executable, *command, "--workdir", str(workdir)], {}
     began = time.perf_counter()
-    process = subprocess.Popen(given, cwd=sides.ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        given, cwd=sides.ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     for line in process.stdout:
         if not found and line.startswith(f"{workdir}: "):
             found = {"start": time.perf_counter() - began, "cpu_seconds": cpu_seconds(process.pid)}

@@ -1,9 +1,9 @@
 """Two worlds timed side by side: each in a process of its own, alternating, never at once."""
 
 import importlib.metadata
+import math
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 from collections.abc import Callable
@@ -66,7 +66,11 @@ def calls_in(seconds: float, one: float, least: int = 1) -> int:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held so far, in MiB."""
+    """Peak memory of this process so far in MiB; NaN on Windows, which does not record it."""
+    if os.name == "nt":
+        return math.nan
+    import resource
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 

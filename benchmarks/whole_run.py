@@ -23,6 +23,8 @@ def timed(command: list[str], cache: Path) -> dict[str, float]:
     """Seconds and MiB of a command, all its processes together; it must succeed."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if not hasattr(os, "wait4"):
+        sys.exit("whole_run: needs os.wait4 for the peak memory, which Windows does not have")
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=sides.ROOT, env=env, stdout=subprocess.DEVNULL

@@ -97,8 +97,8 @@ class Checkpoints:
         if processes.is_first():
             folder = self.folder / str(step)
             partial = folder / f"{MANIFEST}.partial"
-            partial.write_text(json.dumps(_hashes(folder), indent=1))
-            partial.rename(folder / MANIFEST)
+            partial.write_text(json.dumps(_hashes(folder), indent=1), "utf-8")
+            partial.replace(folder / MANIFEST)
         processes.wait(f"checkpoint {step}")
 
     def restore(self, which: str, like: Any) -> Any:
@@ -146,7 +146,7 @@ class Checkpoints:
     def _check_hashes(self, folder: Path) -> None:
         if not (folder / MANIFEST).exists():
             return  # killed between orbax's rename, after which the step is whole, and the manifest
-        for name, known in json.loads((folder / MANIFEST).read_text()).items():
+        for name, known in json.loads((folder / MANIFEST).read_text("utf-8")).items():
             if _hash(folder / name) != known:
                 raise UserError(
                     f"{folder / name} is damaged: its sha256 is not that of its manifest; "
@@ -198,7 +198,7 @@ def _hash(file: Path) -> str:
 def _hashes(folder: Path) -> dict[str, str]:
     """The hash of every file of a checkpoint by its name."""
     return {
-        str(file.relative_to(folder)): _hash(file)
+        file.relative_to(folder).as_posix(): _hash(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not file.name.startswith(MANIFEST)
     }

@@ -82,17 +82,24 @@ def _is_foreign(file: Path) -> bool:
 
 
 def _lock(workdir: Path) -> TextIO:
-    """Take hold of a working directory until the file is closed or the process ends."""
-    file = (workdir / ".lock").open("w")
+    """Lock a working directory until the returned file is closed or the process ends."""
+    file = (workdir / ".lock").open("w", encoding="utf-8")
+    try:
+        _lock_file(file)
+    except (BlockingIOError, PermissionError):  # the first on POSIX, the second on Windows
+        raise UserError(f"--workdir: {workdir} is in use by another training") from None
+    return file
+
+
+def _lock_file(file: TextIO) -> None:
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows
-        return file
-    try:
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"--workdir: {workdir} is in use by another training") from None
-    return file
 
 
 def read(workdir: Path) -> Run:

@@ -24,6 +24,8 @@ AS_USERS_RUN = {"XLA_FLAGS": ""}
 # PyTorch's threads wait for each other in a busy loop, which takes a hundred times as long when
 # another process needs the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The output of programs is read as UTF-8, which is not the encoding of a pipe on Windows.
+os.environ.setdefault("PYTHONUTF8", "1")
 
 # A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,6 +46,7 @@ SECONDS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds that a command may take on a slow and busy machine
 CACHE_MAX_BYTES = 2**30  # of the compilation cache that the tests keep
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows can't send SIGINT or SIGTERM")
 # The models with stored arrays, a PyTorch counterpart and a config file.
 FAMILIES = ["bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer"]
 # All models that read lines, also one that a user adds.
@@ -99,10 +102,8 @@ def assert_same(actual, expected):
 def start(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
     """Start a script of the project as a user does, in a process of its own."""
     command, env = [str(part) for part in command], os.environ | env
-    if forkserver.IS_AVAILABLE:
-        return forkserver.Process(command, str(cwd), env, stdin)
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, text=True, **pipes)
+    program = forkserver.Process if forkserver.IS_AVAILABLE else forkserver.NewInterpreter
+    return program(command, str(cwd), env, stdin)
 
 
 def run(*command: str, cwd=ROOT, stdin: str | None = None, fresh: bool = False, **env: str):
@@ -120,7 +121,7 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, fresh: bool = False, 
         env=os.environ | env,
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=TIMEOUT,
     )
 
@@ -135,7 +136,7 @@ def assert_one_line(done, program: str, message: str):
 
 def read_metrics(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 def on_devices(count: int) -> dict[str, str]:

@@ -95,6 +95,32 @@ class Process:
         return self.returncode
 
 
+class NewInterpreter(subprocess.Popen):
+    """The same for systems without fork: a new interpreter, whose output goes to files."""
+
+    def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
+        names = "stdin", "stdout", "stderr"
+        self._files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
+        self._files["stdin"].write((stdin or "").encode())
+        self._files["stdin"].seek(0)
+        super().__init__([sys.executable, *args], cwd=cwd, env=env, **self._files)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the program to end; return stdout and stderr."""
+        self.wait(timeout)
+        return self._read("stdout"), self._read("stderr")
+
+    def _read(self, name: str) -> str:
+        self._files[name].seek(0)
+        return self._files[name].read().decode().replace(os.linesep, "\n")
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self.wait()
+        for file in self._files.values():
+            file.close()
+
+
 class _Reader(threading.Thread):
     """Reads a pipe to its end."""
 

@@ -30,9 +30,9 @@ def test_benchmark(name, tmp_path):
     # torch.compile compiles in the test of benchmarks.accelerator; here it takes half of the time.
     done = run(*command, fresh=True, TORCHDYNAMO_DISABLE="1")
     assert done.returncode == 0, done.stderr
-    table = (tmp_path / f"{name}.md").read_text()
+    table = (tmp_path / f"{name}.md").read_text("utf-8")
     assert table.strip() in done.stdout
-    written = json.loads((tmp_path / f"{name}.json").read_text())
+    written = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
     assert written["machine"]["cores"] >= 1 and "torch" in written["machine"]["versions"]
     if name == "train_speed":
         found = written["results"]["bigram"]

@@ -319,8 +319,8 @@ def test_one_clear_line_for_each_mistake_and_nothing_written(
 ):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "words.txt").write_text("anna\nbob\n")
-    (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "words.txt").write_text("anna\nbob\n", "utf-8")
+    (tmp_path / "empty.txt").write_text(" \n\n", "utf-8")
     (tmp_path / "latin.txt").write_bytes("zoë\n".encode("latin-1").replace(b"zo", b"z"))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as ended:

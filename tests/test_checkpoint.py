@@ -67,7 +67,7 @@ def test_parameters_alone(tmp_path):
 def test_one_flipped_bit_is_noticed(tmp_path):
     saved(tmp_path, 2.0)
     folder = tmp_path / "checkpoints" / "10"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     for name in manifest:
         if "/d/" not in name:
             continue

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -55,7 +57,7 @@ def test_what_training_prints(trained):
 
 
 def test_default_workdir_is_runs_and_the_name_of_the_config(tmp_path):
-    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 5))
+    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 5), "utf-8")
     done = run(
         *(ROOT / "train.py", "--config", ROOT / "configs" / "bigram.py", *QUICK),
         "--config.data.path=few.txt",
@@ -71,7 +73,7 @@ def test_overrides_may_stand_before_the_config_and_apart_from_their_value(tmp_pa
         *("--config.data.dedup", "--config", "configs/bigram.py", "--workdir", tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))["config"]
     assert (config["seed"], config["data"]["dedup"]) == (5, True)
     assert config["data"]["block_size"] == 15  # what the data gave
 
@@ -122,16 +124,16 @@ def names_of(workdir):
     from makemore_jax import data
     from makemore_jax.config import from_json
 
-    config = from_json(json.loads((workdir / "config.json").read_text())["config"])
+    config = from_json(json.loads((workdir / "config.json").read_text("utf-8"))["config"])
     config.data.path = str(ROOT / "names.txt")
     return data.load(config.data, config.seed)
 
 
 def test_score_of_the_test_split_is_the_test_loss(trained, tmp_path):
     """Scoring the very lines gives the number that training printed."""
-    summary = json.loads((trained[0] / "summary.json").read_text())
+    summary = json.loads((trained[0] / "summary.json").read_text("utf-8"))
     lines = "\n".join(names_of(trained[0]).words["test"])
-    (tmp_path / "test.txt").write_text(lines)
+    (tmp_path / "test.txt").write_text(lines, "utf-8")
     flags = ("--score", tmp_path / "test.txt", "--format", "json")
     done = run("sample.py", "--workdir", trained[0], *flags)
     last = json.loads(done.stdout.splitlines()[-1])["summary"]
@@ -171,21 +173,23 @@ def test_the_latest_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
 
 def test_sampling_without_the_data_says_so(trained, tmp_path):
     """A run that was carried to another machine still speaks; it can't say what is new."""
-    content = json.loads((trained[0] / "config.json").read_text())
-    intact = (trained[0] / "config.json").read_text()
+    content = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    intact = (trained[0] / "config.json").read_text("utf-8")
     content["data_file"] = str(tmp_path / "gone.txt")
-    (trained[0] / "config.json").write_text(json.dumps(content))
+    (trained[0] / "config.json").write_text(json.dumps(content), "utf-8")
     try:
         done = run("sample.py", "--workdir", trained[0], "--format", "json")
         assert done.returncode == 0
         assert "gone.txt is gone or has changed" in done.stderr
         assert json.loads(done.stdout.splitlines()[0])["found_in"] is None
-        (tmp_path / "gone.txt").write_text((ROOT / "names.txt").read_text() + "zoe\n")
+        (tmp_path / "gone.txt").write_text(
+            (ROOT / "names.txt").read_text("utf-8") + "zoe\n", "utf-8"
+        )
         done = run("sample.py", "--workdir", trained[0], "--new_only")
         assert "gone.txt is gone or has changed" in done.stderr
         assert (done.returncode, done.stdout) == (2, "")
     finally:
-        (trained[0] / "config.json").write_text(intact)
+        (trained[0] / "config.json").write_text(intact, "utf-8")
 
 
 @pytest.mark.versions
@@ -218,7 +222,7 @@ def test_help_of_a_config_with_a_mistake():
 def test_help_and_mistakes_do_not_import_jax(tmp_path):
     """They are quick, as they import no large library."""
     for name in ("jax", "numpy", "orbax", "flax"):
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')")
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')", "utf-8")
     for script in ("train.py", "sample.py"):
         done = run(script, "--help", fresh=True, PYTHONPATH=str(tmp_path))
         assert (done.returncode, done.stderr) == (0, "")
@@ -231,21 +235,22 @@ def test_a_bundled_config_by_its_name(tmp_path):
     train, folder = ROOT / "train.py", tmp_path / "runs" / "bigram"
     done = run(train, "--config", "bigram", "--config.train.steps=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    config = json.loads((folder / "config.json").read_text())["config"]
+    config = json.loads((folder / "config.json").read_text("utf-8"))["config"]
     assert (config["model"]["kind"], config["train"]["steps"]) == ("bigram", 1)
-    assert "everything is in runs/bigram; python sample.py --workdir runs/bigram" in done.stdout
+    folder = Path("runs/bigram")
+    assert f"everything is in {folder}; python sample.py --workdir {folder}" in done.stdout
 
 
 def test_a_config_in_the_current_folder_is_preferred(tmp_path):
     assert find_config("gru.py") == find_config("gru") == str(ROOT / "configs" / "gru.py")
-    (tmp_path / "gru.py").write_text("def get_config():\n    return 3\n")
+    (tmp_path / "gru.py").write_text("def get_config():\n    return 3\n", "utf-8")
     done = run(ROOT / "train.py", "--config", "gru.py", cwd=tmp_path)
     assert_one_line(done, "train.py", "get_config() gives int, not a Config")
 
 
 @pytest.mark.parametrize("command", ["compare --config gru", "convert to-torch x.pt --workdir x"])
 def test_parity_without_torch(command, tmp_path):
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch', name='torch')")
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch', name='torch')", "utf-8")
     program, *flags = command.split()
     module = f"makemore_jax.torch_parity.{program}"
     done = run("-m", module, *flags, fresh=True, PYTHONPATH=str(tmp_path))
@@ -333,7 +338,7 @@ NO_MODEL = IMPORT + "    c.model = None\n    return c\n"
     ],
 )
 def test_config_files_that_fail(content, message, tmp_path):
-    (tmp_path / "broken.py").write_text(content)
+    (tmp_path / "broken.py").write_text(content, "utf-8")
     flags = ("--config", tmp_path / "broken.py", "--workdir", tmp_path / "run")
     assert_one_line(run("train.py", *flags), "train.py", message)
     assert not (tmp_path / "run").exists()
@@ -349,7 +354,7 @@ def test_config_files_that_fail(content, message, tmp_path):
     ],
 )
 def test_a_workdir_that_holds_another_run(flags, message, trained, files):
-    (files / "other").write_text((ROOT / "names.txt").read_text() + "aaaa\n")
+    (files / "other").write_text((ROOT / "names.txt").read_text("utf-8") + "aaaa\n", "utf-8")
     before = {p: p.stat().st_mtime_ns for p in trained[0].rglob("*")}
     flags = [flag.format(files=files) for flag in flags]
     done = run("train.py", *flags, "--workdir", trained[0])
@@ -357,7 +362,17 @@ def test_a_workdir_that_holds_another_run(flags, message, trained, files):
     assert {p: p.stat().st_mtime_ns for p in trained[0].rglob("*")} == before
 
 
-@pytest.mark.parametrize("workdir", ["/proc/run", "{files}/one", "{files}/one/run"])
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+
+
+@pytest.mark.parametrize(
+    "workdir",
+    [
+        pytest.param("/proc/run", marks=needs_proc),
+        "{files}/one",
+        "{files}/one/run",
+    ],
+)
 def test_a_workdir_that_cannot_be_written(workdir, files):
     before = {p.name: p.read_bytes() for p in files.iterdir()}
     done = run("train.py", *CONFIG, "--workdir", workdir.format(files=files))
@@ -412,7 +427,7 @@ def test_sample_of_a_run_that_has_saved_nothing_yet(trained, tmp_path):
 
 def test_sample_of_damaged_files(trained, tmp_path):
     content = (trained[0] / "config.json").read_bytes()
-    (tmp_path / "vocab.json").write_text(json.dumps(list("abc")))
+    (tmp_path / "vocab.json").write_text(json.dumps(list("abc")), "utf-8")
     (tmp_path / "config.json").write_bytes(content[:100])
     done = run("sample.py", "--workdir", tmp_path)
     assert_one_line(done, "sample.py", "holds a damaged run")

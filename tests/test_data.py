@@ -40,7 +40,7 @@ def test_randperm_is_torchs():
 def test_makemore_split_of_makemores_list():
     config = DataConfig(path=str(published("names")), split="makemore")
     dataset = data.load(config, seed=3407)
-    words = published("names").read_text().split()
+    words = published("names").read_text("utf-8").split()
     assert [dataset.splits[k].size for k in ("train", "dev", "test")] == [31033, 1000, 1000]
     assert dataset.words["test"] == dataset.words["dev"]
     assert dataset.words["train"][:6] == [words[i] for i in TORCH_FIRST]
@@ -262,13 +262,13 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
     assert text_file.find(path) == str(second)
     for elsewhere in ("makemore_names.txt", "other/makemore_names.txt", "/data/makemore_names.txt"):
         assert text_file.find(elsewhere) == elsewhere
-    assert text_file.read(path, "utf-8")[0] == source.read_text()
+    assert text_file.read(path, "utf-8")[0] == source.read_text("utf-8")
     text = data.load(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
     assert text.splits["train"].num_chars == 6
 
     first = tmp_path / path
     first.parent.mkdir()
-    first.write_text("anna")
+    first.write_text("anna", "utf-8")
     assert text_file.find(path) == path
     assert text_file.read(path, "utf-8")[0] == "anna"
     with pytest.raises(UserError, match=r"^data/.* is not the text expected.*; delete it"):
@@ -292,7 +292,7 @@ def test_a_config_trains_and_samples_with_makemore_data_alone(tmp_path):
 
 
 def test_download_command_refuses_another_text(tmp_path):
-    (tmp_path / "other.txt").write_text("x")
+    (tmp_path / "other.txt").write_text("x", "utf-8")
     url = (tmp_path / "other.txt").as_uri()
     folder = tmp_path / "data"
     command = ("-m", "makemore_jax.data.download", "shakespeare", "--folder", folder, "--url", url)

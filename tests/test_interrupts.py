@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TIMEOUT, run
+from conftest import ROOT, TIMEOUT, needs_signals, run
 
+pytestmark = needs_signals
 TRAIN = ("train.py", "--config", "configs/mlp.py", "--workdir")
 SAMPLE = ("sample.py", "--workdir")
 SWEEP = ("-m", "makemore_jax.sweep", "--config", "configs/mlp.py", "--workdir")
@@ -45,7 +46,7 @@ finally:
     [(TRAIN, "absl"), (TRAIN, "jax"), (SAMPLE, "absl"), (SWEEP, "jax"), (DOWNLOAD, "jax")],
 )
 def test_during_an_import_that_converts_the_exception(command, module, tmp_path):
-    (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT)
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT, "utf-8")
     done = run(*command, tmp_path / "run", fresh=True, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert not (tmp_path / "run").exists()
@@ -55,7 +56,7 @@ def interrupt(command: tuple, seconds: float) -> tuple[int, str, str]:
     """Start a program, send SIGINT after `seconds`; return exit code, stdout and stderr."""
     command = [sys.executable, "-c", REPORTING_START, *map(str, command)]
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, **pipes, encoding="utf-8") as process:
         assert process.stdout.readline() == "started\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)

@@ -218,18 +218,20 @@ def test_command_draws_what_it_measures(command):
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", "utf-8")
     for arguments, message in (
         (["--head", "3"], "unrecognized arguments: --head 3"),
         (
-            ["--out", f"{tmp_path}/file"],
-            f"--out: {tmp_path}/file/attention.png can't be written: File exists",
+            ["--out", str(tmp_path / "file")],
+            f"--out: {tmp_path / 'file' / 'attention.png'} can't be written: ",
         ),
     ):
         with pytest.raises(SystemExit) as exit:
             attention.main(arguments)
         assert exit.value.code == 2
-        assert capsys.readouterr() == ("", f"attention: {message}\n")
+        printed, errors = capsys.readouterr()
+        (line,) = errors.splitlines()
+        assert (printed, line[: len(message) + 11]) == ("", f"attention: {message}")
 
 
 @pytest.mark.parametrize(

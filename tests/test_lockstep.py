@@ -24,7 +24,7 @@ def compare(config, *flags, **env):
     command = (*COMPARE, *config, "--steps", STEPS, *flags, "--workdir", folder)
     done = run(*command, **env)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / "parity.json").read_text())["results"]
+    return json.loads((folder / "parity.json").read_text("utf-8"))["results"]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -72,7 +72,7 @@ def test_all_families_in_one_command(tmp_path):
     """Two of them, as each has a test of its own."""
     done = run("-c", TWO_OF_ALL, tmp_path, **AS_USERS_RUN)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "parity.json").read_text())["results"]
+    results = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
     assert [result["kind"] for result in results] == FAMILIES[:2]
 
 
@@ -121,11 +121,11 @@ GPT = (
 
 def test_nanogpts_settings_on_a_text_in_lockstep(tmp_path):
     """On a text that is learnt so quickly that what is drawn moves on behind the first context."""
-    (tmp_path / "text.txt").write_text(211 * "one two three four five six seven ")
+    (tmp_path / "text.txt").write_text(211 * "one two three four five six seven ", "utf-8")
     flags = (f"--config.data.path={tmp_path / 'text.txt'}", "--float64", "--steps", "100")
     done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = json.loads((tmp_path / "parity.json").read_text())["results"]
+    (found,) = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
     assert found["curves"]["jax"][-1] < found["curves"]["jax"][0]
     gradients = found["differences"]["gradient_of_each"]
     assert {"transformer.wte.weight", "lm_head.weight"} < gradients.keys()
@@ -165,4 +165,4 @@ def test_a_difference_is_found_and_named(tmp_path):
     done = run("-c", BROKEN, tmp_path)
     assert done.returncode == 1
     assert "compare: transformer in float32: logits differ by" in done.stderr
-    assert json.loads((tmp_path / "parity.json").read_text())["results"][0]["exceeded"]
+    assert json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"][0]["exceeded"]

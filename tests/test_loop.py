@@ -14,6 +14,7 @@ from conftest import (
     AS_USERS_RUN,
     FAMILIES,
     assert_same,
+    needs_signals,
     on_devices,
     quick_of,
     read_metrics,
@@ -79,9 +80,9 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not(runs, kind):
     whole, halves = (final_state(config, folder) for folder in folders)
     assert int(whole.step) == 20
     assert_same(halves, whole)
-    samples = [(folder / "samples.txt").read_text() for folder in folders]
+    samples = [(folder / "samples.txt").read_text("utf-8") for folder in folders]
     assert samples[1].endswith(samples[0])
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    summaries = [json.loads((folder / "summary.json").read_text("utf-8")) for folder in folders]
     for field in ("train_loss", "dev_loss", "test_loss", "steps", "best_step"):
         assert summaries[0][field] == summaries[1][field]
 
@@ -92,7 +93,7 @@ def test_what_a_run_writes(runs):
     expected = {"config.json", "vocab.json", "metrics.jsonl", "summary.json", "samples.txt"}
     assert expected | {"checkpoints"} <= names
     assert sum(name.startswith("events.out.") for name in names) == 1
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert summary["steps"] == summary["best_step"] == 20
     assert summary["num_params"] == state_lib.num_params(
         final_state(small_config("mlp", steps=20), folder).params
@@ -105,9 +106,9 @@ def test_what_a_run_writes(runs):
     assert [line["step"] for line in lines] == [10, 20, 20]
     assert {"train_loss", "learning_rate", "steps_per_second", "seconds"} <= lines[0].keys()
     assert lines[2]["dev_loss"] == summary["dev_loss"]
-    vocab = json.loads((folder / "vocab.json").read_text())
+    vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
     assert vocab == list("abcdefghijklmnopqrstuvwxyz")
-    assert (folder / "samples.txt").read_text().startswith("step 20, samples\n")
+    assert (folder / "samples.txt").read_text("utf-8").startswith("step 20, samples\n")
 
 
 @pytest.mark.versions
@@ -167,16 +168,16 @@ def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
     """Lines after the last checkpoint, and a line that was being written, do not stay."""
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
     loop.train(config, str(tmp_path))
-    before = (tmp_path / "metrics.jsonl").read_text()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    before = (tmp_path / "metrics.jsonl").read_text("utf-8")
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 15, "train_loss": 9.0}\n{"step": 20, "tra')
-    with (tmp_path / "samples.txt").open("a") as file:
+    with (tmp_path / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("step 15, samples\n  new: zzz\n")
     config.train.steps = 20
     loop.train(config, str(tmp_path))
-    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8").startswith(before)
     assert [line["step"] for line in read_metrics(tmp_path)] == [5, 10, 10, 15, 20, 20]
-    assert "zzz" not in (tmp_path / "samples.txt").read_text()
+    assert "zzz" not in (tmp_path / "samples.txt").read_text("utf-8")
     seconds = [line["seconds"] for line in read_metrics(tmp_path) if "seconds" in line]
     assert seconds == sorted(seconds)
 
@@ -229,7 +230,7 @@ def test_samples_of_different_steps_have_different_noise(tmp_path):
     config = small_config("bigram", steps=20, sample_every=10, eval_every=20)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-9  # the model stays the same
     loop.train(config, str(tmp_path))
-    _, first, second = (tmp_path / "samples.txt").read_text().split("samples\n")
+    _, first, second = (tmp_path / "samples.txt").read_text("utf-8").split("samples\n")
     assert first.split("step")[0] != second
 
 
@@ -253,7 +254,7 @@ def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step 1"):
         loop.train(config, str(tmp_path))
     assert Checkpoints(tmp_path, read_only=True).steps() == {}
-    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text("utf-8")
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -261,19 +262,19 @@ def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
     """As when a process is killed between its last checkpoint and its summary."""
     config = small_config("bigram", steps=10)
     loop.train(config, str(tmp_path))
-    old = (tmp_path / "summary.json").read_text()
+    old = (tmp_path / "summary.json").read_text("utf-8")
     config.train.steps = 20
     loop.train(config, str(tmp_path))
-    (tmp_path / "summary.json").write_text(old)
+    (tmp_path / "summary.json").write_text(old, "utf-8")
     assert loop.train(config, str(tmp_path))["steps"] == 20
-    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
+    assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["steps"] == 20
 
 
 def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path):
     config = small_config("bigram", steps=10)
     dataset = data.load(config.data, config.seed)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "samples.txt").write_text("precious")
+    (tmp_path / "mine" / "samples.txt").write_text("precious", "utf-8")
     with pytest.raises(UserError, match=r"holds samples.txt but no run"):
         loop.train(config, str(tmp_path / "mine"))
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["samples.txt"]
@@ -305,6 +306,7 @@ def test_a_config_is_not_changed_by_training(tmp_path):
     assert config == small_config("bigram", steps=10)
 
 
+@needs_signals
 @pytest.mark.versions
 def test_sampling_while_training_and_sigterm(tmp_path):
     """An endless run is sampled, stopped anywhere, and goes on bit for bit as if it was not."""

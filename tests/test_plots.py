@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 
@@ -370,7 +371,9 @@ PARAMS = ["wte.embedding", "h.bias", "lm_head.kernel"]
 
 
 def inside_of(folder, lines):
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), "utf-8"
+    )
     return history.read_inside(folder, PARAMS)
 
 
@@ -386,7 +389,7 @@ def test_what_was_found_inside_is_read(tmp_path):
         found_at(20, activations=partly),
     ]
     inside_of(tmp_path, lines)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(found_at(30))[:400])  # it is being written
     found = history.read_inside(tmp_path, PARAMS)
     assert found.steps == [0, 10, 20]
@@ -615,7 +618,7 @@ def test_what_is_collected(runs):
         assert line.nearest in dataset.words["train"]
         assert (line.edits == 0) == (line.found_in == "train")
     assert found.names == dataset.words["dev"][:3]
-    summary = json.loads((runs / "bigram" / "summary.json").read_text())
+    summary = json.loads((runs / "bigram" / "summary.json").read_text("utf-8"))
     assert found.best_step == best_step == summary["best_step"]
     assert dict(found.curves.dev_loss)[best_step] == summary["dev_loss"]
     assert [step for step, _ in found.curves.train_loss] == [5, 10, 15, 20]
@@ -624,11 +627,11 @@ def test_what_is_collected(runs):
 
 def test_without_data_and_metrics(runs, tmp_path):
     """As of a run that was converted and carried to another machine."""
-    folder = tmp_path / "a <b>run<b>"
+    folder = tmp_path / ("a <b>run<b>" if os.name == "posix" else "a &run")
     shutil.copytree(runs / "bigram", folder, ignore=shutil.ignore_patterns("plots", "metrics.*"))
-    content = json.loads((folder / "config.json").read_text())
+    content = json.loads((folder / "config.json").read_text("utf-8"))
     content["data_file"] = str(tmp_path / "gone.txt")
-    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps(content), "utf-8")
     found = report.collect(folder, None, seed=1, num=5)
     assert found.names == list(dict.fromkeys(d.text for d in found.samples if d.text))[:3]
     write(found, folder / "plots")
@@ -671,11 +674,11 @@ def test_bad_input_ends_in_one_line(flags, told, runs, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(runs, tmp_path):
-    (tmp_path / "plots").write_text("mine")
+    (tmp_path / "plots").write_text("mine", "utf-8")
     found = report.collect(runs / "bigram", None, seed=1, num=1)
     with pytest.raises(UserError, match="plots can't be written: File exists"):
         write(found, tmp_path / "plots")
-    assert (tmp_path / "plots").read_text() == "mine"
+    assert (tmp_path / "plots").read_text("utf-8") == "mine"
 
 
 def test_help_names_the_defaults():
@@ -684,7 +687,7 @@ def test_help_names_the_defaults():
 
 
 def test_without_matplotlib(runs, tmp_path):
-    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')")
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')", "utf-8")
     done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
     assert_one_line(done, "plots", "pictures need matplotlib: pip install matplotlib")
 
@@ -712,7 +715,8 @@ def test_comparison(runs, tmp_path):
     assert rows["train.diagnose_every"] == ["None", "10"]
     assert "optimizer.learning_rate" not in rows and "data.path" not in rows
     summaries = [
-        json.loads((runs / name / "summary.json").read_text()) for name in ("bigram", "transformer")
+        json.loads((runs / name / "summary.json").read_text("utf-8"))
+        for name in ("bigram", "transformer")
     ]
     losses = [f"{summary['test_loss']:.4f}" for summary in summaries]
     best = int(summaries[0]["test_loss"] > summaries[1]["test_loss"])

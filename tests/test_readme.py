@@ -35,7 +35,7 @@ def test_the_ninth_model_as_the_readme_adds_it(tmp_path):
         shutil.copy(ROOT / file, tmp_path)
     section = README.partition("## Add a ninth model\n")[2].partition("\n## ")[0]
     (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    (tmp_path / "makemore_jax/models/trigram.py").write_text(source)
+    (tmp_path / "makemore_jax/models/trigram.py").write_text(source, "utf-8")
     import_line, entry = re.search(
         r"`(from .* import \w+)`.*`(.*,)` in `MODELS`", section, re.S
     ).groups()
@@ -50,7 +50,7 @@ def test_the_ninth_model_as_the_readme_adds_it(tmp_path):
     quick = ("--config.train.steps=300", "--config.train.eval_every=100")
     done = run(*train[1:], *quick, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "runs/trigram/summary.json").read_text())
+    summary = json.loads((tmp_path / "runs/trigram/summary.json").read_text("utf-8"))
     assert summary["num_params"] == 27**3
     assert summary["test_loss"] < jnp.log(27) - 0.1
     done = run(*sample[1:], cwd=tmp_path)
@@ -71,7 +71,7 @@ def test_every_file_that_the_readme_names_is_there():
 
 def test_every_flag_that_the_readme_names_is_known():
     flags = set(re.findall(r"--(\w+)", README.replace("--config.", "--config ")))
-    known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text()))
+    known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text("utf-8")))
     known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
     known |= {"seeds"}
     assert flags - known == set()

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, VOCAB, assert_one_line, quick_of, run, small_config, small_model
+from conftest import (
+    ROOT,
+    VOCAB,
+    assert_one_line,
+    needs_signals,
+    quick_of,
+    run,
+    small_config,
+    small_model,
+)
 
 from makemore_jax import data, sampling, streaming, workdir
 from makemore_jax.data.text_file import Vocab
@@ -152,7 +161,7 @@ def test_bad_prompts():
 def trained(tmp_path_factory):
     """A quick run on a text of 3,001 characters, beside which the text lies."""
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "text").write_text((ROOT / "names.txt").read_text()[:3001])
+    (folder / "text").write_text((ROOT / "names.txt").read_text("utf-8")[:3001], "utf-8")
     fields = (
         *(f"data.path={folder / 'text'}", "data.kind=text", f"data.block_size={BLOCK}"),
         *("model.n_embd=10", "model.n_embd2=11", "train.steps=20", "train.num_samples=0"),
@@ -197,6 +206,7 @@ def read(process, num):
     return written
 
 
+@needs_signals
 def test_an_interrupted_stream_ends_without_a_word(stream, trained):
     written = read(stream, 200)
     stream.send_signal(signal.SIGINT)
@@ -217,14 +227,14 @@ def test_a_stream_whose_reader_has_gone_ends_without_a_word(stream):
 
 def test_the_score_of_the_dev_text_is_the_dev_loss(trained, tmp_path):
     """Whichever way its lines end."""
-    content = (trained.parent / "text").read_text()[int(0.9 * 3001) :]
+    content = (trained.parent / "text").read_text("utf-8")[int(0.9 * 3001) :]
     carried = content.replace("\n", "\r\n").replace("\r\n", "\r", 3)
     (tmp_path / "dev").write_bytes(carried.encode())
     flags = ("--score", tmp_path / "dev", "--checkpoint=latest")
     done = run("sample.py", "--workdir", trained, *flags, "--format=json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)["summary"]
-    expected = json.loads((trained / "summary.json").read_text())["dev_loss"]
+    expected = json.loads((trained / "summary.json").read_text("utf-8"))["dev_loss"]
     assert summary["characters"] == len(content)
     assert summary["loss"] == pytest.approx(expected, abs=1e-5)
 

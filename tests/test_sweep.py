@@ -14,6 +14,7 @@ from conftest import (
     ROOT,
     assert_close,
     assert_one_line,
+    needs_signals,
     quick_of,
     read_metrics,
     run,
@@ -195,7 +196,7 @@ def test_config_is_not_changed():
 @pytest.mark.versions
 def test_command(tmp_path):
     """Two devices, three members: one of them has two; table, sweep.json and picture."""
-    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 9))
+    (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 9), "utf-8")
     done = run(
         *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "mlp.py"),
         *(f"--config.data.path={tmp_path / 'few.txt'}", "--config.train.steps=20"),
@@ -204,7 +205,7 @@ def test_command(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| 0.0") == 2 and "(best)" in done.stdout
-    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text("utf-8"))
     assert [m["values"]["optimizer.learning_rate"] for m in found["members"]] == [1e-3, 1e-2, 1e-1]
     assert all(0 < m["best_dev_loss"] < 5 for m in found["members"])
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5_000
@@ -241,11 +242,11 @@ def test_bad_input_ends_in_one_line(flags, told, tmp_path):
 
 def test_a_folder_in_place_of_the_best_run_is_kept(tmp_path):
     (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "notes.txt").write_text("mine")
+    (tmp_path / "best" / "notes.txt").write_text("mine", "utf-8")
     flags = ("--over", "optimizer.b1=0.1,0.2", "--workdir", tmp_path)
     done = run("-m", "makemore_jax.sweep", "--config", "bigram", *flags)
     assert_one_line(done, "sweep", "best would be replaced, but holds no run")
-    assert (tmp_path / "best" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "best" / "notes.txt").read_text("utf-8") == "mine"
 
 
 def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
@@ -278,11 +279,11 @@ def test_a_finished_group_is_of_its_data(tmp_path):
     """The same file with other lines is trained again."""
     config, finished = sweep_config("bigram", steps=10), FinishedGroups(tmp_path)
     config.data.path = str(tmp_path / "lines.txt")
-    (tmp_path / "lines.txt").write_text("anna\nbob\n")
+    (tmp_path / "lines.txt").write_text("anna\nbob\n", "utf-8")
     finished.save(config, [{"seed": 1}], [0.5])
     assert finished.load(config, [{"seed": 1}]) == [0.5]
     assert finished.load(config, [{"seed": 2}]) is None
-    (tmp_path / "lines.txt").write_text("anna\nbea\n")
+    (tmp_path / "lines.txt").write_text("anna\nbea\n", "utf-8")
     assert finished.load(config, [{"seed": 1}]) is None
 
 
@@ -309,6 +310,7 @@ def test_the_best_loss_of_a_member_is_not_its_last():
     assert result.best_dev_loss == min(losses) < result.dev_loss == losses[-1]
 
 
+@needs_signals
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     command = (
         *(sys.executable, "-m", "makemore_jax.sweep", "--config", "configs/bigram.py"),
@@ -316,7 +318,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         *("--over", "train.batch_size=2,3", "--workdir", str(tmp_path)),
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, **pipes, encoding="utf-8") as process:
         for line in process.stderr:
             if "group 1 of 2: 1 runs" in line:
                 break

@@ -60,7 +60,7 @@ def whole(dataset: text.TextDataset) -> str:
 def small_text(tmp_path_factory):
     """The first characters of names.txt, as a text of short lines."""
     file = tmp_path_factory.mktemp("text") / "small.txt"
-    file.write_text((ROOT / "names.txt").read_text()[:NUM])
+    file.write_text((ROOT / "names.txt").read_text("utf-8")[:NUM], "utf-8")
     return file
 
 
@@ -79,10 +79,10 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
     assert test is dev
     sizes = "1,003,854 train, 111,540 dev, 111,540 test characters"
     assert dataset.describe_splits() == sizes
-    assert whole(dataset) == path.read_text()
+    assert whole(dataset) == path.read_text("utf-8")
     of_lecture = load_text(path, 64, train_fraction=0.8)
     assert of_lecture.splits["train"].num_chars == int(0.8 * 1_115_394)
-    assert whole(of_lecture) == path.read_text()
+    assert whole(of_lecture) == path.read_text("utf-8")
 
 
 def test_byte_order_mark_and_ends_of_lines(tmp_path):
@@ -141,7 +141,7 @@ def test_more_characters_than_a_byte_counts(tmp_path):
 
 def test_crops_are_slices_of_the_text(small_text):
     dataset = load_text(small_text)
-    content = small_text.read_text()
+    content = small_text.read_text("utf-8")
     num_train = int(0.9 * NUM)
     for name, part in (("train", content[:num_train]), ("dev", content[num_train:])):
         split = dataset.splits[name]
@@ -262,7 +262,9 @@ def test_from_a_file_and_resumed_a_run_is_bit_for_bit_the_same(runs, small_text)
     assert_same(read_params(config, parts), read_params(config, whole))
     assert [line["step"] for line in read_losses(whole)] == [5, 5, 10, 10, 15, 15, 20, 20]
     assert read_losses(parts) == read_losses(whole)
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (parts, whole)]
+    summaries = [
+        json.loads((folder / "summary.json").read_text("utf-8")) for folder in (parts, whole)
+    ]
     for field in ("train_loss", "dev_loss", "test_loss"):
         assert summaries[0][field] == summaries[1][field]
 
@@ -319,10 +321,10 @@ def test_a_file_of_tokens_of_another_text_is_refused(mapped, small_text, tmp_pat
     dataset, file = mapped
     before = file.read_bytes()
     other = tmp_path / "other.txt"
-    other.write_text(small_text.read_text()[::-1])
+    other.write_text(small_text.read_text("utf-8")[::-1], "utf-8")
     with pytest.raises(UserError, match=r"text.tokens holds another text than .*other.txt; delete"):
         load_text(other, folder=tmp_path, memory_map="always").prepare()
-    (tmp_path / "text.json").write_text('{"sha256": "ab')
+    (tmp_path / "text.json").write_text('{"sha256": "ab', "utf-8")
     with pytest.raises(UserError, match=r"text.json is damaged; delete it"):
         dataset.prepare()
     assert file.read_bytes() == before
@@ -405,19 +407,19 @@ def test_what_a_run_tells(small_text, tmp_path):
     expected = -np.asarray(table)[tokens[:-1], tokens[1:]].mean()
     assert summary["dev_loss"] == pytest.approx(expected, abs=1e-5)
     assert summary["test_loss"] == pytest.approx(expected, abs=1e-5)
-    heading, samples = (tmp_path / "samples.txt").read_text().split("\n", 1)
+    heading, samples = (tmp_path / "samples.txt").read_text("utf-8").split("\n", 1)
     assert heading == "step 1, samples"
     assert all(line.startswith("  ") for line in samples.split("\n") if line)
     samples = re.sub(r"(?m)^  ", "", samples).removesuffix("\n").split(f"\n{text.RULE}\n")
     assert [len(sample) for sample in samples] == [500, 500]
-    assert set("".join(samples)) <= set(small_text.read_text())
+    assert set("".join(samples)) <= set(small_text.read_text("utf-8"))
 
 
 def test_text_with_a_config_for_names_prints_one_sample(small_text, tmp_path):
     config = text_config(small_text, steps=1)
     config.train.num_samples = Config().train.num_samples
     loop.train(config, str(tmp_path))
-    samples = (tmp_path / "samples.txt").read_text()
+    samples = (tmp_path / "samples.txt").read_text("utf-8")
     assert text.RULE not in samples
     assert len(re.sub(r"(?m)^  ", "", samples)) == len("step 1, samples\n") + 500 + 1
 
@@ -439,7 +441,7 @@ def get_config():
 @pytest.fixture(scope="module")
 def config_file(small_text, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "small.py"
-    file.write_text(CONFIG.format(tests=ROOT / "tests", path=small_text))
+    file.write_text(CONFIG.format(tests=ROOT / "tests", path=small_text), "utf-8")
     return file
 
 

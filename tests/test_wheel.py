@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TIMEOUT, run
@@ -33,7 +34,7 @@ def run_installed(installed, name: str, *args: str, cwd):
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=TIMEOUT,
     )
 
@@ -44,7 +45,7 @@ def test_the_wheel_trains_and_samples_in_an_empty_folder(installed, tmp_path):
         *(installed, "train", "--config", "bigram", "--config.train.steps=3"), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "makemore-sample --workdir runs/bigram draws from it" in done.stdout
+    assert f"makemore-sample --workdir {Path('runs/bigram')} draws from it" in done.stdout
     assert "20,242 train, 1,124 dev, 1,124 test lines" in done.stdout
     done = run_installed(
         *(installed, "sample", "--workdir", "runs/bigram", "--num", "3", "--new_only"), cwd=tmp_path
@@ -72,8 +73,8 @@ def test_messages_and_contents_of_the_wheel(installed, tmp_path):
     configs = {f"configs/{name}.py" for name in resources.config_names()}
     assert names == {"train.py", "sample.py", "names.txt"} | configs
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "makemore-train = makemore_jax.commands:train" in entry_points.read_text()
-    assert "makemore-sample = makemore_jax.commands:sample" in entry_points.read_text()
+    assert "makemore-train = makemore_jax.commands:train" in entry_points.read_text("utf-8")
+    assert "makemore-sample = makemore_jax.commands:sample" in entry_points.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])

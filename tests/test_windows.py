@@ -75,7 +75,7 @@ def naive_windows(words, vocab, block_size):
 @pytest.mark.parametrize("block_size", quick_of([1, 3, 8], [3]))
 def test_windows_are_the_lectures(tmp_path, block_size):
     words = ["emma", "olivia", "a", "ava", "isabella", "bo", "mia", "eve", "zoe", "amelia"]
-    (tmp_path / "words.txt").write_text("\n".join(words))
+    (tmp_path / "words.txt").write_text("\n".join(words), "utf-8")
     config = DataConfig(str(tmp_path / "words.txt"), "windows", "lecture", block_size=block_size)
     dataset = data.load(config, seed=0)
     assert (dataset.block_size, dataset.max_len) == (block_size, 9)

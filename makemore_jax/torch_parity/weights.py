@@ -23,7 +23,7 @@ import numpy as np
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
-OLDEST_SAFE_TORCH = (2, 10)  # torch.load(weights_only=True) has known holes before it
+OLDEST_SAFE_TORCH = (2, 10)  # torch.load(weights_only=True) has known security holes before it
 
 # The last part of a path in Flax -> that in PyTorch.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
@@ -106,9 +106,10 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a .pt, .npz or .safetensors file. UserError if it is no such file.
+    """Read the tensors of a .pt, .npz or .safetensors file. UserError if that fails.
 
-    Pickles are opened with weights_only=True alone, and by no torch that has its known holes.
+    Pickles are opened with weights_only=True, which is safe from torch 2.10 on. Everything else
+    works with torch 2.9.
     """
     if not file.is_file():
         raise UserError(f"{file} does not exist")
@@ -136,8 +137,8 @@ def _read_pickle(file: Path) -> dict[str, np.ndarray]:
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < OLDEST_SAFE_TORCH:
         raise UserError(
-            f"{file}: torch {torch.__version__} can't open pickles safely; take torch 2.10 or "
-            "newer, or give the weights as .npz or .safetensors"
+            f"{file}: torch {torch.__version__} can't open pickles safely; install torch 2.10 or "
+            "newer, or convert the weights to .npz or .safetensors"
         )
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,79 @@
+"""The files of an exported model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from makemore_jax import models, workdir
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import UserError
+from makemore_jax.export import model_card
+from makemore_jax.export.decode import serialize_decode
+from makemore_jax.metrics import versions
+
+
+def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return float32 arrays in the safetensors format.
+
+    It consists of the size of the header (8 bytes), a JSON header with the dtype, the shape and
+    the byte range of each array, and their bytes. Everything is little-endian.
+    """
+    header, parts, end = {}, [], 0
+    for name, array in arrays.items():
+        parts.append(array.astype("<f4", casting="equiv").tobytes())
+        start, end = end, end + len(parts[-1])
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # aligns the data
+    return len(text).to_bytes(8, "little") + text + b"".join(parts)
+
+
+def to_files(lm: LanguageModel, about: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files that a loader needs. config.json has `about` as well."""
+    arrays = traverse_util.flatten_dict(jax.device_get(lm.variables), sep=".")
+    chars, is_lines = lm.vocab.chars, lm.vocab.has_end
+    sizes = {
+        "is_lines": is_lines,
+        "max_len": lm.max_len,
+        # before the first character of a line, and of a text without a prompt
+        "start_token": chars.index("\n") if not is_lines and "\n" in chars else 0,
+    }
+    return {
+        "model.safetensors": to_safetensors(arrays),
+        "decode.jax": serialize_decode(lm, arrays),
+        "config.json": _to_json(sizes | about),
+        "vocab.json": _to_json(chars),
+    }
+
+
+def _to_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def export_run(folder: Path, out: Path, checkpoint: str) -> None:
+    """Write a run to `out`. UserError, with nothing written, if either folder is unsuitable."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} exists and is not an empty folder; give another")
+    run = workdir.read(folder)
+    block_size = run.config.data.block_size
+    model = models.create(run.config.model, run.vocab.size, block_size)
+    checkpoints = Checkpoints(folder, read_only=True)
+    template = models.variable_shapes(model, block_size)
+    variables = checkpoints.restore_variables(checkpoint, template)
+    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
+    about = {"config": model_card.public_config(run.config), "versions": versions()}
+    files = to_files(lm, about)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    card = model_card.as_markdown(folder, run, num_params, checkpoint, checkpoints)
+    files["README.md"] = card.encode()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+    except OSError as error:
+        raise UserError(f"--out: {out} can't be written: {error.strerror}") from None
