@@ -126,6 +126,30 @@ def measure_scores(
 HEAD_SIZES = (1, 4, 16, 64, 256)  # those measured
 
 
+def compare_scaling(
+    key: Array, head_sizes: Sequence[int] = HEAD_SIZES
+) -> dict[int, tuple[ScoreStatistics, ScoreStatistics]]:
+    """Return `measure_scores` by head size, for the scores as they are and for scaled ones."""
+    return {
+        size: (measure_scores(key, size, scaled=False), measure_scores(key, size, scaled=True))
+        for size in head_sizes
+    }
+
+
+def curves(
+    measured: dict[int, tuple[ScoreStatistics, ScoreStatistics]],
+) -> dict[str, np.ndarray]:
+    """Arrange what `compare_scaling` returns for `pictures.score_scaling`: (2, N) by title."""
+    titles = {
+        "entropy of a query's weights, nats": "entropy",
+        "largest of a query's weights": "largest",
+    }
+    return {
+        title: np.array([[getattr(s, field) for s in pair] for pair in measured.values()]).T
+        for title, field in titles.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.Parser("attention", __doc__)
     parser.add_argument("--out", default="runs/attention", help="folder (runs/attention)")
@@ -164,12 +188,10 @@ def _tell(folder: Path) -> None:
         "without mask": attention_weights(q, k),
         "across another sequence": attention_weights(q, source @ head.key),
     }
-    measured = {  # by head size: as they are, and scaled
-        size: [measure_scores(score_key, size, scaled) for scaled in (False, True)]
-        for size in HEAD_SIZES
-    }
+    measured = compare_scaling(score_key)
     with command.writing(folder, "attention.png") as file:
-        pictures.attention({name: np.asarray(a[0]) for name, a in weights.items()}, measured, file)
+        tables = {name: np.asarray(a[0]) for name, a in weights.items()}
+        pictures.attention(tables, list(measured), curves(measured), file)
 
     print("The past of x, by position, by loop, product, softmax and attention: with queries and")
     print("keys of 0, then random ones; these without a mask, and over another sequence.\n")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from makemore_jax.lectures import command
+from makemore_jax.lectures import autograd_picture, command
 
 # What a formula gives for two numbers: the result, and its derivatives by the first and the second.
 _Formula = Callable[[float, float], tuple[float, float, float]]
@@ -285,11 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _tell(folder: Path) -> None:
     """Draw the pictures, then print."""
-    from makemore_jax.lectures import autograd_picture  # not further up: it knows this module
-
+    gradients = grads(lecture_neuron())
     with command.writing(folder):
-        autograd_picture.draw(lecture_neuron(), folder / "neuron.svg")
-        (folder / "neuron.dot").write_text(autograd_picture.dot(lecture_neuron()), "utf-8")
+        autograd_picture.draw(gradients, folder / "neuron.svg")
+        (folder / "neuron.dot").write_text(autograd_picture.dot(gradients), "utf-8")
     _print_neuron()
     _print_perceptron()
     print(f"{folder / 'neuron.svg'} and {folder / 'neuron.dot'} hold the neuron's graph")
