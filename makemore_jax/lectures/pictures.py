@@ -194,6 +194,95 @@ def losses(
     return _finish(figure, file)
 
 
+def loss_curves(curves: Mapping[str, np.ndarray], file: str | Path | None = None) -> Figure:
+    """Draw the losses by step of some trainings, (steps,) by label, averaged to about 100 points.
+
+    The y axis ends a little above the largest loss after the first tenth of the steps, so that the
+    first steps do not flatten the rest.
+    """
+    figure, ax = plt.subplots(figsize=(6.25, 3.6), layout="constrained")
+    tops = []
+    for label, losses in curves.items():
+        width = max(1, len(losses) // 100)
+        means = losses[: len(losses) // width * width].reshape(-1, width).mean(axis=1)
+        ax.plot((np.arange(len(means)) + 0.5) * width, means, label=label, linewidth=1.5)
+        tops.append(means[len(means) // 10 :].max())
+    ax.set_ylim(top=max(tops) + 0.1 * (max(tops) - ax.get_ylim()[0]))
+    ax.set_title("training loss", fontsize=9)
+    ax.set_ylabel("nats per character", fontsize=9)
+    ax.set_xlabel("step", fontsize=9)
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.tick_params(labelsize=8)
+    ax.grid(color="0.92")
+    if len(curves) > 1:
+        ax.legend(fontsize=8)
+    return _finish(figure, file)
+
+
+def characters(
+    points: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
+) -> Figure:
+    """Draw each token as its symbol at its point, (V, 2). Vowels are red."""
+    figure, ax = plt.subplots(figsize=(6.25, 5.2), layout="constrained")
+    for (x, y), symbol in zip(points, symbols, strict=True):
+        color = "tab:red" if symbol in "aeiou" else "tab:blue"
+        style = {"ha": "center", "va": "center", "weight": "bold", "parse_math": False}
+        ax.text(x, y, symbol, color=color, fontsize=11, **style)
+    ax.update_datalim(points)
+    ax.margins(0.08)
+    ax.autoscale_view()
+    ax.tick_params(labelsize=8)
+    ax.grid(color="0.92")
+    return _finish(figure, file)
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]], file: str | Path | None = None
+) -> Figure:
+    """Draw the densities of some arrays: a panel by title, with a line for each label."""
+    size = 6.25, 2.9 * len(panels)
+    figure, axes = plt.subplots(len(panels), figsize=size, squeeze=False, layout="constrained")
+    for ax, (title, arrays) in zip(axes[:, 0], panels.items(), strict=True):
+        for label, values in arrays.items():
+            density, edges = np.histogram(values, bins=50, density=True)
+            label = f"{label}, std {np.std(values):.2g}"
+            ax.plot((edges[:-1] + edges[1:]) / 2, density, label=label, linewidth=1.5)
+        ax.set_title(title, fontsize=9)
+        ax.set_yticks([])
+        ax.set_ylim(bottom=0)
+        ax.tick_params(labelsize=8)
+        ax.ticklabel_format(axis="x", scilimits=(-3, 4))
+        ax.grid(color="0.92")
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _finish(figure, file)
+
+
+def tree(symbols: Sequence[str], fuse: int, file: str | Path | None = None) -> Figure:
+    """Draw how layers that join `fuse` neighbors reduce a window of symbols to one vector."""
+    figure, ax = plt.subplots(figsize=(6.25, 2.8), layout="constrained")
+    places, height = np.arange(len(symbols), dtype=float), 0
+    for x, symbol in zip(places, symbols, strict=True):
+        ax.text(x, -0.35, symbol, ha="center", va="center", fontsize=11, family="monospace")
+    while len(places) > 1:
+        groups = places.reshape(-1, fuse)
+        for group in groups:
+            for x in group:
+                ax.plot([x, group.mean()], [height, height + 1], color="0.6", zorder=1)
+        ax.scatter(places, np.full(len(places), height), s=60, color="tab:blue", zorder=2)
+        places, height = groups.mean(axis=1), height + 1
+    ax.scatter(places, [height], s=60, color="tab:red", zorder=2)
+    ax.set_xlim(-0.5, len(symbols) - 0.5)
+    ax.set_ylim(-0.6, height + 0.3)
+    names = ["embeddings", *(f"layer {layer}" for layer in range(1, height + 1))]
+    ax.set_yticks(range(height + 1), names, fontsize=9)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return _finish(figure, file)
+
+
 def _finish(figure: Figure, file: str | Path | None, dpi: int = 160) -> Figure:
     """Save the figure if there is a file, and close it, so that no notebook shows it twice."""
     if file is not None:
