@@ -154,8 +154,8 @@ for title, weights in (("w", w), ("w / sqrt(30)", w / 30**0.5)):
 # %% [markdown]
 # ## Does it matter?
 #
-# We train all four at once: stack the four sets of parameters along a new axis, and map the training
-# over it with `jax.vmap`. Every network sees the same batches.
+# We train all four at once: stack the four sets of parameters along a new axis, and map the
+# training over it with `jax.vmap`. Every network sees the same batches.
 
 
 # %%

@@ -139,8 +139,12 @@ print(on_sequence.shape, "largest difference:", jnp.abs(on_sequence - on_windows
 # The same holds for `jax.vmap`: write a function for one window, and `vmap` turns it into a
 # function for all.
 
+
 # %%
-on_one = lambda window: apply(window[None])[0, 0]  # (8,) -> (V,)
+def on_one(window):  # (8,) -> (V,)
+    return apply(window[None])[0, 0]
+
+
 print("largest difference:", jnp.abs(jax.vmap(on_one)(windows) - on_windows).max())
 
 # %% [markdown]
@@ -154,9 +158,9 @@ print(", ".join(names))
 # %% [markdown]
 # ## The numbers
 #
-# The lecture's three networks with 200,000 steps, trained by `python -m benchmarks.lectures`, beside
-# the losses that the course published. Train and dev are losses in nats per character on the
-# course's list. The last network is the same tree with wider layers.
+# The lecture's three networks with 200,000 steps, trained by `python -m benchmarks.lectures`,
+# beside the losses that the course published. Train and dev are losses in nats per character on
+# the course's list. The last network is the same tree with wider layers.
 
 # %%
 results = json.loads((published.OUT / "results.json").read_text())["results"]
