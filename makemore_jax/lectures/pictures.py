@@ -201,13 +201,15 @@ def loss_curves(curves: Mapping[str, np.ndarray], file: str | Path | None = None
     first steps do not flatten the rest.
     """
     figure, ax = plt.subplots(figsize=(6.25, 3.6), layout="constrained")
-    tops = []
+    lows, tops = [], []
     for label, losses in curves.items():
         width = max(1, len(losses) // 100)
         means = losses[: len(losses) // width * width].reshape(-1, width).mean(axis=1)
         ax.plot((np.arange(len(means)) + 0.5) * width, means, label=label, linewidth=1.5)
+        lows.append(means.min())
         tops.append(means[len(means) // 10 :].max())
-    ax.set_ylim(top=max(tops) + 0.1 * (max(tops) - ax.get_ylim()[0]))
+    margin = 0.1 * (max(tops) - min(lows))
+    ax.set_ylim(min(lows) - margin, max(tops) + margin)
     ax.set_title("training loss", fontsize=9)
     ax.set_ylabel("nats per character", fontsize=9)
     ax.set_xlabel("step", fontsize=9)
