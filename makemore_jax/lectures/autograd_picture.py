@@ -46,6 +46,7 @@ MOST_DRAWN = 1000  # nodes; nobody looks at more
 # height of a box and of an op; and at most the width of a character, and what is left beside text.
 ROW, GAP, STEM, MARGIN = 44, 60, 14, 20
 HEIGHT, CHAR, PAD = 26, 7.5, 8
+SMALLEST = 0.7  # scale of a picture that is wider than the page, so that its text stays legible
 
 _Rows = dict[Node, float]  # the height of each node that has a place in a column
 _Spot = tuple[float, float]  # x, y
@@ -78,7 +79,8 @@ def svg(gradients: Mapping[Node, float]) -> str:
     width, height = right + MARGIN, bottom - top
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}">\n'
+        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" '
+        f'style="max-width: max(100%, {SMALLEST * width:.0f}px); height: auto">\n'
         f'<path d="M0 {top:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z" fill="white"/>'
     )
     return "\n".join([head, *shapes, "</svg>", ""])

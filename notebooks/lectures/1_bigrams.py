@@ -43,7 +43,8 @@ path = names_file()
 text, _ = read(path, "utf-8")
 words = split_lines(text)
 print(f"{len(words):,} names in {path.rpartition('/')[2]}, such as {', '.join(words[:5])}")
-print(bigram_counts.statistics(words))
+statistics = bigram_counts.statistics(words)
+print(f"{statistics.shortest} to {statistics.longest} characters long")
 
 # %% [markdown]
 # A model works with integers, so every character gets a number. Number 0 is special: it stands
@@ -51,7 +52,7 @@ print(bigram_counts.statistics(words))
 # has five pairs: `.e`, `em`, `mm`, `ma` and `a.`.
 
 # %%
-vocab = Vocab(bigram_counts.statistics(words).chars)
+vocab = Vocab(statistics.chars)
 symbols = bigram_counts.symbols(vocab)
 print(vocab.size, "tokens:", " ".join(symbols))
 print("emma ->", [0, *vocab.encode("emma"), 0])
@@ -212,13 +213,11 @@ plt.show()
 
 # %%
 rate = bigram_counts.steady_rate(counts)
-W_trained, nll_by_step = bigram_counts.train(W, counts, steps, rate)
+W_trained, _ = bigram_counts.train(W, counts, steps, rate)
 trained_loss = float(loss(W_trained))
 print(f"after {steps:,} steps at learning rate {rate:.3g}: {trained_loss:.6f}")
-print(
-    "largest difference in a probability:",
-    f"{np.abs(np.asarray(jax.nn.softmax(W_trained)) - probs).max():.4f}",
-)
+difference = np.abs(np.asarray(jax.nn.softmax(W_trained)) - probs).max()
+print(f"largest difference in a probability: {difference:.4f}")
 
 # %% [markdown]
 # Smoothing has a counterpart as well. If the loss also contains the mean square of `W`, the weights

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import SVG, Markdown
+from IPython.display import SVG, Code, Markdown
 
 from makemore_jax.lectures import autograd
 from makemore_jax.lectures.autograd import XS, YS, Value, grads
@@ -89,7 +89,7 @@ SVG(svg(gradients))
 # they add up.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(grads)}```")
+Code(inspect.getsource(grads), language="python")
 
 # %%
 x = Value(3.0, "x")
@@ -171,7 +171,7 @@ print(f"loss {loss.data:.4f}, from a graph of {len(autograd.nodes(loss))} nodes"
 # a step that is easily forgotten in PyTorch.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(autograd.train_step)}```")
+Code(inspect.getsource(autograd.train_step), language="python")
 
 # %%
 trained, losses = autograd.train(params, XS, YS, steps, learning_rate=0.1)

@@ -19,7 +19,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-from IPython.display import Markdown
+from IPython.display import Code, Markdown
 
 from makemore_jax.lectures import backprop, pictures
 from makemore_jax.lectures.bigram_counts import symbols
@@ -55,7 +55,7 @@ print(f"{backprop.count_params(params):,} parameters, {len(y):,} training window
 # loss and every intermediate result. (`add` is explained below. Ignore it at the first reading.)
 
 # %%
-Markdown(f"```python\n{inspect.getsource(backprop.forward)}```")
+Code(inspect.getsource(backprop.forward), language="python")
 
 # %%
 loss, saved = jax.jit(backprop.forward)(params, *batch)
@@ -101,7 +101,7 @@ print("3. product:  ", jnp.allclose(dinputs, dz @ w.T) and jnp.allclose(dw, inpu
 # order. Compare the two functions line by line.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(backprop.backward)}```")
+Code(inspect.getsource(backprop.backward), language="python")
 
 # %% [markdown]
 # Now the check. To get the gradients of intermediate results from `jax.grad`, we use a trick: add
@@ -130,7 +130,7 @@ for name in backprop.Params._fields:
 # gets almost no force.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(backprop.cross_entropy_backward)}```")
+Code(inspect.getsource(backprop.cross_entropy_backward), language="python")
 
 # %%
 dlogits = backprop.cross_entropy_backward(saved.logits, batch[1])
@@ -146,7 +146,7 @@ pictures.logit_gradients(np.asarray(dlogits), np.asarray(batch[0]), symbols(voca
 # along the normalized input.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(backprop.batch_norm_backward)}```")
+Code(inspect.getsource(backprop.batch_norm_backward), language="python")
 
 # %% [markdown]
 # The short formulas agree with `jax.grad` as well:
@@ -158,9 +158,9 @@ for name in ("logits, short", "hprebn, short"):
 # %% [markdown]
 # ## Training without jax.grad
 #
-# The training loop takes a function that returns the loss and the gradients. It does not care who
-# computed them. Here it is `loss_and_grads_by_hand`; the default learning rate is 0.1 for the first
-# half of all steps and 0.01 for the second.
+# The training loop takes a function that returns the loss and the gradients, and it does not matter
+# how that function computes them. The default is `loss_and_grads_by_hand`. The learning rate is 0.1
+# for the first half of all steps and 0.01 for the second.
 
 # %%
 trained, losses = backprop.train(params, train_key, splits["train"], steps)
