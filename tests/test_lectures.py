@@ -95,6 +95,8 @@ def test_the_loss_over_a_split(start):
     inputs, targets = split.take(jnp.arange(split.size))
     logits = start.model.apply(start.state.variables, inputs)
     assert_close(experiment.evaluate(start, "dev"), float(mean_loss(logits, targets)), 1e-5)
+    first = float(mean_loss(logits[:503], targets[:503]))
+    assert_close(experiment.evaluate(start, "dev", max_examples=503), first, 1e-5)
 
 
 def test_a_language_model_of_an_experiment(start):

@@ -88,10 +88,14 @@ def train_state(
     return jax.lax.scan(body, state, length=num_steps)
 
 
-def evaluate(experiment: Experiment, split: str) -> float:
-    """Return the loss over a whole split ("train", "dev" or "test"), in nats per character."""
+def evaluate(experiment: Experiment, split: str, max_examples: int | None = None) -> float:
+    """Return the loss over a split ("train", "dev" or "test"), in nats per character.
+
+    Uses the first `max_examples` examples, or all of them.
+    """
     evaluate_split = make_evaluate(experiment.model)
-    return evaluate_split(experiment.state.variables, experiment.dataset.splits[split])
+    variables, examples = experiment.state.variables, experiment.dataset.splits[split]
+    return evaluate_split(variables, examples, max_examples)
 
 
 def language_model(experiment: Experiment) -> LanguageModel:

@@ -6,7 +6,7 @@
 # model twice: first by counting, then as a one-layer neural network trained by gradient descent.
 # Both end at the same loss.
 #
-# It follows the course's lecture
+# It follows the course's second lecture,
 # [The spelled-out intro to language modeling](https://youtu.be/PaCmpygFfXo). Basic Python and NumPy
 # are enough to read it.
 
@@ -96,8 +96,8 @@ for name in bigram_counts.sample(sample_key, probs, vocab, num=10):
     print(name)
 
 # %% [markdown]
-# These are not good names, but they are far better than random characters: for comparison, a table
-# in which every character is equally likely.
+# These are not good names. But compare them with names from a table in which every character is
+# equally likely:
 
 # %%
 uniform = np.full_like(probs, 1 / vocab.size)
@@ -258,6 +258,6 @@ Data: {len(words):,} names.
 # - Parameters, keys and data are arguments. Nothing is stored in hidden places, so `jit`, `vmap`
 #   and `scan` apply to any part.
 #
-# A table for two characters of context would need 27 times as many rows, for three 729 times.
-# Counting does not scale, but the network does: notebook 3 gives it more context. First, notebook 2
-# shows how a gradient is computed.
+# A table for two characters of context needs 27 times as many rows, and a table for three
+# characters 729 times as many. Counting does not scale, but a network does: notebook 3 gives it
+# more context. Before that, notebook 2 shows how a gradient is computed.

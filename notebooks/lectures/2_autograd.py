@@ -5,7 +5,7 @@
 # with single numbers, remembers how each number was computed, and applies the chain rule backward.
 # Then it trains a small network with these gradients, and compares every number with `jax.grad`.
 #
-# It follows the course's lecture
+# It follows the course's first lecture,
 # [The spelled-out intro to neural networks and backpropagation](https://youtu.be/VMj-3S1tku0),
 # which builds micrograd. You need to know what a derivative is.
 
@@ -167,8 +167,8 @@ print(f"loss {loss.data:.4f}, from a graph of {len(autograd.nodes(loss))} nodes"
 
 # %% [markdown]
 # `train_step` computes the loss, all gradients with one backward pass, and returns new parameters.
-# The old ones are still there, unchanged: nothing has to be set back to zero before the next step,
-# a step that is easily forgotten in PyTorch.
+# The old ones are still there, unchanged. No gradient has to be reset to zero before the next step,
+# which is easy to forget in PyTorch.
 
 # %%
 Code(inspect.getsource(autograd.train_step), language="python")

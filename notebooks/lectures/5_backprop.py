@@ -126,8 +126,8 @@ for name in backprop.Params._fields:
 # = \frac{\text{softmax}(\text{logits}) - \text{onehot}(y)}{B}$$
 #
 # Read it as a force: each wrong character is pushed down by its probability, and the right one is
-# pulled up by what it lacks to 1. The forces of a row sum to zero. A confident, correct prediction
-# gets almost no force.
+# pulled up by 1 minus its probability. The forces of a row sum to zero. A confident, correct
+# prediction gets almost no force.
 
 # %%
 Code(inspect.getsource(backprop.cross_entropy_backward), language="python")
@@ -209,6 +209,6 @@ Markdown(f"""
 #
 # - A backward pass is a program like any other, with the shapes as a guide.
 # - Composite steps have short gradients. That is why libraries fuse softmax and cross-entropy.
-# - A gradient is only trusted once it has been compared with another way to compute it.
+# - Trust a gradient only after you have computed it in another way as well.
 #
 # Notebook 6 makes the network deeper and gives it eight characters of context.

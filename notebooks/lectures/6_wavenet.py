@@ -2,7 +2,7 @@
 # # 6. WaveNet: joining characters step by step
 #
 # The MLP of notebook 3 puts all characters of the window into one layer at once. With eight
-# characters that layer has to sort out everything in a single step. This notebook joins neighbors
+# characters that layer has to combine everything in a single step. This notebook joins neighbors
 # in pairs instead, layer by layer, like the tree of
 # [WaveNet](https://arxiv.org/abs/1609.03499), and compares both networks at the same number of
 # parameters.
@@ -106,8 +106,8 @@ for name, network in networks.items():
     print(f"{name}: dev loss {experiment.evaluate(network, 'dev'):.4f} after {steps:,} steps")
 
 # %% [markdown]
-# Two networks of the same size end close together. The tree uses its parameters a little better,
-# and it can grow: a longer window needs one more layer instead of a larger one.
+# Two networks of the same size end close together. The tree uses its parameters a little better.
+# It can also grow: for a window twice as long it needs one more layer, not a larger one.
 #
 # ## A tree is a convolution
 #

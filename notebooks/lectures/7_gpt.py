@@ -38,9 +38,9 @@ steps = 3_000
 # %% [markdown]
 # ## 1 to 3: an average of the past
 #
-# We have a sequence of T vectors, and every position shall learn something from the positions
-# before it. It must not look ahead, since the next character is what it has to predict. The
-# simplest way is the average of all vectors up to and including its own.
+# We have a sequence of T vectors. Every position should learn something from the positions before
+# it. It must not look ahead, since the next character is what it has to predict. The simplest way
+# is the average of all vectors up to and including its own.
 #
 # In the shapes, B is the batch, T the time, C the channels.
 
@@ -191,8 +191,11 @@ print(f"{num_params:,} parameters, {gpt.dataset.vocab.size} different characters
 gpt, losses = experiment.train(gpt, steps, train_key)
 pictures.loss_curves({"GPT": losses})
 
+# %% [markdown]
+# The loss on the dev split, here on its first 1,000 crops:
+
 # %%
-dev_loss = experiment.evaluate(gpt, "dev")
+dev_loss = experiment.evaluate(gpt, "dev", max_examples=1_000)
 print(f"dev loss after {steps:,} steps: {dev_loss:.4f}")
 print(f"a uniform guess: {np.log(gpt.dataset.vocab.size):.4f}")
 
@@ -251,7 +254,8 @@ plt.show()
 #
 # Two trainings of this kind have published losses. `python -m benchmarks.shakespeare` measures the
 # first on two CPU cores. The second needs a GPU or TPU; the project has no measurement of it yet.
-# Losses are in nats per character on the last tenth of the text.
+# Losses are in nats per character on the last tenth of the text, or on the first 32,000 characters
+# of it for this notebook.
 
 # %%
 file = resources.FOLDER / "docs" / "shakespeare" / "results.json"
