@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import SVG, Code, Markdown
+from IPython.display import HTML, Markdown
 
 from makemore_jax.lectures import autograd
 from makemore_jax.lectures.autograd import XS, YS, Value, grads
@@ -81,7 +81,7 @@ print({node.label: gradient for node, gradient in gradients.items() if node.labe
 # - `*` passes to each input the gradient times the other input.
 
 # %%
-SVG(svg(gradients))
+HTML(svg(gradients))
 
 # %% [markdown]
 # The backward pass is short. It visits the values in reverse order, so that the gradient of a value
@@ -89,7 +89,7 @@ SVG(svg(gradients))
 # they add up.
 
 # %%
-Code(inspect.getsource(grads), language="python")
+print(inspect.getsource(grads))
 
 # %%
 x = Value(3.0, "x")
@@ -104,15 +104,15 @@ print("x * x:", grads(x * x)[x])
 
 # %%
 neuron = autograd.lecture_neuron()
-SVG(svg(grads(neuron)))
+HTML(svg(grads(neuron)))
 
 # %% [markdown]
 # `tanh` is a single operation here. Written with `exp` instead, the graph has more nodes, and the
 # gradients of the inputs stay the same. An operation may be as large as you like, as long as you
-# know its derivative.
+# know its derivative. (Scroll to the right to see the whole graph.)
 
 # %%
-SVG(svg(grads(autograd.lecture_neuron(tanh_by_exp=True))))
+HTML(svg(grads(autograd.lecture_neuron(tanh_by_exp=True))))
 
 # %% [markdown]
 # Now the same neuron in JAX. `argnums` selects the arguments to differentiate with respect to.
@@ -171,7 +171,7 @@ print(f"loss {loss.data:.4f}, from a graph of {len(autograd.nodes(loss))} nodes"
 # which is easy to forget in PyTorch.
 
 # %%
-Code(inspect.getsource(autograd.train_step), language="python")
+print(inspect.getsource(autograd.train_step))
 
 # %%
 trained, losses = autograd.train(params, XS, YS, steps, learning_rate=0.1)

@@ -19,7 +19,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-from IPython.display import Code, Markdown
+from IPython.display import Markdown
 
 from makemore_jax.lectures import backprop, pictures
 from makemore_jax.lectures.bigram_counts import symbols
@@ -55,7 +55,7 @@ print(f"{backprop.count_params(params):,} parameters, {len(y):,} training window
 # loss and every intermediate result. (`add` is explained below. Ignore it at the first reading.)
 
 # %%
-Code(inspect.getsource(backprop.forward), language="python")
+print(inspect.getsource(backprop.forward))
 
 # %%
 loss, saved = jax.jit(backprop.forward)(params, *batch)
@@ -101,7 +101,7 @@ print("3. product:  ", jnp.allclose(dinputs, dz @ w.T) and jnp.allclose(dw, inpu
 # order. Compare the two functions line by line.
 
 # %%
-Code(inspect.getsource(backprop.backward), language="python")
+print(inspect.getsource(backprop.backward))
 
 # %% [markdown]
 # Now the check. To get the gradients of intermediate results from `jax.grad`, we use a trick: add
@@ -130,7 +130,7 @@ for name in backprop.Params._fields:
 # prediction gets almost no force.
 
 # %%
-Code(inspect.getsource(backprop.cross_entropy_backward), language="python")
+print(inspect.getsource(backprop.cross_entropy_backward))
 
 # %%
 dlogits = backprop.cross_entropy_backward(saved.logits, batch[1])
@@ -146,7 +146,7 @@ pictures.logit_gradients(np.asarray(dlogits), np.asarray(batch[0]), symbols(voca
 # along the normalized input.
 
 # %%
-Code(inspect.getsource(backprop.batch_norm_backward), language="python")
+print(inspect.getsource(backprop.batch_norm_backward))
 
 # %% [markdown]
 # The short formulas agree with `jax.grad` as well:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Code, Markdown
+from IPython.display import Markdown
 
 from configs.gpt_lecture import get_config
 from makemore_jax import resources, sampling
@@ -63,7 +63,7 @@ for y in (by_product, by_softmax):
 
 # %%
 functions = (attention.average_by_loop, attention.average_by_product, attention.average_by_softmax)
-Code("\n\n".join(map(inspect.getsource, functions)), language="python")
+print("\n\n".join(map(inspect.getsource, functions)))
 
 # %% [markdown]
 # The third form is the important one. Scores can be anything, and softmax turns them into weights
@@ -77,7 +77,7 @@ Code("\n\n".join(map(inspect.getsource, functions)), language="python")
 
 # %%
 functions = (attention.attention_weights, attention.self_attention, attention.cross_attention)
-Code("\n\n".join(map(inspect.getsource, functions)), language="python")
+print("\n\n".join(map(inspect.getsource, functions)))
 
 # %% [markdown]
 # Compare the weights. In the first table they are the same for any input. In the second they come
@@ -142,7 +142,7 @@ print("each head:", outputs.shape[1:], " side by side:", jnp.concatenate(outputs
 #   batch norm it does not look at other examples.
 
 # %%
-Code(inspect.getsource(Block.__call__), language="python")
+print(inspect.getsource(Block.__call__))
 
 # %% [markdown]
 # Attention itself has no notion of order. So the input of the first block is the sum of two
