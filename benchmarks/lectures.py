@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from benchmarks import sides, whole_training
 from makemore_jax.data.download import locate
-from makemore_jax.plots import curves
 
 OUT = sides.ROOT / "docs" / "lectures"
 FLAT = ("model.n_layer=1", "model.fuse=None", "model.n_embd=10", "model.n_embd2=200")
@@ -116,6 +115,8 @@ def too_far(results: dict[str, dict[str, float]]) -> list[str]:
 
 
 def main() -> None:
+    from makemore_jax.plots import curves  # imports matplotlib, which the table does not need
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", nargs="+", choices=names, default=names)

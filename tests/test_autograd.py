@@ -301,7 +301,7 @@ def test_wrong_number_of_inputs():
 
 def test_dot():
     x = Value(-1.5, 'a "b" {c|d}\n<\\')
-    text = autograd_picture.dot((x * x).tanh())
+    text = autograd_picture.dot(grads((x * x).tanh()))
     assert text.startswith("digraph {\n") and text.endswith("}\n")
     label = r"a \"b\" \{c\|d\} \<\\ | data -1.5 | grad -0.1304"
     assert f'n0 [shape=record, label="{label}"];' in text
@@ -372,7 +372,10 @@ def assert_readable(file):
 
 def test_draw_shows_every_node(tmp_path):
     file = tmp_path / "neuron.svg"
-    autograd_picture.draw(lecture_neuron(), file)
+    autograd_picture.draw(grads(lecture_neuron()), file)
+    assert file.read_text("utf-8") == autograd_picture.svg(grads(lecture_neuron()))
+    width, smallest = re.search(r'width="(\d+)".* max\(100%, (\d+)px\)', file.read_text()).groups()
+    assert int(smallest) == pytest.approx(0.7 * int(width), abs=1)
     found, _ = shapes(file)
     texts = [text for text, _, _ in found["text"]]
     assert sorted(text for text in texts if text in ("*", "+", "tanh")) == [*"**++", "tanh"]
@@ -386,7 +389,7 @@ def test_draw_shows_every_node(tmp_path):
 def test_draw_leads_each_line_on(tmp_path):
     """From a box, an op or where another line ends, to a box, an op or where another begins."""
     file = tmp_path / "neuron.svg"
-    autograd_picture.draw(lecture_neuron(tanh_by_exp=True), file)
+    autograd_picture.draw(grads(lecture_neuron(tanh_by_exp=True)), file)
     found, _ = shapes(file)
     solid, lines = found["rect"] + found["ellipse"], found["path"][1:]
     sources = [(a[2], (a[1] + a[3]) / 2) for a in solid] + [line[-1] for line in lines]
@@ -402,22 +405,22 @@ def test_draw_is_readable_whatever_the_graph(tmp_path_factory, example):
     file = tmp_path_factory.mktemp("draw") / "graph.svg"
     program, leaves = example
     named = [Value(x, f'<leaf & "{i}">') for i, x in enumerate(leaves)]
-    autograd_picture.draw(compute(program, named, Value), file)
+    autograd_picture.draw(grads(compute(program, named, Value)), file)
     assert_readable(file)
 
 
 def test_draw_of_a_leaf_of_numbers_of_any_size_and_of_too_many_nodes(tmp_path):
     file = tmp_path / "graph.svg"
-    autograd_picture.draw(Value(2.0), file)
+    autograd_picture.draw(grads(Value(2.0)), file)
     assert_readable(file)
-    autograd_picture.draw((Value(1e300, "large") * 1e-299) ** (1 / 3), file)
+    autograd_picture.draw(grads((Value(1e300, "large") * 1e-299) ** (1 / 3)), file)
     assert_readable(file)
     deep = Value(0.0)
     for _ in range(600):
         deep = deep + 1
     with pytest.raises(ValueError, match=r"1201 nodes: a picture holds 1000, dot\(\) any number"):
-        autograd_picture.draw(deep, file)
-    assert autograd_picture.dot(deep).count("shape=record") == 1201
+        autograd_picture.draw(grads(deep), file)
+    assert autograd_picture.dot(grads(deep)).count("shape=record") == 1201
 
 
 def test_command(tmp_path):

@@ -24,26 +24,26 @@ from makemore_jax.lectures import command
 
 
 def average_by_loop(x: Array) -> Array:
-    """For each position the mean of all up to itself. (B, T, C) -> (B, T, C)"""
+    """Average all positions up to each one, in a loop. (B, T, C) -> (B, T, C)"""
     return jnp.stack([x[:, : t + 1].mean(axis=1) for t in range(x.shape[1])], axis=1)
 
 
 def average_by_product(x: Array) -> Array:
-    """The same as one product: row t of a triangular matrix has 1 / (t + 1) up to column t."""
-    seen = causal_mask(x.shape[1]).astype(x.dtype)
-    weights = seen / seen.sum(axis=1, keepdims=True)  # each row adds up to 1
+    """Compute the same as one product: row t of a triangular matrix is 1 / (t + 1) up to t."""
+    mask = causal_mask(x.shape[1]).astype(x.dtype)
+    weights = mask / mask.sum(axis=1, keepdims=True)  # each row adds up to 1
     return weights @ x  # (T, T) @ (B, T, C) -> (B, T, C)
 
 
 def average_by_softmax(x: Array) -> Array:
-    """The same by softmax: equal scores for what is seen, and -inf, which becomes 0, elsewhere."""
+    """Compute the same by softmax: scores of 0 for the past, and of -inf for the future."""
     T = x.shape[1]
     scores = jnp.where(causal_mask(T), jnp.zeros((T, T), x.dtype), -jnp.inf)
     return jax.nn.softmax(scores) @ x
 
 
 def causal_mask(T: int) -> Array:
-    """Which keys (columns) each query (row) may see: those up to itself. (T, T) bool"""
+    """Return the mask of keys (columns) that each query (row) may see: up to itself. (T, T) bool"""
     return jnp.tril(jnp.ones((T, T), bool))
 
 
@@ -63,11 +63,11 @@ def init_head(key: Array, n_embd: int, head_size: int) -> Head:
 
 
 def attention_weights(q: Array, k: Array, mask: Array | None = None, scaled: bool = True) -> Array:
-    """How much each query takes of each key, adding up to 1. (B, T, hs), (B, S, hs) -> (B, T, S)
+    """Return the weight of each key for each query. (B, T, hs), (B, S, hs) -> (B, T, S)
 
-    `mask` (T, S) or (B, T, S) is True where a query may look, which each has to somewhere: without
-    any key there is no average, and its weights are nan. `scaled` divides the scores by sqrt(hs)
-    (Vaswani et al. 2017, section 3.2.1); `measure_scores` shows what for.
+    The weights of a query add up to 1. `mask` (T, S) or (B, T, S) is True where a query may look;
+    a query without any such key gets nan. `scaled` divides the scores by sqrt(hs) (Vaswani et al.
+    2017, section 3.2.1); `measure_scores` shows why.
     """
     scores = jnp.einsum("bth,bsh->bts", q, k)
     if scaled:
@@ -78,19 +78,19 @@ def attention_weights(q: Array, k: Array, mask: Array | None = None, scaled: boo
 
 
 def cross_attention(params: Head, x: Array, source: Array, mask: Array | None = None) -> Array:
-    """Queries from x (B, T, C), keys and values from another sequence (B, S, C). -> (B, T, hs)
+    """Take queries from x (B, T, C), keys and values from a source (B, S, C). -> (B, T, hs)
 
-    So a decoder reads what it is to translate (Vaswani et al. 2017, section 3.2.3).
+    A decoder reads the text to translate in this way (Vaswani et al. 2017, section 3.2.3).
     """
     weights = attention_weights(x @ params.query, source @ params.key, mask)
     return weights @ (source @ params.value)  # (B, T, S) @ (B, S, hs) -> (B, T, hs)
 
 
 def self_attention(params: Head, x: Array, mask: Array | None = None) -> Array:
-    """Queries, keys and values from one sequence. (B, T, C) -> (B, T, hs)
+    """Take queries, keys and values from one sequence. (B, T, C) -> (B, T, hs)
 
-    With `causal_mask(T)` the form of a decoder, the fourth version of the average; without a mask
-    that of an encoder, in which all positions see each other and their order says nothing.
+    With `causal_mask(T)` this is a decoder's attention, the fourth version of the average. Without
+    a mask it is an encoder's: all positions see each other, and their order has no influence.
     """
     return cross_attention(params, x, x, mask)
 
@@ -124,6 +124,30 @@ def measure_scores(
 
 
 HEAD_SIZES = (1, 4, 16, 64, 256)  # those measured
+
+
+def compare_scaling(
+    key: Array, head_sizes: Sequence[int] = HEAD_SIZES
+) -> dict[int, tuple[ScoreStatistics, ScoreStatistics]]:
+    """Return `measure_scores` by head size, for the scores as they are and for scaled ones."""
+    return {
+        size: (measure_scores(key, size, scaled=False), measure_scores(key, size, scaled=True))
+        for size in head_sizes
+    }
+
+
+def curves(
+    measured: dict[int, tuple[ScoreStatistics, ScoreStatistics]],
+) -> dict[str, np.ndarray]:
+    """Arrange what `compare_scaling` returns for `pictures.score_scaling`: (2, N) by title."""
+    titles = {
+        "entropy of a query's weights, nats": "entropy",
+        "largest of a query's weights": "largest",
+    }
+    return {
+        title: np.array([[getattr(s, field) for s in pair] for pair in measured.values()]).T
+        for title, field in titles.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -164,12 +188,10 @@ def _tell(folder: Path) -> None:
         "without mask": attention_weights(q, k),
         "across another sequence": attention_weights(q, source @ head.key),
     }
-    measured = {  # by head size: as they are, and scaled
-        size: [measure_scores(score_key, size, scaled) for scaled in (False, True)]
-        for size in HEAD_SIZES
-    }
+    measured = compare_scaling(score_key)
     with command.writing(folder, "attention.png") as file:
-        pictures.attention({name: np.asarray(a[0]) for name, a in weights.items()}, measured, file)
+        tables = {name: np.asarray(a[0]) for name, a in weights.items()}
+        pictures.attention(tables, list(measured), curves(measured), file)
 
     print("The past of x, by position, by loop, product, softmax and attention: with queries and")
     print("keys of 0, then random ones; these without a mask, and over another sequence.\n")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from makemore_jax.lectures import command
+from makemore_jax.lectures import autograd_picture, command
 
 # What a formula gives for two numbers: the result, and its derivatives by the first and the second.
 _Formula = Callable[[float, float], tuple[float, float, float]]
@@ -166,14 +166,14 @@ def nodes(output: Value) -> list[Value]:
 
 
 def grads(output: Value) -> dict[Value, float]:
-    """The derivative of the output by each node of its graph, the leaves and itself included."""
+    """Return the gradient of the output with respect to each node of its graph, leaves included."""
     order = nodes(output)
-    found = dict.fromkeys(order, 0.0)
-    found[output] = 1.0
-    for node in reversed(order):  # all that uses a node comes before it
+    gradients = dict.fromkeys(order, 0.0)
+    gradients[output] = 1.0
+    for node in reversed(order):  # every use of a node comes before the node itself
         for parent, derivative in zip(node.parents, node.derivatives, strict=True):
-            found[parent] += derivative * found[node]
-    return found
+            gradients[parent] += derivative * gradients[node]
+    return gradients
 
 
 class Neuron(NamedTuple):
@@ -232,7 +232,7 @@ def squared_error(params: list[Layer], xs: Sequence[Point], ys: Sequence[float])
 def train_step(
     params: list[Layer], xs: Sequence[Point], ys: Sequence[float], learning_rate: float
 ) -> tuple[list[Layer], float]:
-    """One step of gradient descent over all points: new parameters, and the loss of the old."""
+    """Take one step of gradient descent on all points. -> new parameters, loss before the step"""
     leaves = jax.tree.map(Value, params)
     loss = squared_error(leaves, xs, ys)
     gradients = grads(loss)
@@ -285,11 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _tell(folder: Path) -> None:
     """Draw the pictures, then print."""
-    from makemore_jax.lectures import autograd_picture  # not further up: it knows this module
-
+    gradients = grads(lecture_neuron())
     with command.writing(folder):
-        autograd_picture.draw(lecture_neuron(), folder / "neuron.svg")
-        (folder / "neuron.dot").write_text(autograd_picture.dot(lecture_neuron()), "utf-8")
+        autograd_picture.draw(gradients, folder / "neuron.svg")
+        (folder / "neuron.dot").write_text(autograd_picture.dot(gradients), "utf-8")
     _print_neuron()
     _print_perceptron()
     print(f"{folder / 'neuron.svg'} and {folder / 'neuron.dot'} hold the neuron's graph")

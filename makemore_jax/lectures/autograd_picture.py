@@ -1,21 +1,34 @@
-"""The graph of a Value, drawn: as an SVG file that needs no other program, and for Graphviz."""
+"""Draw a graph of numbers with their gradients: as SVG, which needs no other program, or as text
+for Graphviz.
+
+All functions take the gradients by node, each node after its parents, as `autograd.grads` returns
+them. The dict holds the whole graph, so nothing here depends on the engine.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Protocol
 
-from makemore_jax.lectures.autograd import Value, grads
+
+class Node(Protocol):
+    """The attributes of a node that are drawn. Nodes are hashable."""
+
+    data: float
+    label: str
+    op: str  # "" for a leaf
+    parents: Sequence["Node"]
 
 
-def _cells(node: Value, gradient: float) -> list[str]:
-    """What the box of a node says."""
+def _cells(node: Node, gradient: float) -> list[str]:
+    """The texts in the box of a node."""
     label = [" ".join(node.label.split())] if node.label.strip() else []
     return [*label, f"data {node.data:.4g}", f"grad {gradient:.4g}"]
 
 
-def dot(output: Value) -> str:
-    """The graph in Graphviz's language, as `dot -Tpng` reads it; of any size."""
-    gradients = grads(output)
+def dot(gradients: Mapping[Node, float]) -> str:
+    """Return the graph, of any size, in Graphviz's language, as `dot -Tpng` reads it."""
     number = {node: i for i, node in enumerate(gradients)}
     lines = ["digraph {", "  rankdir=LR;"]
     for node, i in number.items():
@@ -33,26 +46,31 @@ MOST_DRAWN = 1000  # nodes; nobody looks at more
 # height of a box and of an op; and at most the width of a character, and what is left beside text.
 ROW, GAP, STEM, MARGIN = 44, 60, 14, 20
 HEIGHT, CHAR, PAD = 26, 7.5, 8
+SMALLEST = 0.7  # scale of a picture that is wider than the page, so that its text stays legible
 
-_Rows = dict[Value, float]  # the height of each node that has a place in a column
+_Rows = dict[Node, float]  # the height of each node that has a place in a column
 _Spot = tuple[float, float]  # x, y
 
 
-def draw(output: Value, file: str | Path) -> None:
-    """Draw the graph into an SVG file that needs no other program.
+def draw(gradients: Mapping[Node, float], file: str | Path) -> None:
+    """Write the graph to an SVG file. ValueError above MOST_DRAWN nodes."""
+    Path(file).write_text(svg(gradients), "utf-8")
 
-    The column of a node is its longest distance from a leaf. Its box says label | data | grad,
-    and the op that computed it stands before the box. A value that is used some columns later has
-    a place in those between, so that its line meets no box. ValueError above MOST_DRAWN nodes.
+
+def svg(gradients: Mapping[Node, float]) -> str:
+    """Return the graph as SVG. ValueError above MOST_DRAWN nodes.
+
+    The column of a node is its longest distance from a leaf. Its box shows label | data | grad,
+    with the operator that computed it to the left. A value that is used more than one column later
+    reserves a row in the columns between, so that its line crosses no box.
     """
-    gradients = grads(output)
     if len(gradients) > MOST_DRAWN:
         raise ValueError(f"{len(gradients)} nodes: a picture holds {MOST_DRAWN}, dot() any number")
     cells = {node: _cells(node, gradients[node]) for node in gradients}
     columns = _place(list(gradients))
     heights = [y for rows in columns for y in rows.values()]
     shapes: list[str] = []
-    starts: dict[Value, _Spot] = {}
+    starts: dict[Node, _Spot] = {}
     right = MARGIN - GAP
     for rows in columns:
         shapes_here, starts, right = _draw_column(rows, cells, right + GAP, starts)
@@ -61,16 +79,17 @@ def draw(output: Value, file: str | Path) -> None:
     width, height = right + MARGIN, bottom - top
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}">\n'
+        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" '
+        f'style="max-width: max(100%, {SMALLEST * width:.0f}px); height: auto">\n'
         f'<path d="M0 {top:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z" fill="white"/>'
     )
-    Path(file).write_text("\n".join([head, *shapes, "</svg>", ""]), "utf-8")
+    return "\n".join([head, *shapes, "</svg>", ""])
 
 
-def _place(order: list[Value]) -> list[_Rows]:
+def _place(order: list[Node]) -> list[_Rows]:
     """For each column the heights of its nodes, and of those whose lines only pass."""
-    column: dict[Value, int] = {}
-    last: dict[Value, int] = {}  # the column in which the lines to all uses of a node end
+    column: dict[Node, int] = {}
+    last: dict[Node, int] = {}  # the column in which the lines to all uses of a node end
     for node in order:
         column[node] = last[node] = 1 + max((column[parent] for parent in node.parents), default=-1)
         for parent in node.parents:
@@ -83,7 +102,7 @@ def _place(order: list[Value]) -> list[_Rows]:
     return columns
 
 
-def _wanted_height(node: Value, before: _Rows) -> float:
+def _wanted_height(node: Node, before: _Rows) -> float:
     """Straight on, or in the middle of the parents."""
     if node in before:
         return before[node]
@@ -110,8 +129,8 @@ def _spread(wanted: _Rows) -> _Rows:
 
 
 def _draw_column(
-    rows: _Rows, cells: dict[Value, list[str]], left: float, starts: dict[Value, _Spot]
-) -> tuple[list[str], dict[Value, _Spot], float]:
+    rows: _Rows, cells: dict[Node, list[str]], left: float, starts: dict[Node, _Spot]
+) -> tuple[list[str], dict[Node, _Spot], float]:
     """The shapes of a column, where lines start from it, and its right edge.
 
     `starts`: where lines start from the column before; a node that is there only passes here.
@@ -121,7 +140,7 @@ def _draw_column(
     box_left = left + op_width + (STEM if op_width else 0)
     right = box_left + max(sum(map(_cell_width, cells[node])) for node in boxed)
     shapes: list[str] = []
-    starts_here: dict[Value, _Spot] = {}
+    starts_here: dict[Node, _Spot] = {}
     for node, y in rows.items():
         if node in starts:
             shapes.append(_line(starts[node], left, y, right))
@@ -136,7 +155,7 @@ def _draw_column(
     return shapes, starts_here, right
 
 
-def _op_width(node: Value) -> float:
+def _op_width(node: Node) -> float:
     return max(HEIGHT, len(node.op) * CHAR + PAD) if node.op else 0.0
 
 
@@ -157,7 +176,7 @@ def _text(text: str, x: float, y: float) -> str:
     return f'<text x="{x:.1f}" y="{y + 4:.1f}" {style}>{escape(text)}</text>'  # 4: half a letter
 
 
-def _op(node: Value, left: float, y: float, box_left: float) -> list[str]:
+def _op(node: Node, left: float, y: float, box_left: float) -> list[str]:
     """A circle, or what is as wide as its text, and the line to its box."""
     radius = _op_width(node) / 2
     return [

@@ -108,11 +108,11 @@ NOTHING = Intermediates(*[0.0] * len(Intermediates._fields))
 def forward(
     params: Params, x: Array, y: Array, add: Intermediates = NOTHING
 ) -> tuple[Array, Intermediates]:
-    """The mean loss over windows x (B, T), y (B,), in nats, and all on the way to it.
+    """Return the mean loss in nats over windows x (B, T), y (B,), and all intermediate results.
 
-    `add` goes to each intermediate as it is computed: the gradient by `add` where it is 0 is the
-    gradient by the intermediates, which is how jax.grad is asked for them. ValueError for fewer
-    than two windows, whose variance, a mean over B - 1 (Bessel's correction), does not exist.
+    `add` is added to each intermediate result. The gradient with respect to `add`, at 0, is the
+    gradient with respect to the intermediate results, so jax.grad can compute these too.
+    ValueError for fewer than two windows: the variance divides by B - 1 (Bessel's correction).
     """
     B = len(y)
     if B < 2:
@@ -146,10 +146,10 @@ def forward(
 def backward(
     params: Params, x: Array, y: Array, saved: Intermediates
 ) -> tuple[Params, Intermediates]:
-    """The gradients of the loss by every parameter and every intermediate that `forward` gave.
+    """Return the gradients of the loss for all parameters and all intermediates of `forward`.
 
-    `d` before a name is the gradient of the loss by it, in its shape. What `forward` spreads over
-    an axis is summed here, and what it sums is spread.
+    The gradient of the loss with respect to `z` is called `dz` and has the shape of `z`. A value
+    that `forward` broadcasts along an axis gets a sum over that axis here, and a sum a broadcast.
     """
     B, V = saved.logits.shape
     is_target = jax.nn.one_hot(y, V, dtype=saved.logits.dtype)
@@ -160,9 +160,9 @@ def backward(
     dprobs = dlogprobs / saved.probs
     dcounts_sum_inv = (dprobs * saved.counts).sum(axis=1, keepdims=True)
     dcounts_sum = -dcounts_sum_inv / saved.counts_sum**2
-    dcounts = dprobs * saved.counts_sum_inv + dcounts_sum  # used twice, so two parts
+    dcounts = dprobs * saved.counts_sum_inv + dcounts_sum  # used twice: the gradients add up
     dnorm_logits = dcounts * saved.counts
-    dlogit_maxes = -dnorm_logits.sum(axis=1, keepdims=True)  # 0: any number could be taken off
+    dlogit_maxes = -dnorm_logits.sum(axis=1, keepdims=True)  # 0: the loss does not depend on it
     dlogits = dnorm_logits + dlogit_maxes * is_largest
 
     dh = dlogits @ params.W2.T
@@ -184,7 +184,7 @@ def backward(
     dW1 = saved.embcat.T @ dhprebn
     db1 = dhprebn.sum(axis=0)
     demb = dembcat.reshape(saved.emb.shape)
-    dC = jnp.zeros_like(params.C).at[x].add(demb)  # a character may stand in many places
+    dC = jnp.zeros_like(params.C).at[x].add(demb)  # sums over all places of a character
 
     return Params(dC, dW1, db1, dW2, db2, dbngain, dbnbias), Intermediates(
         demb, dembcat, dhprebn, dbnmeani, dbndiff, dbndiff2, dbnvar, dbnvar_inv, dbnraw, dhpreact,
@@ -194,19 +194,19 @@ def backward(
 
 
 def cross_entropy_backward(logits: Array, y: Array) -> Array:
-    """The gradient of the mean loss by the logits: (probs - one_hot(y)) / B. (B, V) -> (B, V)
+    """Return the gradient of the mean loss: (probs - one_hot(y)) / B. (B, V) -> (B, V)
 
-    Each row pulls its target up with as much as it pushes all others down.
+    In each row the target is pulled up as much as all others together are pushed down.
     """
     B, V = logits.shape
     return (jax.nn.softmax(logits) - jax.nn.one_hot(y, V, dtype=logits.dtype)) / B
 
 
 def batch_norm_backward(dhpreact: Array, bngain: Array, bnraw: Array, bnvar_inv: Array) -> Array:
-    """The gradient by the input of batch norm from that by its output. (B, H) -> (B, H)
+    """Return the gradient for the input of batch norm, given that for its output. (B, H) each
 
-    Without the mean, and without what points along bnraw: moving or stretching the input does
-    nothing. B / (B - 1) is Bessel's correction (the paper, section 3.1, has the variance over B).
+    It has no mean and no part along bnraw, since shifting or scaling the input has no effect. The
+    variance divides by B - 1 (Bessel's correction); the paper, section 3.1, divides by B.
     """
     B = len(dhpreact)
     along = bnraw * (dhpreact * bnraw).sum(axis=0) / (B - 1)

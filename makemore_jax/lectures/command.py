@@ -49,9 +49,15 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 
 def need_matplotlib(picture: str) -> None:
-    """UserError, to be raised before anything is computed, if `picture` can't be drawn."""
+    """Prepare matplotlib to draw `picture` without a display. UserError if it is not installed.
+
+    Commands call this before they compute anything.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(f"{picture} needs matplotlib: pip install matplotlib")
+    import matplotlib
+
+    matplotlib.use("Agg")  # not in pictures.py: a notebook keeps its own backend
 
 
 @contextmanager

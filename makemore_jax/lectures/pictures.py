@@ -1,29 +1,30 @@
-"""Pictures of the lectures. Knows matplotlib, so it is imported only where something is drawn."""
+"""Figures of the lectures, for files and for notebooks.
+
+Each function takes plain arrays, saves the figure to `file` if one is given, and returns it closed:
+a notebook shows it as the value of a cell. Imports matplotlib, so import this only to draw.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # draws into files, also where there is no display
 from matplotlib import pyplot as plt
 from matplotlib.colors import FuncNorm, PowerNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-
-if TYPE_CHECKING:
-    from makemore_jax.lectures.attention import ScoreStatistics
 
 MOST_LABELLED = 64  # tokens; in the cells of more there is no room for text
 CELL = 0.5  # inches
 
 
-def bigram_table(counts: np.ndarray, symbols: Sequence[str], file: str | Path) -> None:
-    """The count matrix (V, V), each cell with its pair above its count, darker where it is larger.
+def bigram_table(
+    counts: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
+) -> Figure:
+    """Draw the count matrix (V, V): each cell has its pair above its count, and a shade.
 
-    `symbols` are what is shown for each token. Rows are first characters, columns second ones.
-    Above MOST_LABELLED tokens there is only the shade.
+    `symbols` has a label per token. Rows are first characters, columns are second characters.
+    Cells of more than MOST_LABELLED tokens have only the shade.
     """
     V = len(symbols)
     side = CELL * min(V, MOST_LABELLED) + 1
@@ -45,28 +46,54 @@ def bigram_table(counts: np.ndarray, symbols: Sequence[str], file: str | Path) -
             given = {"ha": "center", "color": color, "parse_math": False, "in_layout": False}
             ax.text(j, i - 0.05, symbols[i] + symbols[j], va="bottom", fontsize=10, **given)
             ax.text(j, i + 0.08, str(count), va="top", fontsize=8, **given)
-    figure.savefig(file, dpi=76)
-    plt.close(figure)
+    return _finish(figure, file, dpi=76)
 
 
-# What follows is 1,000 pixels wide, with letters that can be read at half of that.
+# The figures below are 1,000 pixels wide, with text that is legible at half that size.
 
 
 def attention(
     weights: Mapping[str, np.ndarray],
-    measured: "Mapping[int, Sequence[ScoreStatistics]]",
-    file: str | Path,
-) -> None:
-    """How much each query (row) takes of each key (column), (T, S) by name; and what scaling does.
+    head_sizes: Sequence[int],
+    measures: Mapping[str, np.ndarray],
+    file: str | Path | None = None,
+) -> Figure:
+    """Draw what `attention_weights` and `score_scaling` draw, one above the other."""
+    height = _height_of_weights(weights)
+    figure = plt.figure(figsize=(6.25, height + 2.3), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[height, 2.3])
+    _draw_weights(above, weights)
+    _draw_scaling(below, head_sizes, measures)
+    return _finish(figure, file)
 
-    `measured` has for each head size what softmax makes of the scores as they are, and scaled.
-    """
-    rows = -(-len(weights) // 3)
-    figure = plt.figure(figsize=(6.25, 2.35 * rows + 2.3), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.35 * rows, 2.3])
-    above.supxlabel("key", fontsize=9)
-    above.supylabel("query", fontsize=9)
-    axes = above.subplots(rows, 3, squeeze=False)
+
+def attention_weights(weights: Mapping[str, np.ndarray], file: str | Path | None = None) -> Figure:
+    """Draw how much each query (row) takes from each key (column): (T, S) tables by title."""
+    figure = plt.figure(figsize=(6.25, _height_of_weights(weights)), layout="constrained")
+    _draw_weights(figure, weights)
+    return _finish(figure, file)
+
+
+def score_scaling(
+    head_sizes: Sequence[int], measures: Mapping[str, np.ndarray], file: str | Path | None = None
+) -> Figure:
+    """Draw measures of softmax by head size: (2, N) by title, scores as they are and scaled."""
+    figure = plt.figure(figsize=(6.25, 2.3), layout="constrained")
+    _draw_scaling(figure, head_sizes, measures)
+    return _finish(figure, file)
+
+
+def _height_of_weights(weights: Mapping[str, np.ndarray]) -> float:
+    """Inches, for three tables side by side."""
+    return 2.35 * -(-len(weights) // 3)
+
+
+def _draw_weights(figure: Any, weights: Mapping[str, np.ndarray]) -> None:
+    figure.supxlabel("key", fontsize=9)
+    figure.supylabel("query", fontsize=9)
+    axes = figure.subplots(-(-len(weights) // 3), 3, squeeze=False)
+    for ax in axes.flat[len(weights) :]:
+        ax.set_visible(False)
     for ax, (name, table) in zip(axes.flat, weights.items(), strict=False):
         ax.imshow(table, cmap="Blues", vmin=0, vmax=1)
         ax.set_title(name, fontsize=9, pad=4)
@@ -75,37 +102,34 @@ def attention(
         ax.tick_params(length=0, pad=2)
         for (t, s), weight in np.ndenumerate(table):
             color = "white" if weight > 0.6 else "0.6" if weight == 0 else "black"
-            told = f"{weight:.2f}" if weight % 1 else f"{weight:.0f}"
-            ax.text(s, t, told, ha="center", va="center", fontsize=8, color=color)
+            text = f"{weight:.2f}" if weight % 1 else f"{weight:.0f}"
+            ax.text(s, t, text, ha="center", va="center", fontsize=8, color=color)
 
-    sizes = list(measured)
-    for ax, field, told in zip(
-        below.subplots(1, 2),
-        ("entropy", "largest"),
-        ("entropy of a query's weights, nats", "largest of a query's weights"),
-        strict=True,
-    ):
-        for i, label in enumerate(("scores as they are", "divided by root of head size")):
-            found = [float(getattr(measured[size][i], field)) for size in sizes]
-            ax.semilogx(sizes, found, "o-" if i else "s--", label=label, markersize=4)
-        ax.set_title(told, fontsize=9)
+
+def _draw_scaling(
+    figure: Any, head_sizes: Sequence[int], measures: Mapping[str, np.ndarray]
+) -> None:
+    axes = figure.subplots(1, len(measures), squeeze=False)[0]
+    for ax, (title, (plain, scaled)) in zip(axes, measures.items(), strict=True):
+        ax.semilogx(head_sizes, plain, "s--", label="scores as they are", markersize=4)
+        ax.semilogx(head_sizes, scaled, "o-", label="divided by root of head size", markersize=4)
+        ax.set_title(title, fontsize=9)
         ax.set_ylim(bottom=0)
-        ax.set_xticks(sizes, sizes, fontsize=8)
+        ax.set_xticks(head_sizes, head_sizes, fontsize=8)
         ax.minorticks_off()
         ax.tick_params(axis="y", labelsize=8)
         ax.set_xlabel("head size", fontsize=9)
         ax.grid(color="0.92")
-    ax.legend(fontsize=8)
-    _save(figure, file)
+    axes[-1].legend(fontsize=8)
 
 
 def logit_gradients(
-    dlogits: np.ndarray, x: np.ndarray, symbols: Sequence[str], file: str | Path
-) -> None:
-    """The gradient of the loss by the logits (B, V) of windows x (B, T).
+    dlogits: np.ndarray, x: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
+) -> Figure:
+    """Draw the gradient of the loss with respect to the logits (B, V) of windows x (B, T).
 
-    Its sign is turned, so that blue is what a step pushes up. Shades follow the root of a number,
-    because those pulled down are many and small.
+    The sign is flipped, so blue entries are raised by a step of gradient descent. The color scale
+    is a square root: the negative entries are many and small.
     """
     B, V = dlogits.shape
     figure, ax = plt.subplots(figsize=(6.25, 7.6), layout="constrained")
@@ -128,7 +152,7 @@ def logit_gradients(
     ends = [-most, -most / 10, 0, most / 10, most]
     bar = figure.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=35, ticks=ends)
     bar.ax.set_xticklabels([f"{end:.3f}" for end in ends], fontsize=8)
-    _save(figure, file)
+    return _finish(figure, file)
 
 
 def _signed_root(x: np.ndarray) -> np.ndarray:
@@ -140,9 +164,12 @@ def _signed_square(x: np.ndarray) -> np.ndarray:
 
 
 def losses(
-    losses: np.ndarray, first_half: int, rates: tuple[float, float], file: str | Path
-) -> None:
-    """The loss of each step (steps,), as 200 means or a few more, and where the rate falls."""
+    losses: np.ndarray,
+    first_half: int,
+    rates: tuple[float, float],
+    file: str | Path | None = None,
+) -> Figure:
+    """Draw the loss of each step (steps,), averaged to about 200 points, and the rate's drop."""
     width = max(1, len(losses) // 200)
     whole = len(losses) // width * width
     means = losses[:whole].reshape(-1, width).mean(axis=1)
@@ -164,9 +191,103 @@ def losses(
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.tick_params(labelsize=8)
     ax.grid(color="0.92")
-    _save(figure, file)
+    return _finish(figure, file)
 
 
-def _save(figure: Any, file: str | Path) -> None:
-    figure.savefig(file, dpi=160)
+def loss_curves(curves: Mapping[str, np.ndarray], file: str | Path | None = None) -> Figure:
+    """Draw the losses by step of some trainings, (steps,) by label, averaged to about 100 points.
+
+    The y axis ends a little above the largest loss after the first tenth of the steps, so that the
+    first steps do not flatten the rest.
+    """
+    figure, ax = plt.subplots(figsize=(6.25, 3.6), layout="constrained")
+    lows, tops = [], []
+    for label, losses in curves.items():
+        width = max(1, len(losses) // 100)
+        means = losses[: len(losses) // width * width].reshape(-1, width).mean(axis=1)
+        ax.plot((np.arange(len(means)) + 0.5) * width, means, label=label, linewidth=1.5)
+        lows.append(means.min())
+        tops.append(means[len(means) // 10 :].max())
+    margin = 0.1 * (max(tops) - min(lows))
+    ax.set_ylim(min(lows) - margin, max(tops) + margin)
+    ax.set_title("training loss", fontsize=9)
+    ax.set_ylabel("nats per character", fontsize=9)
+    ax.set_xlabel("step", fontsize=9)
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.tick_params(labelsize=8)
+    ax.grid(color="0.92")
+    if len(curves) > 1:
+        ax.legend(fontsize=8)
+    return _finish(figure, file)
+
+
+def characters(
+    points: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
+) -> Figure:
+    """Draw each token as its symbol at its point, (V, 2). Vowels are red."""
+    figure, ax = plt.subplots(figsize=(6.25, 5.2), layout="constrained")
+    for (x, y), symbol in zip(points, symbols, strict=True):
+        color = "tab:red" if symbol in "aeiou" else "tab:blue"
+        style = {"ha": "center", "va": "center", "weight": "bold", "parse_math": False}
+        ax.text(x, y, symbol, color=color, fontsize=11, **style)
+    ax.update_datalim(points)
+    ax.margins(0.08)
+    ax.autoscale_view()
+    ax.tick_params(labelsize=8)
+    ax.grid(color="0.92")
+    return _finish(figure, file)
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]], file: str | Path | None = None
+) -> Figure:
+    """Draw the densities of some arrays: a panel by title, with a line for each label."""
+    size = 6.25, 2.9 * len(panels)
+    figure, axes = plt.subplots(len(panels), figsize=size, squeeze=False, layout="constrained")
+    for ax, (title, arrays) in zip(axes[:, 0], panels.items(), strict=True):
+        for label, values in arrays.items():
+            density, edges = np.histogram(values, bins=50, density=True)
+            label = f"{label}, std {np.std(values):.2g}"
+            ax.plot((edges[:-1] + edges[1:]) / 2, density, label=label, linewidth=1.5)
+        ax.set_title(title, fontsize=9)
+        ax.set_yticks([])
+        ax.set_ylim(bottom=0)
+        ax.tick_params(labelsize=8)
+        ax.ticklabel_format(axis="x", scilimits=(-3, 4))
+        ax.grid(color="0.92")
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _finish(figure, file)
+
+
+def tree(symbols: Sequence[str], fuse: int, file: str | Path | None = None) -> Figure:
+    """Draw how layers that join `fuse` neighbors reduce a window of symbols to one vector."""
+    figure, ax = plt.subplots(figsize=(6.25, 2.8), layout="constrained")
+    places, height = np.arange(len(symbols), dtype=float), 0
+    for x, symbol in zip(places, symbols, strict=True):
+        ax.text(x, -0.35, symbol, ha="center", va="center", fontsize=11, family="monospace")
+    while len(places) > 1:
+        groups = places.reshape(-1, fuse)
+        for group in groups:
+            for x in group:
+                ax.plot([x, group.mean()], [height, height + 1], color="0.6", zorder=1)
+        ax.scatter(places, np.full(len(places), height), s=60, color="tab:blue", zorder=2)
+        places, height = groups.mean(axis=1), height + 1
+    ax.scatter(places, [height], s=60, color="tab:red", zorder=2)
+    ax.set_xlim(-0.5, len(symbols) - 0.5)
+    ax.set_ylim(-0.6, height + 0.3)
+    names = ["embeddings", *(f"layer {layer}" for layer in range(1, height + 1))]
+    ax.set_yticks(range(height + 1), names, fontsize=9)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return _finish(figure, file)
+
+
+def _finish(figure: Figure, file: str | Path | None, dpi: int = 160) -> Figure:
+    """Save the figure if there is a file, and close it, so that no notebook shows it twice."""
+    if file is not None:
+        figure.savefig(file, dpi=dpi)
     plt.close(figure)
+    return figure

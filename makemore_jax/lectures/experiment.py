@@ -1,0 +1,110 @@
+"""Train a config without files, for notebooks: the whole state of the experiment is one value.
+
+`train.py` trains the same models with checkpoints, logs and evaluation during training. Here a
+function takes an experiment and returns the next, so a notebook can keep any of them.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax import data, models, resources
+from makemore_jax.config import Config, validate
+from makemore_jax.data import Dataset, Split
+from makemore_jax.data.download import locate
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import make_train_step
+
+
+class Experiment(NamedTuple):
+    """A config with everything that it determines, and the state of its training."""
+
+    config: Config
+    dataset: Dataset
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    state: TrainState
+
+
+def names_file() -> str:
+    """Return the path of makemore's list of names, or of the project's own list without it."""
+    folder = resources.FOLDER
+    return str(locate("names", folder / "data") or folder / "names.txt")
+
+
+def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
+    """Load the data and initialize the model with the config's seed. UserError as in train.py.
+
+    A `dataset` of the same `config.data` saves loading it again.
+    """
+    validate(config)
+    dataset = dataset or data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    key = jax.random.key(config.seed)
+    state = state_lib.create(model, optimizer, key, dataset.block_size)
+    return Experiment(config, dataset, model, optimizer, state)
+
+
+def train(experiment: Experiment, num_steps: int, key: Array) -> tuple[Experiment, np.ndarray]:
+    """Train for `num_steps` steps. -> the experiment after them, the loss of each step (nats)."""
+    settings = (experiment.model, experiment.optimizer, experiment.config.train.batch_size)
+    split = experiment.dataset.splits["train"]
+    state, losses = train_state(*settings, num_steps, experiment.state, split, key)
+    return experiment._replace(state=state), np.asarray(losses)
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "batch_size", "num_steps"))
+def train_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    num_steps: int,
+    state: TrainState,
+    split: Split,
+    key: Array,
+) -> tuple[TrainState, Array]:
+    """Train for `num_steps` steps in one compiled call. -> the new state, losses (num_steps,).
+
+    Pure, so `jax.vmap` trains a stack of states at once.
+    """
+    train_step = make_train_step(model, optimizer)
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
+        data_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = data.draw(split, data_key, batch_size)
+        state, metrics = train_step(state, batch, dropout_key)
+        return state, metrics["train_loss"]
+
+    return jax.lax.scan(body, state, length=num_steps)
+
+
+def evaluate(experiment: Experiment, split: str, max_examples: int | None = None) -> float:
+    """Return the loss over a split ("train", "dev" or "test"), in nats per character.
+
+    Uses the first `max_examples` examples, or all of them.
+    """
+    evaluate_split = make_evaluate(experiment.model)
+    variables, examples = experiment.state.variables, experiment.dataset.splits[split]
+    return evaluate_split(variables, examples, max_examples)
+
+
+def language_model(experiment: Experiment) -> LanguageModel:
+    """Return the model with its parameters, as sampling and scoring need it."""
+    dataset = experiment.dataset
+    return LanguageModel(
+        experiment.model,
+        experiment.state.variables,
+        dataset.vocab,
+        dataset.max_len,
+        dataset.block_size,
+    )
