@@ -1,0 +1,83 @@
+"""What the cells of a notebook use: figures, surprise as colored text, a Stop button."""
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from IPython.display import HTML
+
+from makemore_jax import report
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.html_parts import warmth
+
+POLL_SECONDS = 0.02
+
+
+class StopButton(threading.Thread):
+    """Press a notebook's Stop button (SIGINT to this process) once a run has made progress.
+
+    `workdir` is the folder of the run, `steps` the number of steps to train from now on. The
+    thread starts at once; `cancel` ends it.
+    """
+
+    def __init__(self, workdir: Path, steps: int):
+        super().__init__(daemon=True)
+        self._file, self._is_cancelled = workdir / "metrics.jsonl", threading.Event()
+        self._stop_step = _last_step(self._file) + steps
+        self.start()
+
+    def run(self) -> None:
+        while not self._is_cancelled.wait(POLL_SECONDS):
+            if _last_step(self._file) >= self._stop_step:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def cancel(self) -> None:
+        """End the thread without pressing the button, if it has not been pressed yet."""
+        self._is_cancelled.set()
+        self.join()
+
+
+def _last_step(metrics: Path) -> int:
+    """The step of the last whole line of metrics.jsonl, 0 without one."""
+    lines = metrics.read_text("utf-8").splitlines(keepends=True) if metrics.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def figures(*drawings: tuple, width: int = 460) -> HTML:
+    """Figures side by side, in as many rows as they need, for the output of a cell.
+
+    Each drawing is a function of makemore_jax.plots, which saves a PNG file, and its arguments
+    without the file. `width` of a figure is in CSS pixels.
+    """
+    images = []
+    for draw, *arguments in drawings:
+        file = io.BytesIO()
+        draw(*arguments, file)
+        source = base64.b64encode(file.getvalue()).decode()
+        style = f"width:min({width}px,100%);margin:4px;vertical-align:top;background:#fff"
+        images.append(f'<img src="data:image/png;base64,{source}" style="{style}">')
+    return HTML("".join(images))
+
+
+def surprise(lm: LanguageModel, names: Sequence[str]) -> HTML:
+    """A row for each name: its -ln p in nats, in total, for each character and for the end."""
+    rows, uniform = [], math.log(lm.vocab.size)
+    for name, nats in zip(names, report.surprise(lm, list(names)), strict=True):
+        cells = "".join(
+            f'<span style="display:inline-block;min-width:2.4em;margin:1px;padding:2px;'
+            f'text-align:center;color:#000;background:{warmth(n / (2 * uniform))}">'
+            f"{html.escape(report.shown(char))}<br><small>{n:.2f}</small></span>"
+            for char, n in zip([*name, ""], nats, strict=True)
+        )
+        rows.append(f'<div style="margin:4px 0"><b>{nats.sum():.2f}</b> {cells}</div>')
+    note = f"guessing uniformly costs {uniform:.2f} nats per character"
+    return HTML("".join(rows) + f"<small>{note}</small>")
