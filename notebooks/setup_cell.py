@@ -23,6 +23,7 @@ def find_project() -> Path:
 project = find_project()
 os.chdir(project)
 sys.path.insert(0, str(project))
+print(f"project: {project}")
 
 from makemore_jax.notebook import setup
 
