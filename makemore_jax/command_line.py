@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import config as config_lib
-from makemore_jax import interrupts, resources
+from makemore_jax import interrupts, progress, resources
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
 
@@ -64,7 +64,7 @@ def run(
         print(f"{name}: {error}", file=sys.stderr)
         exit_code = error.exit_code
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(stopped, file=progress.default_file())
         exit_code = stopped.exit_code
     except (KeyboardInterrupt, BrokenPipeError):
         exit_code = interrupts.EXIT_CODE

@@ -32,16 +32,42 @@ def estimate(steps: int, steps_per_second: float) -> str | None:
 
 
 def make_bar(file: TextIO | None = None, **options: Any) -> tqdm:
-    """A progress bar on `file` that disappears when it is closed.
+    """A progress bar: one line on `file` that is updated in place.
 
-    It is one line that is updated in place, which terminals and notebooks can show. On any other
-    file the bar is disabled.
+    In a terminal it disappears when it is closed; in a notebook it is an output of the cell, and
+    stays. On any other file the bar is disabled.
     """
     file = file or default_file()
     if is_notebook(file):
-        # Every update is a message to the browser.
-        options = {"disable": False, "mininterval": NOTEBOOK_INTERVAL} | options
-    return tqdm(**{"disable": None, "leave": False, "file": file} | options)
+        in_cell = {"file": _CellOutput(), "mininterval": NOTEBOOK_INTERVAL, "disable": False}
+        return tqdm(**in_cell | options)
+    return tqdm(**{"file": file, "disable": None, "leave": False} | options)
+
+
+class _CellOutput:
+    """A file that shows what was written last, as an output of the current cell.
+
+    A carriage return would do only while the notebook is open: saved notebooks show every update.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def write(self, text: str) -> None:
+        if not (text := text.strip()):
+            return
+        content = {"text/plain": text}
+        if self._handle is None:
+            from IPython import display  # installed, because this is a notebook
+
+            self._handle = display.display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def flush(self) -> None:
+        """Outputs are not buffered."""
 
 
 def default_file() -> TextIO:

@@ -148,8 +148,13 @@ print(f"{jax.device_count()} devices; a batch of 32 is split over {mesh.shape['d
 # saves its state and ends. The kernel stays alive.
 
 # %%
+every = min(100, max(1, steps // 3))
+command = f"train.py --config transformer --workdir {runs}/transformer"
+command += f" --config.train.steps={steps} --config.train.log_every={every}"
+print(command)
+
 stop_button = cells.StopButton(runs / "transformer", steps // 3)
-# %run train.py --config transformer --workdir {runs}/transformer --config.train.steps={steps}
+# %run {command}
 stop_button.cancel()
 
 # %% [markdown]
@@ -158,7 +163,7 @@ stop_button.cancel()
 # interrupted.
 
 # %%
-# %run train.py --config transformer --workdir {runs}/transformer --config.train.steps={steps}
+# %run {command}
 
 # %% [markdown]
 # ## Loss curves
@@ -181,8 +186,8 @@ cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
 # %% [markdown]
 # ## Score names
 #
-# The model gives a probability to every possible name. `score` returns its natural logarithm. The
-# transformer prefers likely names, and it knows more than the bigram model.
+# The model gives a probability to every possible name. `score` returns its natural logarithm. Both
+# models prefer `emma` to random letters, and the transformer tells them apart more clearly.
 
 # %%
 from makemore_jax import sampling

@@ -4,6 +4,7 @@ import io
 import re
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 from conftest import read_metrics, run, small_config
@@ -139,7 +140,24 @@ class NotebookStream(io.StringIO):
 NotebookStream.__module__ = "ipykernel.iostream"
 
 
+class Display:
+    """In place of IPython's display: the texts that an output has shown, for each output."""
+
+    def __init__(self):
+        self.outputs: list[list[str]] = []
+
+    def __call__(self, content: dict, raw: bool, display_id: bool) -> SimpleNamespace:
+        assert raw
+        assert display_id
+        texts = [content["text/plain"]]
+        self.outputs.append(texts)
+        return SimpleNamespace(update=lambda content, raw: texts.append(content["text/plain"]))
+
+
 def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
+    display = pytest.importorskip("IPython.display", reason="needs IPython")
+    shown = Display()
+    monkeypatch.setattr(display, "display", shown)
     out, errors = NotebookStream(), NotebookStream()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", errors)
@@ -150,10 +168,13 @@ def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
         pass
     printed = out.getvalue()
     assert errors.getvalue() == ""
-    assert re.search(r"\r *67%\|.*\| 20/30 \[.*, loss=\d\.\d{4}\]", printed)
-    assert re.search(r"\rscoring: *67%\|.*\| 2/3 \[", printed)
+    training, scoring = shown.outputs
+    assert any(re.fullmatch(r"67%\|██.* 20/30 \[.*, loss=\d\.\d{4}\]", t) for t in training)
+    assert re.match(r"100%.* 30/30 ", training[-1])
+    assert any(re.match(r"scoring: *67%\|.* 2/3 \[", text) for text in scoring)
     assert "train loss" not in printed.partition("best model")[0]  # no line for each call
     assert "step 30: dev loss" in printed
+    assert "\r" not in printed
 
 
 def test_without_a_notebook_there_is_no_bar():

@@ -63,9 +63,11 @@ def figures(*drawings: tuple, width: int = 460) -> HTML:
         file = io.BytesIO()
         draw(*arguments, file)
         source = base64.b64encode(file.getvalue()).decode()
-        style = f"width:min({width}px,100%);margin:4px;vertical-align:top;background:#fff"
-        images.append(f'<img src="data:image/png;base64,{source}" style="{style}">')
-    return HTML("".join(images))
+        style = f"width:{width}px;max-width:100%;margin:0;background:#fff"
+        alt = html.escape(draw.__name__.replace("_", " "))
+        images.append(f'<img src="data:image/png;base64,{source}" alt="{alt}" style="{style}">')
+    row = "display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start"
+    return HTML(f'<div style="{row}">{"".join(images)}</div>')
 
 
 def surprise(lm: LanguageModel, names: Sequence[str]) -> HTML:
