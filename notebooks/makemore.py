@@ -114,8 +114,8 @@ summary = loop.train(config, str(runs / "bigram"))
 
 # %% [markdown]
 # The model has learned the statistics of the data. Each row of these tables is a current character,
-# and each column is the next one. On the left are the predictions of the model, on the right the
-# counts in the training split. `•` is the start and the end of a name.
+# and each column is the next one. The first table shows the predictions of the model, the second
+# one the frequencies in the training split. `•` is the start and the end of a name.
 
 # %%
 from makemore_jax import report, workdir
@@ -128,6 +128,7 @@ labels, largest = report.labels(bigram.vocab), float(tables.counted.max())
 cells.figures(
     (learned.bigrams, tables.learnt, labels, largest),
     (learned.bigrams, tables.counted, labels, largest),
+    captions=["predicted", "counted"],
 )
 
 # %% [markdown]
@@ -216,15 +217,11 @@ cells.surprise(gpt, names)
 name = "olivia"
 (weights,) = report.attention_weights(gpt, [name])  # (layer, head, T, T)
 along = [report.shown(char) for char in ("", *name)]
-cells.figures(*((learned.attention, layer, along) for layer in weights), width=300)
-
-# %% [markdown]
-# The model also has an embedding of each character. Here are the two directions in which the
-# embeddings differ most. The model has found out by itself which characters are vowels.
-
-# %%
-plane = report.embedded_characters(gpt)
-cells.figures((learned.characters, plane, report.labels(gpt.vocab)))
+cells.figures(
+    *((learned.attention, layer, along) for layer in weights),
+    captions=[f"layer {i}" for i in range(1, len(weights) + 1)],
+    width=270,
+)
 
 # %% [markdown]
 # ## Compare with PyTorch

@@ -52,34 +52,38 @@ def _last_step(metrics: Path) -> int:
     return json.loads(whole[-1])["step"] if whole else 0
 
 
-def figures(*drawings: tuple, width: int = 460) -> HTML:
+def figures(*drawings: tuple, captions: Sequence[str] = (), width: int = 460) -> HTML:
     """Figures side by side, in as many rows as they need, for the output of a cell.
 
     Each drawing is a function of makemore_jax.plots, which saves a PNG file, and its arguments
-    without the file. `width` of a figure is in CSS pixels.
+    without the file. `captions` are one for each drawing, or none. `width` of a figure is in CSS
+    pixels.
     """
-    images = []
-    for draw, *arguments in drawings:
+    parts = []
+    for i, (draw, *arguments) in enumerate(drawings):
         file = io.BytesIO()
         draw(*arguments, file)
         source = base64.b64encode(file.getvalue()).decode()
-        style = f"width:{width}px;max-width:100%;margin:0;background:#fff"
-        alt = html.escape(draw.__name__.replace("_", " "))
-        images.append(f'<img src="data:image/png;base64,{source}" alt="{alt}" style="{style}">')
+        caption = html.escape(captions[i] if captions else "")
+        alt = caption or html.escape(draw.__name__.replace("_", " "))
+        image = f'<img src="data:image/png;base64,{source}" alt="{alt}" style="width:100%">'
+        style = f"width:{width}px;max-width:100%;margin:0;background:#fff;color:#000"
+        parts.append(f'<figure style="{style}"><figcaption>{caption}</figcaption>{image}</figure>')
     row = "display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start"
-    return HTML(f'<div style="{row}">{"".join(images)}</div>')
+    return HTML(f'<div style="{row}">{"".join(parts)}</div>')
 
 
 def surprise(lm: LanguageModel, names: Sequence[str]) -> HTML:
     """A row for each name: its -ln p in nats, in total, for each character and for the end."""
     rows, uniform = [], math.log(lm.vocab.size)
     for name, nats in zip(names, report.surprise(lm, list(names)), strict=True):
-        cells = "".join(
-            f'<span style="display:inline-block;min-width:2.4em;margin:1px;padding:2px;'
-            f'text-align:center;color:#000;background:{warmth(n / (2 * uniform))}">'
-            f"{html.escape(report.shown(char))}<br><small>{n:.2f}</small></span>"
-            for char, n in zip([*name, ""], nats, strict=True)
-        )
-        rows.append(f'<div style="margin:4px 0"><b>{nats.sum():.2f}</b> {cells}</div>')
+        boxes = [f'<b style="min-width:4em;align-self:center">{nats.sum():.2f}</b>']
+        for char, n in zip([*name, ""], nats, strict=True):
+            style = "min-width:2.4em;padding:2px;text-align:center;color:#000"
+            style += f";background:{warmth(n / (2 * uniform))}"
+            text = f"{html.escape(report.shown(char))}<br><small>{n:.2f}</small>"
+            boxes.append(f'<span style="{style}">{text}</span>')
+        row = "display:flex;flex-wrap:wrap;gap:2px;margin:4px 0"
+        rows.append(f'<div style="{row}">{"".join(boxes)}</div>')
     note = f"guessing uniformly costs {uniform:.2f} nats per character"
     return HTML("".join(rows) + f"<small>{note}</small>")
