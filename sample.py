@@ -185,14 +185,17 @@ def print_stream(lm: "LanguageModel", key: "jax.Array", decoding: "Decoding") ->
     parts = streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding)
     print(PROMPT.value, end="", flush=True)
     chars = (char for tokens, _ in parts for char in lm.vocab.decode_rows(tokens)[0])
-    # Noted, not raised: an exception that comes while jax is inside a callback is lost there.
+    # Recorded, not raised: an exception is lost if it comes while jax calls back into Python.
     interruptions: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
-    for char in itertools.islice(chars, wanted):
-        if interruptions:
-            sys.exit(130)
-        print(char, end="", flush=True)
-    print()
+    before = signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
+    try:
+        for char in itertools.islice(chars, wanted):
+            if interruptions:
+                raise KeyboardInterrupt
+            print(char, end="", flush=True)
+        print()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:

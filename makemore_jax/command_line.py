@@ -1,7 +1,7 @@
 """From the command line to a checked Config, or to one clear line and exit code 2.
 
-`ml_collections.config_flags` reads the config file and its overrides; what is done here is to
-say what is wrong in the user's words, where it would end in a bare KeyError, or not at all.
+`ml_collections.config_flags` reads the config file and its overrides. This module checks them
+first, because `config_flags` reports many mistakes as a bare KeyError, or not at all.
 """
 
 import importlib
@@ -17,9 +17,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import config as config_lib
-from makemore_jax import resources
+from makemore_jax import interrupts, progress, resources
 from makemore_jax.config import Config
-from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.errors import Stopped, UserError, did_you_mean
 
 HELP = {"-h", "-help", "--help"}
 
@@ -43,12 +43,16 @@ def run(
 ) -> None:
     """Parse sys.argv and call `main`. Every UserError ends as one line and its exit code.
 
-    A `main` with a parameter gets the positional arguments; otherwise there may be none.
+    A `main` with a parameter gets the positional arguments; otherwise there may be none. In an
+    interactive session, where IPython's %run starts programs, this returns instead of exiting.
     """
     name = name or program_name()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # a terminal that lacks a character must not end a training
+        # A character that the terminal lacks must not end a training. A notebook's streams accept
+        # all characters and can't be reconfigured.
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    exit_code = 0
     try:
         takes_arguments = bool(inspect.signature(main).parameters)
         if HELP & set(sys.argv):
@@ -58,9 +62,33 @@ def run(
         main(positional) if takes_arguments else main()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        exit_code = error.exit_code
+    except Stopped as stopped:
+        print(stopped, file=progress.default_file())
+        exit_code = stopped.exit_code
     except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(130)
+        exit_code = interrupts.EXIT_CODE
+        if interrupts.is_interactive():
+            print(f"{name}: interrupted", file=sys.stderr)
+    finally:
+        if interrupts.is_interactive():
+            _delete_flags(main.__module__)
+    if exit_code and not interrupts.is_interactive():
+        sys.exit(exit_code)
+
+
+def _delete_flags(module: str) -> None:
+    """Delete a program's flags, so that the session can run it again or run another program."""
+    names = [flag.name for flag in _flags_of(module)]
+    names += [name for name in flags.FLAGS if name.startswith("config.")]  # overrides
+    for name in names:
+        delattr(flags.FLAGS, name)
+
+
+def _flags_of(module: str) -> list[flags.Flag]:
+    """The flags that a module defines, in their order."""
+    name = sys.argv[0] if module == "__main__" else module  # absl's name of the main module
+    return flags.FLAGS.flags_by_module_dict().get(name, [])
 
 
 def program_name() -> str:
@@ -107,8 +135,7 @@ def _print_help(module: str, program_doc: str) -> None:
         _parse(argv, config_required=True, takes_arguments=True)
         config = flags.FLAGS["config"].value
     print(resources.adapt(program_doc.strip()) + "\n")
-    module = sys.argv[0] if module == "__main__" else module
-    for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
+    for flag in _flags_of(module):
         default = f" ({flag.default})" if flag.default not in (None, "", [], False) else ""
         meaning = (flag.help or "").partition(";\n    repeat this option")[0]  # absl appends it
         _print_entry(f"--{flag.name}", meaning + default)

@@ -100,3 +100,9 @@ def table(header: Sequence[str], rows: list[list[str]], numbers: Sequence[str] =
         f'<div class="box"><table class="cards"><thead><tr>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def warmth(part: float) -> str:
+    """A CSS color from white (0) to orange (1), light enough for black text."""
+    part = min(max(part, 0.0), 1.0)
+    return f"rgb({255 - 12 * part:.0f},{255 - 117 * part:.0f},{255 - 190 * part:.0f})"

@@ -23,9 +23,13 @@ def exit_immediately() -> None:
     handlers, and in a process that ignores SIGINT or handles it already.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
-    is_interactive = hasattr(sys, "ps1")  # also set by IPython
-    if is_main_thread and not is_interactive:
+    if is_main_thread and not is_interactive():
         _replace(signal.default_int_handler, _exit)
+
+
+def is_interactive() -> bool:
+    """Whether a user types at a Python or IPython prompt or runs the cells of a notebook."""
+    return hasattr(sys, "ps1")  # also set by IPython
 
 
 def delay() -> None:

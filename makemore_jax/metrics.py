@@ -78,10 +78,9 @@ class Metrics:
             from makemore_jax.events import Events  # tensorboard, which is slow to import
 
             self._events = Events(workdir, start)
-        # None: no bar where there is no terminal
-        hidden = True if self._is_silent else None
-        bar = {"unit": " steps", "dynamic_ncols": True, "leave": False, "disable": hidden}
-        self._bar = tqdm(total=steps, initial=start, **bar)
+        hidden = {"disable": True} if self._is_silent else {}
+        bar = {"unit": " steps", "dynamic_ncols": True} | hidden
+        self._bar = progress.make_bar(total=steps, initial=start, **bar)
         self._pending: tuple[int, Array, Array] | None = None
         self._last, self._steps = start, steps
         self._has_estimate = False

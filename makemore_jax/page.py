@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from makemore_jax.facts import show_value
-from makemore_jax.html_parts import document, facts, picture, table
+from makemore_jax.html_parts import document, facts, picture, table, warmth
 from makemore_jax.passage import Passage
 from makemore_jax.report import EDGE, MOST_LINES, Report, shown
 
@@ -161,7 +161,7 @@ def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
     rows = []
     for name, nats in zip(report.names, report.surprise, strict=True):
         cells = "".join(
-            f'<td style="background:{_warmth(n / (2 * uniform))}">{html.escape(shown(char))}'
+            f'<td style="background:{warmth(n / (2 * uniform))}">{html.escape(shown(char))}'
             f"<small>{n:.2f}</small></td>"
             for char, n in zip([*name, ""], nats, strict=True)
         )
@@ -180,11 +180,11 @@ def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
     uniform = math.log(vocab_size)
     spans = [_in_passage(passage.text[0])]  # nothing predicts the first character
     for char, nats in zip(passage.text[1:], passage.nats, strict=True):
-        color = _warmth(nats / (2 * uniform))
+        color = warmth(nats / (2 * uniform))
         title = f"{nats:.2f} nats"
         spans.append(f'<span style="background:{color}" title="{title}">{_in_passage(char)}</span>')
     scale = " ".join(
-        f'<span style="background:{_warmth(part)}">&nbsp;{2 * uniform * part:.1f}&nbsp;</span>'
+        f'<span style="background:{warmth(part)}">&nbsp;{2 * uniform * part:.1f}&nbsp;</span>'
         for part in (0, 0.25, 0.5, 0.75, 1)
     )
     mean = f"{passage.nats.mean():.3f}" if len(passage.nats) else "unknown"
@@ -199,12 +199,6 @@ def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
 
 def _in_passage(char: str) -> str:
     return "↵\n" if char == "\n" else html.escape(_visible(char))
-
-
-def _warmth(part: float) -> str:
-    """From white to orange for a part from 0 to 1, light enough for black text."""
-    part = min(max(part, 0.0), 1.0)
-    return f"rgb({255 - 12 * part:.0f},{255 - 117 * part:.0f},{255 - 190 * part:.0f})"
 
 
 def _attention(report: Report, pictures: dict[str, bytes]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from makemore_jax.errors import UserError
+from makemore_jax.errors import Stopped, UserError
 
 PROGRAM = Path(sys.argv[0]).name  # starts every message, as in command_line.run
 PATIENCE = 60  # seconds in which all must have come
@@ -147,7 +147,7 @@ def together() -> Iterator[None]:
     try:
         yield
         _farewell(watcher)
-    except SystemExit:
+    except (SystemExit, Stopped):
         _farewell(watcher)
         raise
     except UserError as error:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 BAR_DELAY = 1.0  # seconds; what ends earlier needs no bar
 LINE_INTERVAL = 10.0  # seconds between two lines where there is no terminal
+NOTEBOOK_INTERVAL = 0.5  # seconds between two updates of a bar in a notebook
 ESTIMATE_MIN_SECONDS = 60.0  # a shorter command needs no estimate
 
 
@@ -30,21 +31,70 @@ def estimate(steps: int, steps_per_second: float) -> str | None:
     return f"estimate: {duration(seconds)} for the remaining {steps:,} steps at {speed}"
 
 
-def track(items: Iterable[Any], action: str, file: TextIO | None = None) -> Iterator[Any]:
-    """Yield the items, which have a length, and show on stderr how far their reader is.
+def make_bar(file: TextIO | None = None, **options: Any) -> tqdm:
+    """A progress bar: one line on `file` that is updated in place.
 
-    A bar in a terminal; elsewhere a line every LINE_INTERVAL seconds, as 'scoring: 35%, 15 s left'.
+    In a terminal it disappears when it is closed; in a notebook it is an output of the cell, and
+    stays. On any other file the bar is disabled.
+    """
+    file = file or default_file()
+    if is_notebook(file):
+        in_cell = {"file": _CellOutput(), "mininterval": NOTEBOOK_INTERVAL, "disable": False}
+        return tqdm(**in_cell | options)
+    return tqdm(**{"file": file, "disable": None, "leave": False} | options)
+
+
+class _CellOutput:
+    """A file that shows what was written last, as an output of the current cell.
+
+    A carriage return would do only while the notebook is open: saved notebooks show every update.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def write(self, text: str) -> None:
+        if not (text := text.strip()):
+            return
+        content = {"text/plain": text}
+        if self._handle is None:
+            from IPython import display  # installed, because this is a notebook
+
+            self._handle = display.display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def flush(self) -> None:
+        """Outputs are not buffered."""
+
+
+def default_file() -> TextIO:
+    """stderr, but stdout in a notebook, which shows stderr in red."""
+    return sys.stdout if is_notebook(sys.stdout) else sys.stderr
+
+
+def is_notebook(file: TextIO | None) -> bool:
+    """Whether a stream writes into the output of a notebook's cell."""
+    return type(file).__module__.startswith("ipykernel.")
+
+
+def track(items: Iterable[Any], action: str, file: TextIO | None = None) -> Iterator[Any]:
+    """Yield the items, which have a length, and show how many of them have been used.
+
+    A bar, or without a terminal a line every LINE_INTERVAL seconds: 'scoring: 35%, 15 s left'.
     """
     assert isinstance(items, Sized)
-    file = file or sys.stderr
-    bar = tqdm(items, desc=action, file=file, disable=None, leave=False, delay=BAR_DELAY)
+    bar = make_bar(file, iterable=items, desc=action, delay=BAR_DELAY)
     began = last = time.monotonic()
     for done, item in enumerate(bar):
         now = time.monotonic()
         if bar.disable and now - last >= LINE_INTERVAL:
             last = now
             left = duration((now - began) / done * (len(items) - done)) if done else "unknown time"
-            print(f"{action}: {done / len(items):.0%}, {left} left", file=file, flush=True)
+            line = f"{action}: {done / len(items):.0%}, {left} left"
+            print(line, file=file or default_file(), flush=True)
         yield item
 
 

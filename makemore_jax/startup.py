@@ -1,9 +1,9 @@
 """What train.py and sample.py ask of jax before it looks for devices."""
 
+import contextlib
 import hashlib
 import os
 import platform
-import sys
 import threading
 from pathlib import Path
 from typing import TextIO
@@ -11,6 +11,8 @@ from typing import TextIO
 import jax
 import jaxlib
 from tqdm import tqdm
+
+from makemore_jax import progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling without a word; reading a cached program takes less
@@ -32,8 +34,17 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+_latest_call: object = None
+
+
 def announce_compiling(file: TextIO | None = None) -> None:
-    """Print a line to `file` (stderr) once, when a program has been compiling for NOTICE_DELAY."""
+    """Print a line to `file` once, when a program has been compiling for NOTICE_DELAY.
+
+    `file` is progress.default_file() by default. A second call, in the same interactive session,
+    replaces the first one.
+    """
+    global _latest_call
+    this_call = _latest_call = object()
     timer, is_announced = None, False
 
     def announce() -> None:
@@ -41,12 +52,15 @@ def announce_compiling(file: TextIO | None = None) -> None:
         is_announced = True
         folder = jax.config.jax_compilation_cache_dir
         where = f" (first run only, cached in {folder})" if folder else ""
-        tqdm.write(f"compiling{where}", file=file or sys.stderr)
-        (file or sys.stderr).flush()
+        output = file or progress.default_file()
+        tqdm.write(f"compiling{where}", file=output)
+        output.flush()
 
     def on_event(event: str, seconds: float, **_: str | int) -> None:
         nonlocal timer
-        if is_announced or event not in (COMPILE_BEGINS, COMPILE_ENDS):
+        if is_announced or this_call is not _latest_call:
+            return
+        if event not in (COMPILE_BEGINS, COMPILE_ENDS):
             return
         if timer is not None:
             timer.cancel()
@@ -78,14 +92,16 @@ def cache_folder(prefix: str = "") -> Path | None:
 
 
 def use_cores() -> None:
-    """Make each core of a CPU a device, unless JAX_NUM_CPU_DEVICES says how many there are.
+    """Make each core of a CPU a device, unless JAX_NUM_CPU_DEVICES sets their number.
 
-    XLA computes the small products of these models on one core, so the second is of use only as a
-    device of its own; `sharding.make_mesh` says for which models.
+    XLA computes the small products of these models on one core, so a second core only helps as a
+    second device; `sharding.make_mesh` decides for which models. An interactive session that has
+    asked jax for its devices already keeps them.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:
-        jax.config.update("jax_num_cpu_devices", num_cores())
+        with contextlib.suppress(RuntimeError):  # the devices are initialized
+            jax.config.update("jax_num_cpu_devices", num_cores())
 
 
 def num_cores() -> int:

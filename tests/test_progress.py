@@ -60,6 +60,19 @@ def test_slow_compiling_is_announced_once(compiling):
     assert line.startswith("compiling (first run only, cached in ")
 
 
+def test_a_second_program_of_a_session_replaces_the_notice(monkeypatch):
+    monkeypatch.setattr(startup, "NOTICE_DELAY", 0.0)
+    listeners, files = [], [io.StringIO(), io.StringIO()]
+    name = "register_event_duration_secs_listener"
+    monkeypatch.setattr(jax.monitoring, name, listeners.append)
+    for file in files:
+        startup.announce_compiling(file)
+    for listener in listeners:
+        listener(startup.COMPILE_BEGINS, 0.1)
+    time.sleep(0.2)
+    assert [file.getvalue().count("compiling") for file in files] == [0, 1]
+
+
 TRAIN_AT_ONCE = """
 import runpy, sys
 from makemore_jax import startup

@@ -1,5 +1,6 @@
 """What all figures share: matplotlib without a display, axes in steps, legends, saving."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ try:
 except ModuleNotFoundError:
     raise UserError("pictures need matplotlib: pip install matplotlib") from None
 
-matplotlib.use("Agg")  # draws into files, also without a display
+if "inline" not in os.environ.get("MPLBACKEND", ""):  # a notebook keeps its own backend
+    matplotlib.use("Agg")  # draws into files, also without a display
 
 from matplotlib import pyplot as plt
 

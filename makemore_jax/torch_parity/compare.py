@@ -43,13 +43,6 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
-ALL = flags.DEFINE_bool("all", False, "all eight families; the config gives all but the kind")
-STEPS = flags.DEFINE_integer("steps", 200, "how many steps to train")
-FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
-WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "where parity.json and the picture go")
-DOC = flags.DEFINE_string("doc", None, "a page in which to replace the table of this precision")
-
 SNAPSHOTS = (1, 10, 100, 200)  # after so many steps the parameters are compared
 LONGEST_PROMPT = 3  # characters
 MOST_CONTINUED = 100  # characters of a text; at a context of 256 more would take minutes
@@ -246,4 +239,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Defined here, not above: programs that import this file have flags of the same names.
+    CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
+    ALL = flags.DEFINE_bool("all", False, "all eight families; the config gives all but the kind")
+    STEPS = flags.DEFINE_integer("steps", 200, "how many steps to train")
+    FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
+    WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "where parity.json and the picture go")
+    DOC = flags.DEFINE_string("doc", None, "a page in which to replace the table of this precision")
     command_line.run(main, __doc__, config_required=False, name="compare")

@@ -8,7 +8,7 @@ bit the run that was not.
 
 import contextlib
 import signal
-import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset
 from makemore_jax.data.layouts import choose
 from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import Stopped
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
@@ -40,9 +41,9 @@ PROBE_MIN_FLOPS = 1e11  # of a step; two cores of a server took 12.7 s for 1.1e1
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train, or go on training, the run of `config` in `directory`; return its summary.
 
-    UserError, before anything is written, where config, data or directory do not fit together;
-    Diverged when the loss is no longer a number; SystemExit with 128 + the signal's number after
-    SIGTERM or SIGINT, with the state saved.
+    UserError, before anything is written, if config, data and directory do not fit together;
+    Diverged when the loss is no longer a number; Stopped after SIGTERM or SIGINT, with the state
+    saved. Signals are only handled in the main thread.
     """
     config_lib.validate(config)
     folder = Path(directory)
@@ -173,9 +174,7 @@ def _train(
             state = calibrated(state)
         checkpoints.save(state, dev_loss)  # where a signal came between two checkpoints
     if step < config.train.steps:
-        name = signal.Signals(signals.received).name
-        print(f"{name}: saved at step {step}; run the same command to resume", file=sys.stderr)
-        sys.exit(128 + signals.received)
+        raise Stopped(signals.received, step)
 
     best = checkpoints.restore_variables("best", state.variables)
     at_most = config.train.train_eval_examples
@@ -244,7 +243,10 @@ def _make_diagnose(
 
 
 class _Signals:
-    """Takes note of SIGTERM and SIGINT, so that the loop can end between two steps."""
+    """Record SIGTERM and SIGINT, so that the loop can end between two steps.
+
+    Python allows signal handlers in the main thread only; another thread records nothing.
+    """
 
     received: int = 0
 
@@ -254,7 +256,9 @@ class _Signals:
         return self.received
 
     def __enter__(self) -> "_Signals":
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:

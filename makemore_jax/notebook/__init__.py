@@ -1,0 +1,1 @@
+"""Notebooks: set up a runtime, show figures in cells."""

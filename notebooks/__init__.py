@@ -1,0 +1,1 @@
+"""Notebooks. Each is written from its source, a percent file: `python -m notebooks.build`."""

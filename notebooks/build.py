@@ -1,0 +1,152 @@
+"""Write every notebook from its source, and the project's address into the files that contain it.
+
+    python -m notebooks.build
+
+The source of a notebook is a Python file in jupytext's percent format, which is easy to read, to
+lint and to compare. Cells start with `# %%` or `# %% [markdown]`, and may have tags, as in
+`# %% tags=["parameters"]`. Magics are comments, such as `# %run train.py`. The content of a cell
+with the tag `setup` is that of setup_cell.py, in all notebooks. A cell with the tag `parameters`
+sets `steps` and the other variables that a reader may change; the tests override them. The notebook
+has no outputs: they would change with every run.
+
+The address of the project is `Repository` in pyproject.toml. Each notebook gets a row of badges,
+and `{repository}` in its source is replaced by the address. The README gets the badges of
+makemore.ipynb between two HTML comments, and the address after `git clone`.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FOLDER = Path("notebooks")
+SETUP = FOLDER / "setup_cell.py"
+METADATA = {
+    "accelerator": "TPU",
+    "colab": {"gpuType": "V5E1", "provenance": []},
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+CELL = re.compile(r"^# %%(?: \[(?P<type>markdown)\])?(?: tags=(?P<tags>\[.*\]))?$")
+MAGIC = re.compile(r"^(\s*)# ([%!]\S)", re.MULTILINE)
+BADGES = re.compile(r"(?<=<!-- badges -->\n).*?(?=\n<!-- end of badges -->)", re.DOTALL)
+CLONE = re.compile(r"(?<=^git clone )\S+", re.MULTILINE)
+
+
+def repository(root: Path = ROOT) -> str:
+    """The public address of the project."""
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    """The source of every notebook, relative to `root`: the .py files that have cells."""
+    files = sorted((root / FOLDER).rglob("*.py"))
+    return [file.relative_to(root) for file in files if file.read_text("utf-8").startswith("# %%")]
+
+
+def outputs(root: Path = ROOT) -> dict[Path, str]:
+    """The files that this program writes, relative to `root`, with their contents."""
+    address = repository(root)
+    files = {}
+    for source in sources(root):
+        target = source.with_suffix(".ipynb")
+        text = (root / source).read_text("utf-8")
+        notebook = as_ipynb(text, badges(address, target), (root / SETUP).read_text("utf-8"))
+        files[target] = notebook.replace("{repository}", address)
+    readme = (root / "README.md").read_text("utf-8")
+    row = badges(address, FOLDER / "makemore.ipynb")
+    readme = BADGES.sub(lambda _: row, readme)
+    files[Path("README.md")] = CLONE.sub(lambda _: address, readme)
+    return files
+
+
+def badges(address: str, notebook: Path) -> str:
+    """A Markdown row of badges that open a notebook in Colab, in Kaggle and on GitHub."""
+    file = f"{address}/blob/main/{notebook.as_posix()}"
+    on_colab = file.replace("https://github.com/", "https://colab.research.google.com/github/")
+    return "\n".join(
+        f"[![{text}]({image})]({target})"
+        for text, image, target in (
+            (
+                "Open in Colab",
+                "https://colab.research.google.com/assets/colab-badge.svg",
+                on_colab,
+            ),
+            (
+                "Open in Kaggle",
+                "https://kaggle.com/static/images/open-in-kaggle.svg",
+                f"https://kaggle.com/kernels/welcome?src={file}",
+            ),
+            (
+                "View on GitHub",
+                "https://img.shields.io/badge/GitHub-view-181717?logo=github",
+                file,
+            ),
+        )
+    )
+
+
+def as_ipynb(source: str, badge_row: str, setup: str) -> str:
+    """The .ipynb of a percent file, with a row of badges as its first cell.
+
+    `setup` is the content of the cells with the tag `setup`. ValueError if a cell marker has an
+    unknown form.
+    """
+    cells = [_markdown_cell(badge_row)]
+    marker, lines = None, []
+    for line in [*source.splitlines(), "# %%"]:
+        if not re.match(r"# %%(\s|$)", line):
+            lines.append(line)
+            continue
+        if marker is not None:
+            cells.append(_cell(marker, "\n".join(lines).strip("\n"), setup))
+        marker, lines = CELL.match(line), []
+        if marker is None:
+            raise ValueError(f"unknown form of cell: {line}")
+    ids: set[str] = set()
+    for cell in cells:
+        cell["id"] = _unique_id(cell, ids)
+    notebook = {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _cell(marker: re.Match, text: str, setup: str) -> dict[str, Any]:
+    if marker["type"] == "markdown":
+        return _markdown_cell(re.sub(r"^# ?", "", text, flags=re.MULTILINE))
+    metadata = {"tags": json.loads(marker["tags"])} if marker["tags"] else {}
+    if "setup" in metadata.get("tags", ()):
+        metadata["cellView"] = "form"  # Colab shows the title and hides the code
+        text = setup.strip()
+    code = {"execution_count": None, "outputs": [], "metadata": metadata}
+    return {"cell_type": "code", "source": _lines(MAGIC.sub(r"\1\2", text)), **code}
+
+
+def _markdown_cell(text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {}, "source": _lines(text)}
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def _unique_id(cell: dict[str, Any], ids: set[str]) -> str:
+    """An id that depends on the text of a cell, and on a number if cells are equal."""
+    text, number = "".join(cell["source"]), 0
+    while (name := hashlib.sha256(f"{number}{text}".encode()).hexdigest()[:8]) in ids:
+        number += 1
+    ids.add(name)
+    return name
+
+
+def main() -> None:
+    for file, text in outputs().items():
+        (ROOT / file).write_text(text, "utf-8")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

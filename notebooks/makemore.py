@@ -1,0 +1,274 @@
+# %% [markdown]
+# # makemore in JAX
+#
+# Give makemore a file with one name per line, and it makes up more names like them. In this
+# notebook you train two character-level language models, from a table of bigrams to a small GPT.
+# You sample from them, score names with them, and look inside.
+#
+# Everything here is functional. A model is a pure function of its parameters. A training step is a
+# pure function from one state to the next. Every random number comes from an explicit key.
+#
+# **Run all cells from top to bottom.** This works on the CPU, GPU and TPU runtimes of Colab, on
+# Kaggle, and in a local Jupyter.
+
+# %% [markdown]
+# ## Set up
+#
+# The next cell finds the project: the checkout that contains this notebook, an uploaded archive
+# (`makemore_jax*.zip` or `.tar.gz`), or a clone of {repository}. Then it installs what is missing,
+# but keeps the jax, flax and PyTorch of the runtime.
+
+# %% tags=["setup"]
+# Replaced by setup_cell.py.
+
+# %% tags=["parameters"]
+steps = 10_000  # training steps of the transformer
+save_to_drive = False  # True saves the runs on your Google Drive (Colab only)
+tensorboard = True  # False skips TensorBoard at the end
+
+# %%
+import jax
+import jax.numpy as jnp
+import optax
+
+from makemore_jax.notebook import cells, setup
+
+runs = setup.runs_folder(save_to_drive)
+
+# %% [markdown]
+# ## The data
+#
+# `names.txt` has 22,490 given names. Each name becomes a sequence of tokens: one integer per
+# character, and the token 0 before the first and after the last character. Shorter names are
+# padded. A target of -1 is padding, which the loss ignores.
+#
+# A batch is drawn with an explicit key. The same key always draws the same batch.
+
+# %%
+from makemore_jax import data, models
+from makemore_jax.config import Config
+
+config = Config(seed=3407)
+config.model.kind = "bigram"
+dataset = data.load(config.data, config.seed)
+print(dataset.describe_splits())
+print(dataset.words["train"][:8])
+
+init_key, data_key, dropout_key = jax.random.split(jax.random.key(config.seed), 3)
+inputs, targets = data.draw(dataset.splits["train"], data_key, 4)
+print("inputs", inputs.shape)
+print(inputs)
+print("targets")
+print(targets)
+
+# %% [markdown]
+# ## A model is a pure function
+#
+# The simplest model is a table. It predicts the next character from the current one alone.
+# `model.init` makes the parameters, a tree of arrays. `model.apply` computes the logits from
+# parameters and tokens, and remembers nothing. Before training, the loss is close to ln 27 = 3.30,
+# the cost of guessing among 27 tokens.
+
+# %%
+from makemore_jax.losses import mean_loss
+
+model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+variables = model.init(init_key, inputs)
+print(jax.tree.map(jnp.shape, variables))
+
+logits = model.apply(variables, inputs)  # (B, T) -> (B, T, V)
+print("logits", logits.shape, "loss", mean_loss(logits, targets))
+
+# %% [markdown]
+# ## A training step is a pure function, too
+#
+# The state holds everything that changes: the parameters, the statistics of the optimizer, and the
+# number of the step. A step takes a state and a batch, and returns the next state. It does not
+# change the old state, so the same step from the same state gives the same result, bit for bit.
+
+# %%
+from makemore_jax.training.state import create
+from makemore_jax.training.step import make_train_step
+
+optimizer = optax.adamw(1e-2)
+state = create(model, optimizer, init_key, dataset.block_size)
+train_step = jax.jit(make_train_step(model, optimizer))
+
+next_state, metrics = train_step(state, (inputs, targets), dropout_key)
+again, _ = train_step(state, (inputs, targets), dropout_key)
+print("step", int(state.step), "->", int(next_state.step), "with loss", metrics["train_loss"])
+print("the same result twice:", jax.tree.all(jax.tree.map(jnp.array_equal, next_state, again)))
+
+# %% [markdown]
+# ## Train the bigram model
+#
+# `loop.train` repeats this step, many steps in one compiled call. It evaluates on the dev split,
+# draws samples and saves the state. A working directory contains everything that a run writes.
+
+# %%
+from makemore_jax.training import loop
+
+config.train.steps = 2 * steps
+config.train.eval_every, config.train.sample_every = max(1, steps // 2), config.train.steps
+summary = loop.train(config, str(runs / "bigram"))
+
+# %% [markdown]
+# The model has learned the statistics of the data. Each row of these tables is a current character,
+# and each column is the next one. The first table shows the predictions of the model, the second
+# one the frequencies in the training split. `•` is the start and the end of a name.
+
+# %%
+from makemore_jax import report, workdir
+from makemore_jax.data.lines import encode
+from makemore_jax.plots import learned
+
+bigram, _ = report.load(runs / "bigram", workdir.read(runs / "bigram"))
+tables = report.bigrams(bigram, encode(dataset.words["train"], bigram.vocab, bigram.max_len))
+labels, largest = report.labels(bigram.vocab), float(tables.counted.max())
+cells.figures(
+    (learned.bigrams, tables.learnt, labels, largest),
+    (learned.bigrams, tables.counted, labels, largest),
+    captions=["predicted", "counted"],
+)
+
+# %% [markdown]
+# ## Train a transformer
+#
+# The small GPT has 4 layers and 204,480 parameters. A batch is split over the devices of a mesh.
+# The mesh follows from the number of devices: 1 on Colab's TPU, 8 on Kaggle's TPU v5e-8.
+
+# %%
+from makemore_jax import sharding
+
+mesh = sharding.make_mesh(Config().mesh, batch_size=32, num_params=204_480)
+print(f"{jax.device_count()} devices; a batch of 32 is split over {mesh.shape['data']}")
+
+# %% [markdown]
+# The programs of the project work in a notebook, too. This cell trains with `train.py`, and plays
+# an interruption: after a third of the steps, it presses the Stop button for you. The training
+# saves its state and ends. The kernel stays alive.
+
+# %%
+every = min(100, max(1, steps // 3))
+command = f"train.py --config transformer --workdir {runs}/transformer"
+command += f" --config.train.steps={steps} --config.train.log_every={every}"
+print(command)
+
+stop_button = cells.StopButton(runs / "transformer", steps // 3)
+# %run {command}
+stop_button.cancel()
+
+# %% [markdown]
+# The same command resumes the run. The keys of each step are computed from the seed and the number
+# of the step (`jax.random.fold_in`), so the resumed run is bit-identical to one that was never
+# interrupted.
+
+# %%
+# %run {command}
+
+# %% [markdown]
+# ## Loss curves
+
+# %%
+from makemore_jax.comparison import read_runs
+from makemore_jax.plots.comparison import draw_losses
+
+cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
+
+# %% [markdown]
+# ## Sample
+#
+# `new` names are in no split of the data: the model has made them up. A lower temperature gives
+# more common names, a higher one gives stranger ones.
+
+# %%
+# %run sample.py --workdir {runs}/transformer --num 20 --temperature 0.8
+
+# %% [markdown]
+# ## Score names
+#
+# The model gives a probability to every possible name. `score` returns its natural logarithm. Both
+# models prefer `emma` to random letters, and the transformer tells them apart more clearly.
+
+# %%
+from makemore_jax import sampling
+
+gpt, best_step = report.load(runs / "transformer", workdir.read(runs / "transformer"))
+names = ["emma", "olivia", "karpathy", "xqzvk"]
+scores = zip(names, sampling.score(bigram, names), sampling.score(gpt, names), strict=True)
+print(f"{'ln p':<10} {'bigram':>8} {'transformer':>12}")
+for name, by_bigram, by_gpt in scores:
+    print(f"{name:<10} {by_bigram:8.2f} {by_gpt:12.2f}")
+
+# %% [markdown]
+# Where does the model expect something else? The surprise of a character is -ln p, given the
+# characters before it. The first number is the total of the name. `•` is the end.
+
+# %%
+cells.surprise(gpt, names)
+
+# %% [markdown]
+# ## Look at the attention
+#
+# Each row is a character that the model has just read. The columns show how much it attends to the
+# characters up to this one, to predict the next.
+
+# %%
+name = "olivia"
+(weights,) = report.attention_weights(gpt, [name])  # (layer, head, T, T)
+along = [report.shown(char) for char in ("", *name)]
+cells.figures(
+    *((learned.attention, layer, along) for layer in weights),
+    captions=[f"layer {i}" for i in range(1, len(weights) + 1)],
+    width=270,
+)
+
+# %% [markdown]
+# ## Compare with PyTorch
+#
+# The project has the same models in PyTorch. `compare` trains both in lockstep, from the same
+# weights and on the same batches. Accelerators multiply with less precision by default, so the
+# comparison asks for the highest one.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("torch"):
+    from makemore_jax.torch_parity.compare import compare
+
+    with jax.default_matmul_precision("highest"):
+        result = compare(Config(), steps=10)
+    for quantity, difference in result["differences"].items():
+        if quantity in ("logits", "loss", "gradients"):
+            print(f"{quantity} of the first batch: largest difference {difference:.1e}")
+    print("step    JAX        PyTorch")
+    losses = zip(result["curves"]["jax"], result["curves"]["torch"], strict=True)
+    for step, (ours, theirs) in enumerate(losses, start=1):
+        print(f"{step:4}    {ours:.7f}  {theirs:.7f}")
+else:
+    print("PyTorch is not installed")
+
+# %% [markdown]
+# ## TensorBoard
+#
+# Every run writes its losses, samples and settings for TensorBoard.
+
+# %%
+if tensorboard and find_spec("tensorboard"):
+    get_ipython().run_line_magic("load_ext", "tensorboard")
+    get_ipython().run_line_magic("tensorboard", f"--logdir {runs}")
+else:
+    print("TensorBoard is switched off, or not installed")
+
+# %% [markdown]
+# ## Your own data
+#
+# Upload a file with one example per line: names of cities, dinosaurs or drinks. Then train on it:
+#
+# ```
+# %run train.py --config transformer --config.data.path=cities.txt --workdir runs/cities
+# %run sample.py --workdir runs/cities
+# ```
+#
+# `%run train.py --config transformer --help` lists every setting. The other models are `bow`,
+# `mlp`, `rnn`, `gru`, `lstm` and `cnn`. The source of all of this is at {repository}.

@@ -1,0 +1,195 @@
+"""In a notebook: programs run again and again in one session, threads train, Stop saves."""
+
+import io
+import re
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+from conftest import read_metrics, run, small_config
+
+from makemore_jax import progress
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.errors import Stopped
+from makemore_jax.training import loop
+
+# Runs its arguments as cells. As in a notebook, the streams have no `reconfigure`.
+SESSION = """
+import io, sys
+from IPython.core.interactiveshell import InteractiveShell
+
+class Stream(io.TextIOBase):
+    def __init__(self, file):
+        self.file = file
+    def write(self, text):
+        return self.file.write(text)
+    def flush(self):
+        self.file.flush()
+
+shell = InteractiveShell.instance(colors="nocolor")
+sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
+for i, cell in enumerate(sys.argv[1:]):
+    print(f"[{i}]")
+    shell.run_cell(cell)
+print("[end]")
+"""
+TRAIN = "%run train.py --config bigram --config.train.num_samples=2 --config.train.eval_every=20"
+
+
+def run_cells(*cells: str) -> tuple[list[str], str]:
+    """Run cells in one IPython session; return what each printed, and all of stderr."""
+    pytest.importorskip("IPython", reason='needs IPython: pip install -e ".[test]"')
+    done = run("-c", SESSION, *cells)
+    assert done.returncode == 0, done.stderr
+    *outputs, end = re.split(r"^\[\w+\]\n", done.stdout, flags=re.MULTILINE)[1:]
+    assert (len(outputs), end) == (len(cells), "")  # the session has survived every cell
+    return outputs, done.stderr
+
+
+@pytest.mark.versions
+def test_programs_run_repeatedly_in_one_session(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    sample = f"%run sample.py --num 3 --workdir {first}"
+    outputs, errors = run_cells(
+        sample,
+        f"{TRAIN} --config.train.steps=40 --workdir {first}",
+        sample,
+        f"{TRAIN} --config.model.n_emb=3 --workdir {second}",
+        f"{TRAIN} --config.train.steps=20 --workdir {second}",
+        f"{sample} --format json",
+        "from makemore_jax.config import Config\nfrom makemore_jax.training import loop\n"
+        f"loop.train(Config(seed=-1), {str(second)!r})",
+    )
+    no_run, trained, drawn, refused, trained_again, as_json, raised = outputs
+    assert (no_run, refused) == ("", "")
+    assert errors.splitlines() == [
+        f"sample.py: --workdir: {first} holds no run",
+        "train.py: --config.model.n_emb: no such field; did you mean model.n_embd?",
+    ]
+    assert f"everything is in {first}" in trained
+    assert f"everything is in {second}" in trained_again
+    assert sum(line.startswith("  ") for line in drawn.splitlines()) == 3
+    assert as_json.count('"log_prob"') == 3
+    assert raised == "UserError: seed: -1 must be between 0 and 4294967295\n"
+
+
+STOP = """
+from pathlib import Path
+from makemore_jax.notebook import cells
+stop_button = cells.StopButton(Path({folder!r}), 60)
+%run train.py --config bigram --config.train.steps=1000000 --workdir {folder}
+stop_button.cancel()
+print("the kernel is alive")
+"""
+
+
+@pytest.mark.slow
+def test_the_stop_button_saves_and_the_same_cell_resumes(tmp_path):
+    stop = STOP.format(folder=str(tmp_path / "run"))
+    outputs, errors = run_cells(stop, stop)
+    step, later = (int(number) for number in re.findall(r"SIGINT: saved at step (\d+);", errors))
+    assert len(errors.splitlines()) == 2
+    assert later >= step + 60
+    assert f"resuming from step {step}" in outputs[1]
+    assert outputs[0].endswith("the kernel is alive\n")
+    assert Checkpoints(tmp_path / "run", read_only=True).steps()["latest"] == later
+
+
+def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
+    """As a caller of loop.train sees it, without a command line."""
+    cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
+    before = signal.getsignal(signal.SIGINT)
+    config = small_config("bigram", steps=1_000_000, log_every=10, num_samples=0)
+    button = cells.StopButton(tmp_path, 20)
+    with pytest.raises(Stopped, match=r"^SIGINT: saved at step \d+; run the same command") as info:
+        loop.train(config, str(tmp_path))
+    button.cancel()
+    assert info.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    step = Checkpoints(tmp_path, read_only=True).steps()["latest"]
+    assert step >= 20
+    config.train.steps = step + 10
+    assert loop.train(config, str(tmp_path))["steps"] == step + 10
+
+
+def test_a_cancelled_stop_button_sends_nothing(tmp_path):
+    cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
+    button = cells.StopButton(tmp_path, 1)
+    button.cancel()
+    assert not button.is_alive()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 7, "half')
+    assert cells._last_step(tmp_path / "metrics.jsonl") == 5  # a KeyboardInterrupt fails the test
+
+
+def test_training_in_a_thread_leaves_signals_alone(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    config, results = small_config("bigram", steps=10, num_samples=0), []
+    thread = threading.Thread(target=lambda: results.append(loop.train(config, str(tmp_path))))
+    thread.start()
+    thread.join()
+    assert [summary["steps"] for summary in results] == [10]
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_metrics(tmp_path)[-1]["step"] == 10
+
+
+class NotebookStream(io.StringIO):
+    """Like the stream of a cell: neither a terminal nor a file."""
+
+
+NotebookStream.__module__ = "ipykernel.iostream"
+
+
+class Display:
+    """In place of IPython's display: the texts that an output has shown, for each output."""
+
+    def __init__(self):
+        self.outputs: list[list[str]] = []
+
+    def __call__(self, content: dict, raw: bool, display_id: bool) -> SimpleNamespace:
+        assert raw
+        assert display_id
+        texts = [content["text/plain"]]
+        self.outputs.append(texts)
+        return SimpleNamespace(update=lambda content, raw: texts.append(content["text/plain"]))
+
+
+def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
+    display = pytest.importorskip("IPython.display", reason="needs IPython")
+    shown = Display()
+    monkeypatch.setattr(display, "display", shown)
+    out, errors = NotebookStream(), NotebookStream()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", errors)
+    monkeypatch.setattr(progress, "NOTEBOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "BAR_DELAY", 0.0)
+    loop.train(small_config("bigram", steps=30, log_every=10, num_samples=0), str(tmp_path))
+    for _ in progress.track(range(3), "scoring"):
+        pass
+    printed = out.getvalue()
+    assert errors.getvalue() == ""
+    training, scoring = shown.outputs
+    assert any(re.fullmatch(r"67%\|██.* 20/30 \[.*, loss=\d\.\d{4}\]", t) for t in training)
+    assert re.match(r"100%.* 30/30 ", training[-1])
+    assert any(re.match(r"scoring: *67%\|.* 2/3 \[", text) for text in scoring)
+    assert "train loss" not in printed.partition("best model")[0]  # no line for each call
+    assert "step 30: dev loss" in printed
+    assert "\r" not in printed
+
+
+def test_without_a_notebook_there_is_no_bar():
+    assert progress.make_bar(io.StringIO(), total=3).disable
+    assert not progress.make_bar(NotebookStream(), total=3).disable
+
+
+@pytest.mark.versions
+def test_devices_that_jax_has_initialized_are_kept():
+    code = """
+import jax
+assert jax.device_count() == 1
+from makemore_jax import startup
+startup.use_cores()
+print(jax.device_count())
+"""
+    done = run("-c", code)
+    assert (done.stdout, done.stderr) == ("1\n", "")

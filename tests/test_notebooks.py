@@ -1,0 +1,180 @@
+"""The notebooks: they equal what notebooks/build.py writes, and they run from top to bottom."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT))  # notebooks/ is not part of the package
+from notebooks import build
+
+NOTEBOOKS = [file.with_suffix(".ipynb") for file in build.sources()]
+# What a test executes instead of a notebook's own parameters. `steps` must be a few steps that do
+# not fail; a notebook without an entry has STEPS.
+STEPS = 20
+PARAMETERS = {"notebooks/makemore.ipynb": {"steps": 60, "tensorboard": False}}
+# What a notebook must print.
+EXPECTED = {
+    "notebooks/makemore.ipynb": (
+        "the same result twice: True",
+        "everything is in runs/bigram",
+        "SIGINT: saved at step",
+        "runs/transformer: resuming from step",
+        "everything is in runs/transformer",
+    )
+}
+TIMEOUT = 300  # seconds of a cell on a slow and busy machine
+
+
+def read(notebook: Path) -> dict:
+    return json.loads((ROOT / notebook).read_text("utf-8"))
+
+
+def tagged(notebook: dict, tag: str) -> list[str]:
+    """The content of the cells with a tag."""
+    cells = [cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", ())]
+    return ["".join(cell["source"]) for cell in cells]
+
+
+def test_the_notebooks_are_known():
+    assert Path("notebooks/makemore.ipynb") in NOTEBOOKS
+    assert {Path(name) for name in PARAMETERS} <= set(NOTEBOOKS)
+    on_disk = {file.relative_to(ROOT) for file in (ROOT / "notebooks").rglob("*.ipynb")}
+    assert {file for file in on_disk if "-checkpoint" not in file.name} == set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("file", sorted(build.outputs()), ids=str)
+def test_every_derived_file_is_the_one_that_build_writes(file):
+    made = build.outputs()[file]
+    assert (ROOT / file).read_text("utf-8") == made, "run python -m notebooks.build"
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=str)
+def test_the_parts_of_every_notebook(file):
+    notebook = read(file)
+    assert notebook["metadata"]["accelerator"] == "TPU"
+    assert notebook["metadata"]["colab"]["gpuType"] == "V5E1"
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert "".join(notebook["cells"][0]["source"]).count(f"/blob/main/{file}") == 3
+    assert "".join(notebook["cells"][1]["source"]).startswith("# ")
+    (setup,), (parameters,) = tagged(notebook, "setup"), tagged(notebook, "parameters")
+    assert f'"{build.repository()}"' in setup
+    names = re.findall(r"^(\w+) = ", parameters, re.MULTILINE)
+    assert {"steps", *PARAMETERS.get(file.as_posix(), {})} <= set(names)
+
+
+def test_the_address_is_in_no_other_file():
+    """pyproject.toml is its only source; notebooks/build.py copies it."""
+    name = build.repository().removeprefix("https://github.com/")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("needs a git checkout")
+    derived = {"pyproject.toml", *map(str, build.outputs())}
+    files = [file for file in listed.stdout.split("\0") if file and (ROOT / file).is_file()]
+    assert derived <= {*files, *map(str, build.outputs())}
+    contain = {file for file in files if name.encode() in (ROOT / file).read_bytes()}
+    assert contain - derived == set()
+
+
+def test_another_address_changes_all_derived_files(tmp_path):
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    old = build.repository()
+    project = tmp_path / "pyproject.toml"
+    project.write_text(project.read_text("utf-8").replace(old, "https://github.com/a/b"), "utf-8")
+    for file, text in build.outputs(tmp_path).items():
+        assert old not in text, file
+        assert "https://colab.research.google.com/github/a/b/blob/main/notebooks" in text
+        assert "https://kaggle.com/kernels/welcome?src=https://github.com/a/b/blob/main" in text
+    assert "git clone https://github.com/a/b makemore_jax\n" in text
+
+
+SOURCE = """\
+# %% [markdown]
+# # Title
+#
+# A line.
+
+# %% tags=["setup"]
+# replaced
+
+# %%
+# A comment stays, % and ! too.
+# %run train.py
+x = 1
+
+# %%
+x = 1
+"""
+
+
+def test_percent_cells_become_cells():
+    notebook = json.loads(build.as_ipynb(SOURCE, "badges", "set_up()\n"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+    assert cells == [
+        ("markdown", "badges"),
+        ("markdown", "# Title\n\nA line."),
+        ("code", "set_up()"),
+        ("code", "# A comment stays, % and ! too.\n%run train.py\nx = 1"),
+        ("code", "x = 1"),
+    ]
+    assert notebook["cells"][2]["metadata"] == {"tags": ["setup"], "cellView": "form"}
+    assert build.as_ipynb(SOURCE, "badges", "set_up()\n") == build.as_ipynb(
+        SOURCE, "badges", "set_up()\n"
+    )
+    equal = json.loads(build.as_ipynb(SOURCE + "\n# %%\nx = 1\n", "badges", ""))["cells"]
+    assert equal[-1]["source"] == equal[-2]["source"]
+    assert equal[-1]["id"] != equal[-2]["id"]
+
+
+def test_an_unknown_cell_marker_is_refused():
+    with pytest.raises(ValueError, match="unknown form of cell: # %% Title"):
+        build.as_ipynb("# %% Title\nx = 1\n", "", "")
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=str)
+def test_the_notebooks_conform_to_the_format(file):
+    nbformat = pytest.importorskip("nbformat", reason='needs nbformat: pip install -e ".[test]"')
+    nbformat.validate(nbformat.read(ROOT / file, as_version=nbformat.NO_CONVERT))
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=str)
+def test_executes_from_top_to_bottom(file, tmp_path):
+    """In a copy of the project, with few steps. An error in a %run cell fails the test, too."""
+    reason = 'needs nbclient and ipykernel: pip install -e ".[test]"'
+    nbclient = pytest.importorskip("nbclient", reason=reason)
+    pytest.importorskip("ipykernel", reason=reason)
+    nbformat = pytest.importorskip("nbformat", reason=reason)
+    for name in ("makemore_jax", "configs", "benchmarks", "notebooks", "docs"):
+        no_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=no_caches)
+    for name in ("names.txt", "pyproject.toml", "sample.py", "train.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    notebook = nbformat.read(tmp_path / file, as_version=4)
+    values = {"steps": STEPS} | PARAMETERS.get(file.as_posix(), {})
+    (index,) = [
+        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())
+    ]
+    override = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(override))
+    env = os.environ | {"PYTHONPATH": ""}
+    client = nbclient.NotebookClient(
+        notebook, timeout=TIMEOUT, resources={"metadata": {"path": tmp_path / file.parent}}
+    )
+    client.execute(env=env)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    printed = "".join(o["text"] for o in outputs if o.get("name") == "stdout")
+    assert "Traceback" not in printed
+    assert f"project: {tmp_path}\n" in printed  # not another copy that is installed
+    for text in EXPECTED.get(file.as_posix(), ()):
+        assert text in printed
