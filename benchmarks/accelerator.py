@@ -406,7 +406,7 @@ def supervise(
 
 def _kill_group(process: subprocess.Popen) -> None:
     """End a process and all that it has started."""
-    if hasattr(os, "killpg"):
+    if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     else:

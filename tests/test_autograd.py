@@ -374,7 +374,9 @@ def test_draw_shows_every_node(tmp_path):
     file = tmp_path / "neuron.svg"
     autograd_picture.draw(grads(lecture_neuron()), file)
     assert file.read_text("utf-8") == autograd_picture.svg(grads(lecture_neuron()))
-    width, smallest = re.search(r'width="(\d+)".* max\(100%, (\d+)px\)', file.read_text()).groups()
+    width, smallest = re.search(
+        r'width="(\d+)".* max\(100%, (\d+)px\)', file.read_text("utf-8")
+    ).groups()
     assert int(smallest) == pytest.approx(0.7 * int(width), abs=1)
     found, _ = shapes(file)
     texts = [text for text, _, _ in found["text"]]

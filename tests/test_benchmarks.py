@@ -138,7 +138,7 @@ def test_the_accelerator_benchmark_keeps_what_it_has(tmp_path):
 
 
 def test_the_accelerator_benchmark_needs_no_torch(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')", "utf-8")
     results = tmp_path / "results.jsonl"
     code = f"""
 import pathlib
@@ -150,7 +150,7 @@ if __name__ == "__main__":
 """
     done = run("-c", code, fresh=True, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    lines = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
     found = [line["value"].keys() for line in lines if line["key"] == "bigram"]
     assert found == [{"makemore_jax"}, {"makemore_jax"}]
 

@@ -119,11 +119,11 @@ def test_names_file_prefers_the_courses_list(tmp_path, monkeypatch):
     assert experiment.names_file() == str(tmp_path / "checkout" / "names.txt")
     (tmp_path / "checkout" / "data").mkdir(parents=True)
     file = tmp_path / "checkout" / "data" / SOURCES["names"].file
-    file.write_text("emma")
+    file.write_text("emma", "utf-8")
     assert experiment.names_file() == str(file)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     monkeypatch.setattr(resources, "FOLDER", tmp_path / "elsewhere")
-    (tmp_path / file.name).write_text("emma")
+    (tmp_path / file.name).write_text("emma", "utf-8")
     assert experiment.names_file() == str(tmp_path / file.name)
 
 

@@ -118,7 +118,7 @@ def test_a_cancelled_stop_button_sends_nothing(tmp_path):
     button = cells.StopButton(tmp_path, 1)
     button.cancel()
     assert not button.is_alive()
-    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 7, "half')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 7, "half', "utf-8")
     assert cells._last_step(tmp_path / "metrics.jsonl") == 5  # a KeyboardInterrupt fails the test
 
 

@@ -18,12 +18,12 @@ plots = ["missing-two>=3"]
 
 
 def test_only_missing_packages_are_installed_and_the_others_pinned(tmp_path, capsys):
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT, "utf-8")
     calls = []
 
     def install(arguments: list[str]) -> None:
         option, pins, *packages = arguments
-        with open(pins) as file:
+        with open(pins, encoding="utf-8") as file:
             calls.append((option, file.read().splitlines(), packages))
 
     setup.install_missing(tmp_path, install)

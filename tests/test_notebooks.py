@@ -73,7 +73,9 @@ def test_the_parts_of_every_notebook(file):
 def test_the_address_is_in_no_other_file():
     """pyproject.toml is its only source; notebooks/build.py copies it."""
     name = build.repository().removeprefix("https://github.com/")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     if listed.returncode:
         pytest.skip("needs a git checkout")
     derived = {"pyproject.toml", *map(str, build.outputs())}

@@ -42,7 +42,8 @@ def install_missing(project: Path, install: Callable[[list[str]], None] | None =
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text(
-            "".join(f"{name}=={_version(name)}\n" for name in PREINSTALLED if _version(name))
+            "".join(f"{name}=={_version(name)}\n" for name in PREINSTALLED if _version(name)),
+            "utf-8",
         )
         (install or _pip_install)(["--constraint", str(pins), *missing])
     importlib.invalidate_caches()
@@ -50,7 +51,9 @@ def install_missing(project: Path, install: Callable[[list[str]], None] | None =
 
 def _pip_install(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    )
     if done.returncode:
         raise RuntimeError(f"pip could not install the missing packages:\n{done.stdout}")
 

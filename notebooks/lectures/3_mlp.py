@@ -238,7 +238,7 @@ for name, split in zip(names, dataset.found_in(names), strict=True):
 # losses that the course published. Train and dev are losses in nats per character.
 
 # %%
-results = json.loads((published.OUT / "results.json").read_text())["results"]
+results = json.loads((published.OUT / "results.json").read_text("utf-8"))["results"]
 Markdown(published.as_table({"mlp": results["mlp"]}))
 
 # %% [markdown]

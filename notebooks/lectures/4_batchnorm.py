@@ -338,7 +338,7 @@ print("applied with train=True, the model returns the logits and new", list(upda
 # course published. Train and dev are losses in nats per character on the course's list.
 
 # %%
-results = json.loads((published.OUT / "results.json").read_text())["results"]
+results = json.loads((published.OUT / "results.json").read_text("utf-8"))["results"]
 rows = ["mlp", "small_output", "small", "mlp_scaled", "mlp_batchnorm", "calibrated"]
 rows += ["deep_batchnorm"]
 Markdown(published.as_table({name: results[name] for name in rows}))

@@ -163,7 +163,7 @@ print(", ".join(names))
 # the course's list. The last network is the same tree with wider layers.
 
 # %%
-results = json.loads((published.OUT / "results.json").read_text())["results"]
+results = json.loads((published.OUT / "results.json").read_text("utf-8"))["results"]
 Markdown(published.as_table({name: results[name] for name in ("flat", "tree", "wavenet")}))
 
 # %% [markdown]

@@ -259,7 +259,7 @@ plt.show()
 
 # %%
 file = resources.FOLDER / "docs" / "shakespeare" / "results.json"
-laptop_loss = json.loads(file.read_text())["dev_losses"]["4e-3"]["2000"]
+laptop_loss = json.loads(file.read_text("utf-8"))["dev_losses"]["4e-3"]["2000"]
 laptop = "`python train.py --config configs/shakespeare_cpu.py`"
 Markdown(f"""
 | model | command | here | published |
