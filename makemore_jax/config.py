@@ -96,6 +96,12 @@ class ModelConfig:
     n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
     n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)
     dropout: float = setting(0.0, "dropout rate", BELOW_1, "transformer")
+    dropout_rng: str = setting(
+        "threefry2x32",
+        "generator of the dropout masks; rbg: that of the device, faster on TPU",
+        one_of("threefry2x32", "rbg"),
+        "transformer",
+    )
     activation: str = setting(
         "gelu", "activation in the MLPs", one_of("gelu", "relu"), "transformer"
     )
@@ -113,6 +119,12 @@ class ModelConfig:
         "transformer",
     )
     remat: bool = setting(False, "recompute activations to save memory", only="transformer")
+    layer_loop: str = setting(
+        "auto",
+        "scan: compile one layer and loop over it; unroll: compile each; auto: scan on TPU",
+        one_of("auto", "scan", "unroll"),
+        "transformer",
+    )
     fuse: int | None = setting(
         None, "neighbors joined per layer; None: all", AT_LEAST_2, "window_mlp"
     )

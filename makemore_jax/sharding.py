@@ -18,6 +18,7 @@ wait for each other, and XLA aborts the process after a minute. Therefore:
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from makemore_jax import processes
-from makemore_jax.config import MeshConfig
+from makemore_jax.config import Config, MeshConfig, ModelConfig
 from makemore_jax.errors import UserError
 
 # A step of fewer parameters is over before two cores have added up their gradients (measured on
@@ -85,6 +86,17 @@ def make_mesh(
             "change train.batch_size or mesh.data"
         )
     return _mesh(wanted, config.model, jax.devices())
+
+
+def model_config(config: Config) -> ModelConfig:
+    """Return the config of the model to train on the config's mesh.
+
+    Over `model`, layers are unrolled by default: in a loop, XLA:TPU also shards the residual stream
+    over `model`, and sends it at each norm.
+    """
+    if config.mesh.model == 1 or config.model.layer_loop != "auto":
+        return config.model
+    return replace(config.model, layer_loop="unroll")
 
 
 def make_lines_mesh(num_lines: int) -> Mesh:

@@ -134,6 +134,10 @@ def with_values(config: Config, values: Values) -> Config:
         group, _, leaf = name.rpartition(".")
         setattr(getattr(config, group) if group else config, leaf, value)
     validate(config)
+    if config.model.dropout_rng == "rbg":
+        raise UserError(
+            'model.dropout_rng: must be "threefry2x32" in a sweep; vmap changes the bits of rbg'
+        )
     return config
 
 

@@ -14,7 +14,7 @@ from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.metrics import versions, write_json
 
 IS_FIXED = ("seed", "optimizer.name", "optimizer.decay")  # besides data and model, but for these:
-MAY_DIFFER = ("data.memory_map", "model.remat")
+MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 
 
 @dataclass(frozen=True)

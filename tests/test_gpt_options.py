@@ -107,6 +107,69 @@ def test_remat_changes_neither_value_nor_gradient():
     jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
 
 
+@pytest.mark.versions
+@pytest.mark.parametrize("remat", quick_of([False, True], [False]))
+def test_layers_in_a_loop_are_the_layers_unrolled(remat):
+    """One tree of parameters, the same logits, gradients and steps, and one compiled block."""
+    sizes = {"n_layer": 3, "remat": remat}
+    plain = create(**sizes)
+    loop = create(**sizes, layer_loop="scan").clone(blockwise=False)
+    params, same = (m.init(jax.random.key(3), TOKENS)["params"] for m in (plain, loop))
+    assert_same(params, same)
+    found = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, loop)]
+    jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
+    jaxprs = [str(jax.make_jaxpr(partial(loss, m))(params)) for m in (plain, loop)]
+    assert [jaxpr.count("= tanh ") for jaxpr in jaxprs] == [3, 1]
+    carry, logits = loop.apply({"params": params}, B, method="init_carry"), []
+    for token in TOKENS.T:
+        carry, step_logits = loop.apply({"params": params}, carry, token, method="step")
+        logits.append(step_logits)
+    expected = plain.apply({"params": params}, TOKENS)
+    assert_close(jnp.stack(logits, axis=1), expected, 1e-5)
+
+
+def test_each_layer_in_a_loop_draws_its_own_dropout_masks():
+    """And the masks are a function of the key."""
+    loop = create(n_layer=3, dropout=0.5, layer_loop="scan")
+    params = loop.init(jax.random.key(3), TOKENS)["params"]
+
+    def keys(key):
+        jaxpr = jax.make_jaxpr(lambda p: loss(loop, p, key))(params)
+        scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
+        return [
+            v.aval.shape for v in scan.invars if jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key)
+        ]
+
+    assert keys(jax.random.key(1)) == [(3,)]
+    one, same, other = (loss(loop, params, jax.random.key(i)) for i in (1, 1, 2))
+    assert one == same != other
+
+
+def test_masks_by_the_generator_of_the_device():
+    """The share of zeros is the rate, and the masks are a function of the key."""
+    loop = create(dropout=0.3, dropout_rng="rbg")
+    draws = [models.dropout_rngs(loop, jax.random.key(i))["dropout"] for i in (1, 1, 2)]
+    masks = [np.asarray(jax.random.bernoulli(key, 0.7, (10_000,))) for key in draws]
+    assert "rbg" in str(jax.random.key_impl(draws[0]))
+    assert_same(masks[0], masks[1])
+    assert (masks[0] != masks[2]).mean() > 0.2
+    assert abs(masks[0].mean() - 0.7) < 0.02
+    plain = create(dropout=0.3)
+    assert_same(
+        jax.random.key_data(models.dropout_rngs(plain, jax.random.key(1))["dropout"]),
+        jax.random.key_data(jax.random.key(1)),
+    )
+
+
+def test_the_form_of_the_model_follows_the_platform():
+    config = small_config("transformer").model
+    forms = [models.create(config, VOCAB, BLOCK, platform) for platform in ("cpu", "gpu", "tpu")]
+    assert [m.layer_loop for m in forms] == ["unroll", "unroll", "scan"]
+    assert [m.blockwise for m in forms] == [True, False, False]
+    config.layer_loop = "scan"
+    assert models.create(config, VOCAB, BLOCK).layer_loop == "scan"
+
+
 def test_bfloat16_keeps_parameters_and_logits_in_float32():
     exact, coarse = create(), create(dtype="bfloat16")
     params = init(dtype="bfloat16")
@@ -340,6 +403,8 @@ VALUES = {
     "init_scheme": "gpt2",
     "dtype": "bfloat16",
     "remat": True,
+    "layer_loop": "scan",
+    "dropout_rng": "rbg",
 }
 
 

@@ -56,15 +56,18 @@ class Packed(NamedTuple):
         return split.take_packed(indices, self.num_rows, self.width)
 
 
-def count_chunks(num_lines: int, block_size: int, accumulate: int = 1) -> int:
-    """Into how many chunks a device takes its part of a batch, one after the other.
+def count_chunks(
+    num_lines: int, block_size: int, accumulate: int = 1, platform: str | None = None
+) -> int:
+    """Return the number of microbatches in a device's part of a batch.
 
-    As many as are asked for; on CPU more, where the lines are many and divide into chunks of a
-    good size.
+    It is `accumulate`. On CPU it is larger for many lines that divide into microbatches that fit in
+    cache. `platform` is by default the one that jax uses.
     """
     most = max(1, TOKENS_AT_ONCE // block_size)
     sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
-    if jax.default_backend() != "cpu" or not sizes or num_lines <= most:
+    is_cpu = (platform or jax.default_backend()) == "cpu"
+    if not is_cpu or not sizes or num_lines <= most:
         return accumulate
     return max(accumulate, num_lines // sizes[0])
 

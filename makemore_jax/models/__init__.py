@@ -56,13 +56,23 @@ MODELS = {
 }
 
 
-def create(config: ModelConfig, vocab_size: int, block_size: int) -> nn.Module:
-    """The model of `config.kind`, which takes from the config the fields that it declares."""
+def create(
+    config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
+) -> nn.Module:
+    """Return the model of `config.kind`, with the fields of the config that its class declares.
+
+    The model takes the form that suits a platform, "cpu", "gpu" or "tpu", by default the one that
+    jax uses.
+    """
     if config.kind not in MODELS:
         known = ", ".join(MODELS)
         hint = did_you_mean(config.kind, MODELS)
         raise UserError(f'model.kind: "{config.kind}" is not one of {known}{hint}')
     given = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
+    platform = platform or jax.default_backend()
+    given["blockwise"] = platform == "cpu"
+    if config.layer_loop == "auto":
+        given["layer_loop"] = "scan" if platform == "tpu" else "unroll"
     cls = MODELS[config.kind]
     return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
 
@@ -79,6 +89,16 @@ def variable_shapes(model: nn.Module, block_size: int) -> dict[str, Any]:
 def param_shapes(model: nn.Module, block_size: int) -> Any:
     """The tree of a model's parameters alone, likewise."""
     return variable_shapes(model, block_size)["params"]
+
+
+def dropout_rngs(model: nn.Module, key: Array) -> dict[str, Array]:
+    """Return the `rngs` with which a model draws dropout masks from a threefry key.
+
+    The random bits of "rbg" keys come from XLA's generator for the device.
+    """
+    if getattr(model, "dropout_rng", "threefry2x32") == "rbg":
+        key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+    return {"dropout": key}
 
 
 def read_lines(model: nn.Module, variables: Any, tokens: Array) -> Array:

@@ -182,19 +182,22 @@ def attention(
     v: Array,
     seen: Array,
     keep: Callable[[tuple[int, ...]], Array] | None = None,
+    blockwise: bool = True,
 ) -> Array:
-    """softmax(q k^T / sqrt(hs)) v over the keys that each query may look at, for each head.
+    """Return softmax(q k^T / sqrt(hs)) v over the keys that each query may see, for each head.
 
-    q (B, T, nh, hs); k and v (B, S, nh, hs); seen (B or 1, T, S), as `visible` gives it, causal;
-    `keep` gives what dropout multiplies weights of a shape by. -> (B, T, nh, hs)
+    q (B, T, nh, hs); k and v (B, S, nh, hs); seen (B or 1, T, S), the causal mask of `visible`;
+    `keep` returns the dropout factors for weights of a shape. -> (B, T, nh, hs)
     (Vaswani et al. 2017, section 3.2.1.)
     """
-    # Some queries after others: their scores have room in a core's cache, and none are computed
-    # that no query may see. 122 us for a token where the context is 1,024, not 246.
+    # On CPU, process queries in blocks so that the scores fit in cache, and skip fully masked
+    # keys: 122 instead of 246 us for a token with a context of 1,024. An accelerator gains nothing
+    # from blocks, and XLA compiles each of them.
     T, S = q.shape[1], k.shape[1]
+    num = QUERIES_AT_ONCE if blockwise else T
     parts = []
-    for start in range(0, T, QUERIES_AT_ONCE):
-        end = min(start + QUERIES_AT_ONCE, T)
+    for start in range(0, T, num):
+        end = min(start + num, T)
         keys = slice(0 if S == T else start, S - T + end)  # all that any of these queries sees
         of_keys = k[:, keys], v[:, keys], seen[:, None, start:end, keys]
         factors = keep and keep((len(q), q.shape[2], end - start, of_keys[0].shape[1]))

@@ -207,6 +207,8 @@ def _continue_in_torch(lm: sampling.LanguageModel, module: torch.nn.Module, prom
 def main() -> None:
     if STEPS.value < 1:
         raise UserError(f"--steps: {STEPS.value} must be at least 1")
+    # By default a TPU multiplies float32 in bfloat16, and a GPU in TF32; PyTorch does neither.
+    jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:
         jax.config.update("jax_enable_x64", True)
     if CONFIG.value is None and not ALL.value:

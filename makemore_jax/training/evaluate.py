@@ -22,6 +22,26 @@ def sum_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) 
     return jnp.stack([losses.sum(), (targets != -1).sum().astype(losses.dtype)])
 
 
+def make_batch_programs(model: nn.Module, mesh: Mesh | None) -> tuple[Callable, Callable]:
+    """Return the two compiled functions that evaluate a batch.
+
+    The first is `take_below`: (split, indices (B,), size) -> inputs, targets. The second is
+    (variables, inputs, targets) -> sums of losses and tokens of each device (D, 2).
+    """
+
+    def sum_part(variables: Any, inputs: Array, targets: Array) -> Array:
+        return sum_losses(model, variables, inputs, targets)[None]  # (1, 2), of one device
+
+    def on_each_device(function: Callable, *in_specs: P) -> Callable:
+        if mesh is None:
+            return jax.jit(function)
+        axes = {"in_specs": in_specs, "out_specs": P("data"), "axis_names": {"data"}}
+        return jax.jit(jax.shard_map(function, mesh=mesh, **axes, check_vma=False))
+
+    take = on_each_device(take_below, P(), P("data"), P())
+    return take, on_each_device(sum_part, P(), P("data"), P("data"))
+
+
 def make_evaluate(
     model: nn.Module, mesh: Mesh | None = None, track: Callable[[range], Iterable[int]] = iter
 ) -> Callable[..., float]:
@@ -37,18 +57,7 @@ def make_evaluate(
     num_parts = mesh.shape["data"] if mesh else 1
     place = sharding.batch(mesh) if mesh else None
     everywhere = sharding.replicated(mesh) if mesh else None
-
-    def sum_part(variables: Any, inputs: Array, targets: Array) -> Array:
-        return sum_losses(model, variables, inputs, targets)[None]  # (1, 2), of one device
-
-    def on_each_device(function: Callable, *in_specs: P) -> Callable:
-        if mesh is None:
-            return jax.jit(function)
-        axes = {"in_specs": in_specs, "out_specs": P("data"), "axis_names": {"data"}}
-        return jax.jit(jax.shard_map(function, mesh=mesh, **axes, check_vma=False))
-
-    take = on_each_device(take_below, P(), P("data"), P())
-    sum_batch = on_each_device(sum_part, P(), P("data"), P("data"))
+    take, sum_batch = make_batch_programs(model, mesh)
     sum_sharded = sharding.serialize_on_cpu(sum_batch, mesh) if mesh else sum_batch
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:

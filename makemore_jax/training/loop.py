@@ -49,7 +49,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     folder = Path(directory)
     dataset = data.load(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    model = models.create(sharding.model_config(config), dataset.vocab.size, dataset.block_size)
     num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate, dataset.block_size)
@@ -126,7 +126,9 @@ def _train(
         metrics.write_config(config_lib.flatten(config))
     diagnose = None
     if config.train.diagnose_every:
-        diagnose = _make_diagnose(config, model, optimizer)
+        unrolled = replace(config.model, layer_loop="unroll")  # has a name for every layer
+        inspected = models.create(unrolled, dataset.vocab.size, dataset.block_size)
+        diagnose = _make_diagnose(config, inspected, optimizer)
         if start == 0:
             metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
     num_samples = config.train.num_samples

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from makemore_jax import data, sharding
 from makemore_jax.data.layouts import Batch, Layout, count_chunks, first_that_fits
 from makemore_jax.losses import token_losses
+from makemore_jax.models import dropout_rngs
 from makemore_jax.sharding import Spread
 from makemore_jax.training.state import TrainState
 
@@ -52,7 +53,7 @@ def _sum_losses(
         {"params": params, "batch_stats": batch_stats},
         inputs,
         train=True,
-        rngs={"dropout": dropout_key},
+        rngs=dropout_rngs(model, dropout_key),
         mutable=["batch_stats"],
         **packing,
     )
@@ -113,7 +114,9 @@ def make_train_steps(
         as_one = bool(state.batch_stats)  # which are those of all devices' parts together
         num_chunks = 1
         if not as_one:
-            num_chunks = count_chunks(batch_size // num_devices, split.block_size, accumulate)
+            platform = mesh.devices.flat[0].platform
+            num_lines = batch_size // num_devices
+            num_chunks = count_chunks(num_lines, split.block_size, accumulate, platform)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key = jax.random.fold_in(data_key, state.step)

@@ -1,0 +1,155 @@
+"""Compile the programs of a config for a TPU, on a machine that has none.
+
+libtpu contains the TPU's compiler. It needs a description of the chips, not the chips. Set
+ENVIRONMENT before libtpu is loaded, in a process that uses no other TPU.
+"""
+
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from makemore_jax import data, models, sampling, sharding, streaming
+from makemore_jax.config import Config, MeshConfig
+from makemore_jax.data.layouts import Rows
+from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_batch_programs
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import make_train_steps
+
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask a cloud's metadata server which TPU this is
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile
+    "JAX_PLATFORMS": "cpu",
+}
+COLLECTIVE = re.compile(
+    r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+HOST_TRANSFER = re.compile(r" (infeed|outfeed|send|recv)\(|custom_call_target=\"([^\"]*)\"")
+# Custom calls of XLA:TPU itself, none of which leaves the chip.
+ON_CHIP = re.compile(r"AllocateBuffer|(Assume)?Gather\w+|AsyncCollective\w+|X64\w+")
+STEPS_PER_CALL = 100
+
+
+def is_available() -> bool:
+    """Return whether libtpu is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def make_mesh(topology: str, config: MeshConfig) -> Mesh:
+    """Return a mesh of TPU chips that are not there; `topology` is a name such as "v5e:2x2"."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    shape = (config.data, config.model)
+    devices = np.array(devices[: config.data * config.model]).reshape(shape)
+    return Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+class Programs:
+    """The programs of a config, lowered for the devices of a mesh.
+
+    `platform` is that of the mesh, "tpu" or "gpu". No array is computed: every method lowers a
+    jitted function for abstract arguments. `lower` replaces jax's way to do that.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        platform: str = "tpu",
+        lower: Callable[..., Any] = lambda function, *args: function.lower(*args),
+    ):
+        self.config, self.mesh, self._lower = config, mesh, lower
+        self.dataset = data.load(config.data, config.seed)
+        vocab_size, block_size = self.dataset.vocab.size, self.dataset.block_size
+        self.model = models.create(sharding.model_config(config), vocab_size, block_size, platform)
+        self.optimizer = make_optimizer(config.optimizer, config.train.steps)
+        state = state_lib.shapes(self.model, self.optimizer, block_size)
+        self.shardings = None
+        if sharding.is_spread(mesh, config.mesh):
+            self.shardings = sharding.spread(mesh, config.mesh, state)
+            self.state = jax.tree.map(_abstract, state, self.shardings.kept)
+        else:
+            self.state = self._everywhere(state)
+        self.key = self._everywhere(jax.eval_shape(partial(jax.random.key, 0)))
+
+    def train_steps(self) -> Any:
+        """The compiled call of many training steps."""
+        config = self.config.train
+        layouts = [Rows(self.dataset.block_size)]  # as `layouts.choose` on an accelerator
+        steps = make_train_steps(
+            *(self.model, self.optimizer, config.batch_size, layouts, self.mesh),
+            *(config.accumulate, self.shardings),
+        )
+        split = self._everywhere(self.dataset.splits["train"])
+        return self._lower(steps, self.state, split, self.key, STEPS_PER_CALL)
+
+    def evaluation(self) -> Any:
+        """The losses of a batch of the dev split."""
+        split = data.each_once(self.dataset.splits["dev"])
+        take, sum_batch = make_batch_programs(self.model, self.mesh)
+        indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
+        batch = jax.eval_shape(take, split, indices, split.size)
+        return self._lower(sum_batch, self._variables(), *self._everywhere(batch))
+
+    def decoding(self) -> Any:
+        """Draw lines by the carry, or the first tokens of a text."""
+        if self.dataset.vocab.has_end:
+            numbers, prompt = np.arange(64, dtype=np.int32), np.zeros(self.dataset.max_len, int)
+            args = self._everywhere((self._variables(), self.key, numbers, prompt, np.int32(0)))
+            last = (self.dataset.max_len, AS_IT_IS, self.mesh)
+            return self._lower(sampling._sample_lines, self.model, *args, *last)
+        init_carry = partial(self.model.apply, method="init_carry")
+        carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self._variables())
+        return self._draw((carry, np.zeros(1, np.int32)), is_cached=True)
+
+    def streaming(self) -> Any:
+        """Go on with a text beyond the context of the model."""
+        return self._draw(np.zeros((1, self.dataset.block_size), np.int32), is_cached=False)
+
+    def _draw(self, context: Any, is_cached: bool) -> Any:
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        counts = np.int32(0), np.int32(streaming.AT_ONCE)
+        args = self._everywhere((self._variables(), keys, context, *counts))
+        return self._lower(streaming._draw, self.model, *args, AS_IT_IS, is_cached)
+
+    def _variables(self) -> Any:
+        return self.state.variables
+
+    def _everywhere(self, tree: Any) -> Any:
+        return jax.tree.map(partial(_abstract, sharding=sharding.replicated(self.mesh)), tree)
+
+
+def _abstract(array: Array, sharding: Any) -> jax.ShapeDtypeStruct:
+    if getattr(array, "sharding", None) is not None and not isinstance(array, jax.Array):
+        return array  # abstract already
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def collectives(program: Any) -> dict[str, int]:
+    """Return the number of each kind of collective in a compiled program."""
+    return dict(Counter(sorted(COLLECTIVE.findall(program.as_text()))))
+
+
+def host_transfers(program: Any) -> set[str]:
+    """Return the operations of a compiled program that leave the chips."""
+    found = {a or b for a, b in HOST_TRANSFER.findall(program.as_text())}
+    return {name for name in found if not ON_CHIP.fullmatch(name)}
+
+
+def memory(program: Any) -> int:
+    """Return the bytes of memory that a compiled program needs on each chip."""
+    found = program.memory_analysis()
+    parts = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return parts - found.alias_size_in_bytes

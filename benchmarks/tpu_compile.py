@@ -1,0 +1,134 @@
+"""Compile the training steps of every config for a TPU: python -m benchmarks.tpu_compile
+
+Needs the TPU's compiler, pip install "jax[tpu]", and no TPU. Each config is compiled in a process
+of its own, for one chip of a v5e or for the mesh that MESHES names.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import resource
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import sides, tpu
+from benchmarks.configs import CONFIGS, config_of
+from makemore_jax import data, models, startup
+from makemore_jax.config import Config, MeshConfig
+from makemore_jax.metrics import versions, write_json
+from makemore_jax.training.state import num_params
+
+MESHES = {"gpt2_small": ("v5e:4x4", MeshConfig(data=16, fsdp=True))}
+ONE_CHIP = ("v5e:2x2", MeshConfig(data=1))
+NAMES = sorted(file.stem for file in CONFIGS.glob("*.py"))
+
+
+def configure(name: str) -> tuple[Config, str]:
+    """Return a config with the mesh that it is compiled for, and the topology of the chips."""
+    topology, mesh = MESHES.get(name, ONE_CHIP)
+    config = config_of(name)
+    config.mesh = mesh
+    return config, topology
+
+
+def flops(config: Config) -> int:
+    """Return the arithmetic of a training step in floating-point operations.
+
+    It is 6 for each parameter and token (Kaplan et al. 2020, section 2.1), and 12 for each layer,
+    channel and position of the context for the attention of a token.
+    """
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    tokens = 1 if config.data.kind == "windows" else dataset.block_size
+    per_token = 6 * num_params(models.param_shapes(model, dataset.block_size))
+    if config.model.kind == "transformer":
+        per_token += 12 * config.model.n_layer * config.model.n_embd * dataset.block_size
+    return per_token * tokens * config.train.batch_size
+
+
+def make_compiler() -> Any:
+    """Return the function name -> measurements, for a process of its own."""
+    return measure
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Compile the training steps of a config, as one call of 100 steps."""
+    config, topology = configure(name)
+    programs = tpu.Programs(config, tpu.make_mesh(topology, config.mesh))
+    began, cpu_began = time.perf_counter(), _cpu_seconds()
+    compiled = programs.train_steps().compile()
+    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - cpu_began
+    return {
+        "topology": topology,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "memory": tpu.memory(compiled),
+        "collectives": tpu.collectives(compiled),
+        "host_transfers": sorted(tpu.host_transfers(compiled)),
+        "flops": flops(config),
+        "config": asdict(config.model) | asdict(config.mesh) | _sizes(config),
+    }
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    """The fields outside of model and mesh on which memory and arithmetic depend."""
+    sizes = {"data_kind": config.data.kind, "block_size": config.data.block_size}
+    return sizes | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def as_table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each config."""
+    rows = []
+    for name, found in results.items():
+        mesh = MeshConfig(**{f: found["config"][f] for f in ("data", "model", "fsdp")})
+        sent = ", ".join(f"{count} {kind}" for kind, count in found["collectives"].items())
+        rows.append(
+            [
+                name,
+                f"{mesh.data}x{mesh.model}{' fsdp' if mesh.fsdp else ''}",
+                f"{found['seconds']:.1f}",
+                f"{found['cpu_seconds']:.1f}",
+                f"{found['memory'] / 2**20:,.1f}",
+                sent or "none",
+                f"{found['flops'] / 1e9:,.3g}"
+                if found["flops"] < 1e11
+                else f"{found['flops'] / 1e9:,.0f}",
+            ]
+        )
+    header = ["config", "mesh", "compile, s", "CPU, s", "MiB a chip", "collectives", "GFLOP a step"]
+    return sides.as_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--out", type=Path, default=sides.OUT)
+    args = parser.parse_args()
+    if not tpu.is_available():
+        parser.error('needs the compiler of the TPU: pip install "jax[tpu]"')
+    os.environ.update(tpu.ENVIRONMENT)
+    results = {}
+    for name in args.configs:
+        compiler = sides.Side(make_compiler)
+        results[name] = compiler(name)
+        compiler.close()
+        print(as_table({name: results[name]}).splitlines()[-1], flush=True)
+    table = as_table(results)
+    args.out.mkdir(parents=True, exist_ok=True)
+    libtpu = {"libtpu": importlib.metadata.version("libtpu")}
+    machine = {"processor": startup.processor(), "cores": startup.num_cores()}
+    machine |= {"load": os.getloadavg()[0], "versions": versions() | libtpu}
+    write_json(args.out / "tpu_compile.json", {"machine": machine, "results": results})
+    (args.out / "tpu_compile.md").write_text(table + "\n", "utf-8")
+    print(f"\n{table}")
+
+
+if __name__ == "__main__":
+    main()
