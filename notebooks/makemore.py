@@ -144,14 +144,14 @@ mesh = sharding.make_mesh(Config().mesh, batch_size=32, num_params=204_480)
 print(f"{jax.device_count()} devices; a batch of 32 is split over {mesh.shape['data']}")
 
 # %% [markdown]
-# The programs of the project work in a notebook, too. This cell trains with `train.py`, and plays
-# an interruption: after a third of the steps, it presses the Stop button for you. The training
-# saves its state and ends. The kernel stays alive.
+# The programs of the project work in a notebook, too. This cell trains with `train.py` and
+# simulates an interruption: after a third of the steps, it presses the Stop button for you. The
+# training saves its state and ends. The kernel stays alive.
 
 # %%
-every = min(100, max(1, steps // 3))
+log_every = min(100, max(1, steps // 3))
 command = f"train.py --config transformer --workdir {runs}/transformer"
-command += f" --config.train.steps={steps} --config.train.log_every={every}"
+command += f" --config.train.steps={steps} --config.train.log_every={log_every}"
 print(command)
 
 stop_button = cells.StopButton(runs / "transformer", steps // 3)

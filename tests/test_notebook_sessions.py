@@ -166,6 +166,7 @@ def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
     loop.train(small_config("bigram", steps=30, log_every=10, num_samples=0), str(tmp_path))
     for _ in progress.track(range(3), "scoring"):
         pass
+    assert progress.default_file() is out
     printed = out.getvalue()
     assert errors.getvalue() == ""
     training, scoring = shown.outputs

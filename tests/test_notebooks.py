@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT))  # notebooks/ is not part of the package
 from notebooks import build
 
 NOTEBOOKS = [file.with_suffix(".ipynb") for file in build.sources()]
-# What a test executes instead of a notebook's own parameters. `steps` must be a few steps that do
-# not fail; a notebook without an entry has STEPS.
+# What a test executes instead of a notebook's own parameters. A notebook without an entry, but with
+# the parameter `steps`, takes STEPS.
 STEPS = 20
 PARAMETERS = {"notebooks/makemore.ipynb": {"steps": 60, "tensorboard": False}}
 # What a notebook must print.
@@ -42,6 +42,12 @@ def tagged(notebook: dict, tag: str) -> list[str]:
     return ["".join(cell["source"]) for cell in cells]
 
 
+def parameter_names(notebook: dict) -> list[str]:
+    """The variables that the cells with the tag `parameters` set."""
+    source = "\n".join(tagged(notebook, "parameters"))
+    return re.findall(r"^(\w+) = ", source, re.MULTILINE)
+
+
 def test_the_notebooks_are_known():
     assert Path("notebooks/makemore.ipynb") in NOTEBOOKS
     assert {Path(name) for name in PARAMETERS} <= set(NOTEBOOKS)
@@ -64,10 +70,9 @@ def test_the_parts_of_every_notebook(file):
     assert len(set(ids)) == len(ids)
     assert "".join(notebook["cells"][0]["source"]).count(f"/blob/main/{file}") == 3
     assert "".join(notebook["cells"][1]["source"]).startswith("# ")
-    (setup,), (parameters,) = tagged(notebook, "setup"), tagged(notebook, "parameters")
+    (setup,) = tagged(notebook, "setup")
     assert f'"{build.repository()}"' in setup
-    names = re.findall(r"^(\w+) = ", parameters, re.MULTILINE)
-    assert {"steps", *PARAMETERS.get(file.as_posix(), {})} <= set(names)
+    assert set(PARAMETERS.get(file.as_posix(), {})) <= set(parameter_names(notebook))
 
 
 def test_the_address_is_in_no_other_file():
@@ -97,6 +102,50 @@ def test_another_address_changes_all_derived_files(tmp_path):
         assert "https://colab.research.google.com/github/a/b/blob/main/notebooks" in text
         assert "https://kaggle.com/kernels/welcome?src=https://github.com/a/b/blob/main" in text
     assert "git clone https://github.com/a/b makemore_jax\n" in text
+
+
+@pytest.fixture
+def find_project(monkeypatch, tmp_path):
+    """The function of the set-up cell, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    source = (ROOT / build.SETUP).read_text("utf-8").partition("\nproject = ")[0]
+    scope = {}
+    exec(source, scope)
+    return scope["find_project"]
+
+
+def make_project(folder: Path) -> None:
+    (folder / "makemore_jax").mkdir(parents=True)
+    (folder / "makemore_jax/__init__.py").touch()
+
+
+def test_the_set_up_finds_a_checkout(find_project, tmp_path, monkeypatch):
+    make_project(tmp_path)
+    (tmp_path / "notebooks/lectures").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "notebooks/lectures"):
+        monkeypatch.chdir(folder)
+        assert find_project() == tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["zip", "gztar"])
+def test_the_set_up_unpacks_an_uploaded_archive(find_project, tmp_path, suffix):
+    make_project(tmp_path / "source/makemore_jax-main")
+    name = str(tmp_path / "makemore_jax-main")
+    shutil.make_archive(name, suffix, tmp_path / "source", "makemore_jax-main")
+    shutil.rmtree(tmp_path / "source")
+    assert find_project() == tmp_path / "makemore_jax-main"
+
+
+def test_the_set_up_clones_once(find_project, tmp_path, monkeypatch):
+    commands = []
+
+    def clone(command: list[str], check: bool) -> None:
+        commands.append(command)
+        make_project(tmp_path / command[-1])
+
+    monkeypatch.setattr(subprocess, "run", clone)
+    assert find_project() == find_project() == tmp_path / "makemore_jax"
+    assert commands == [["git", "clone", "--depth=1", "{repository}", "makemore_jax"]]
 
 
 SOURCE = """\
@@ -162,12 +211,13 @@ def test_executes_from_top_to_bottom(file, tmp_path):
     for name in ("names.txt", "pyproject.toml", "sample.py", "train.py"):
         shutil.copy(ROOT / name, tmp_path)
     notebook = nbformat.read(tmp_path / file, as_version=4)
-    values = {"steps": STEPS} | PARAMETERS.get(file.as_posix(), {})
-    (index,) = [
-        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())
-    ]
+    values = {"steps": STEPS} if "steps" in parameter_names(notebook) else {}
+    values |= PARAMETERS.get(file.as_posix(), {})
     override = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(override))
+    for i, cell in enumerate(notebook.cells):
+        if "parameters" in cell.metadata.get("tags", ()):
+            notebook.cells.insert(i + 1, nbformat.v4.new_code_cell(override))
+            break
     env = os.environ | {"PYTHONPATH": ""}
     client = nbclient.NotebookClient(
         notebook, timeout=TIMEOUT, resources={"metadata": {"path": tmp_path / file.parent}}
