@@ -30,7 +30,8 @@ from makemore_jax.decoding import (
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
-MOST_AT_ONCE = 1024  # lines in one compiled call
+MOST_AT_ONCE = 1024  # lines in one compiled call on a CPU
+TOKENS_ON_ACCELERATOR = 2**18  # in one compiled call on a GPU or TPU
 FEWEST_AT_ONCE = 128  # of fewer lines those that have ended go on with the others
 
 
@@ -179,7 +180,7 @@ def sample(
     tokens = np.zeros(lm.max_len, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
-    at_once = min(num, MOST_AT_ONCE)
+    at_once = min(num, _max_lines(lm.max_len))
     mesh = sharding.make_lines_mesh(at_once)
     at_once = -(-at_once // mesh.size) * mesh.size
     variables = jax.device_put(lm.variables, sharding.replicated(mesh))
@@ -190,6 +191,13 @@ def sample(
         texts = lm.vocab.decode_rows(np.asarray(drawn))
         samples += map(Sample, texts, np.asarray(log_probs).tolist(), np.asarray(is_cut).tolist())
     return samples[:num]
+
+
+def _max_lines(max_len: int) -> int:
+    """Return how many lines of at most `max_len` tokens are sampled in one compiled call."""
+    if jax.default_backend() == "cpu":
+        return MOST_AT_ONCE
+    return max(MOST_AT_ONCE, TOKENS_ON_ACCELERATOR // max_len)
 
 
 def sample_new(
