@@ -216,7 +216,7 @@ def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:
 
 def print_json(content: dict) -> None:
     """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows."""
-    is_utf8 = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
     print(json.dumps(content, ensure_ascii=not is_utf8))
 
 
