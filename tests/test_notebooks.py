@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # notebooks/ is not part of the package
 from notebooks import build
 
 NOTEBOOKS = [file.with_suffix(".ipynb") for file in build.sources()]
+LONGEST_FIRST = sorted(NOTEBOOKS, key=lambda file: len(file.parts))  # so that no worker waits
 # What a test executes instead of a notebook's own parameters. A notebook without an entry, but with
 # the parameter `steps`, takes STEPS.
 STEPS = 20
@@ -198,7 +199,7 @@ def test_the_notebooks_conform_to_the_format(file):
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=str)
+@pytest.mark.parametrize("file", LONGEST_FIRST, ids=str)
 def test_executes_from_top_to_bottom(file, tmp_path):
     """In a copy of the project, with few steps. An error in a %run cell fails the test, too."""
     reason = 'needs nbclient and ipykernel: pip install -e ".[test]"'
