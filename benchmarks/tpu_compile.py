@@ -6,6 +6,7 @@ of its own, for one chip of a v5e or for the mesh that MESHES names.
 
 import argparse
 import importlib.metadata
+import json
 import os
 import resource
 import time
@@ -64,18 +65,20 @@ def measure(name: str) -> dict[str, Any]:
         "topology": topology,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
+        "load": os.getloadavg()[0],
         "memory": tpu.memory(compiled),
         "collectives": tpu.collectives(compiled),
         "host_transfers": sorted(tpu.host_transfers(compiled)),
         "flops": flops(config),
-        "config": asdict(config.model) | asdict(config.mesh) | _sizes(config),
+        "config": sizes(config),
     }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
-    """The fields outside of model and mesh on which memory and arithmetic depend."""
-    sizes = {"data_kind": config.data.kind, "block_size": config.data.block_size}
-    return sizes | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
+def sizes(config: Config) -> dict[str, Any]:
+    """Return the fields of a config on which memory and arithmetic depend."""
+    found = asdict(config.model) | asdict(config.mesh)
+    found |= {"data_kind": config.data.kind, "block_size": config.data.block_size}
+    return found | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
 
 
 def _cpu_seconds() -> float:
@@ -108,26 +111,32 @@ def as_table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES)
+    help_text = "measure these alone; keep the results of the others"
+    parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES, help=help_text)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     if not tpu.is_available():
         parser.error('needs the compiler of the TPU: pip install "jax[tpu]"')
     os.environ.update(tpu.ENVIRONMENT)
-    results = {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "tpu_compile.json"
+    results = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
     for name in args.configs:
         compiler = sides.Side(make_compiler)
         results[name] = compiler(name)
         compiler.close()
         print(as_table({name: results[name]}).splitlines()[-1], flush=True)
-    table = as_table(results)
-    args.out.mkdir(parents=True, exist_ok=True)
+        results = dict(sorted(results.items()))
+        write_json(file, {"machine": machine(), "results": results})
+        file.with_suffix(".md").write_text(as_table(results) + "\n", "utf-8")
+    print(f"\n{as_table(results)}")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the seconds of the last config depend on."""
     libtpu = {"libtpu": importlib.metadata.version("libtpu")}
-    machine = {"processor": startup.processor(), "cores": startup.num_cores()}
-    machine |= {"load": os.getloadavg()[0], "versions": versions() | libtpu}
-    write_json(args.out / "tpu_compile.json", {"machine": machine, "results": results})
-    (args.out / "tpu_compile.md").write_text(table + "\n", "utf-8")
-    print(f"\n{table}")
+    found = {"processor": startup.processor(), "cores": startup.num_cores()}
+    return found | {"load": os.getloadavg()[0], "versions": versions() | libtpu}
 
 
 if __name__ == "__main__":
