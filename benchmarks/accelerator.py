@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import sides
+from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import config_of
 from makemore_jax import startup
 from makemore_jax.config import Config
@@ -101,18 +102,6 @@ def shakespeare_config(is_quick: bool) -> Config:
     return config
 
 
-def flops_per_step(config: Config, num_params: int) -> float:
-    """Return the floating-point operations of a transformer's training step, by arithmetic.
-
-    6 for each token and parameter, 12 L C T for each token's attention (Chowdhery et al. 2022,
-    PaLM, appendix B). Position embeddings do not count; tied embeddings do, as the output layer.
-    """
-    model, T = config.model, config.data.block_size
-    num_params -= T * model.n_embd
-    per_token = 6 * num_params + 12 * model.n_layer * model.n_embd * T
-    return per_token * config.train.batch_size * T
-
-
 def peak_flops(device_kind: str) -> float | None:
     """Return the peak of a device by its name, None if it is not in the table."""
     found = [peak for name, peak in PEAK_FLOPS.items() if name in device_kind]
@@ -139,7 +128,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
             watcher.join()
         rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
         steps_per_second = float(np.median(rates))
-        flops = flops_per_step(config, summary["num_params"]) * steps_per_second
+        flops = flops_per_step(config) * steps_per_second
         kind = jax.devices()[0].device_kind
         peak = peak_flops(kind)
         tokens = config.train.batch_size * config.data.block_size

@@ -6,19 +6,19 @@ of its own, for one chip of a v5e or for the mesh that MESHES names.
 
 import argparse
 import importlib.metadata
+import json
 import os
-import resource
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import sides, tpu
+from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import CONFIGS, config_of
-from makemore_jax import data, models, startup
+from makemore_jax import startup
 from makemore_jax.config import Config, MeshConfig
 from makemore_jax.metrics import versions, write_json
-from makemore_jax.training.state import num_params
 
 MESHES = {"gpt2_small": ("v5e:4x4", MeshConfig(data=16, fsdp=True))}
 ONE_CHIP = ("v5e:2x2", MeshConfig(data=1))
@@ -33,21 +33,6 @@ def configure(name: str) -> tuple[Config, str]:
     return config, topology
 
 
-def flops(config: Config) -> int:
-    """Return the arithmetic of a training step in floating-point operations.
-
-    It is 6 for each parameter and token (Kaplan et al. 2020, section 2.1), and 12 for each layer,
-    channel and position of the context for the attention of a token.
-    """
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    tokens = 1 if config.data.kind == "windows" else dataset.block_size
-    per_token = 6 * num_params(models.param_shapes(model, dataset.block_size))
-    if config.model.kind == "transformer":
-        per_token += 12 * config.model.n_layer * config.model.n_embd * dataset.block_size
-    return per_token * tokens * config.train.batch_size
-
-
 def make_compiler() -> Any:
     """Return the function name -> measurements, for a process of its own."""
     return measure
@@ -57,30 +42,32 @@ def measure(name: str) -> dict[str, Any]:
     """Compile the training steps of a config, as one call of 100 steps."""
     config, topology = configure(name)
     programs = tpu.Programs(config, tpu.make_mesh(topology, config.mesh))
-    began, cpu_began = time.perf_counter(), _cpu_seconds()
+    began, cpu_began = time.perf_counter(), time.process_time()
     compiled = programs.train_steps().compile()
-    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - cpu_began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     return {
         "topology": topology,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
+        "load": load(),
         "memory": tpu.memory(compiled),
         "collectives": tpu.collectives(compiled),
         "host_transfers": sorted(tpu.host_transfers(compiled)),
-        "flops": flops(config),
-        "config": asdict(config.model) | asdict(config.mesh) | _sizes(config),
+        "flops": flops_per_step(config),
+        "config": sizes(config),
     }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
-    """The fields outside of model and mesh on which memory and arithmetic depend."""
-    sizes = {"data_kind": config.data.kind, "block_size": config.data.block_size}
-    return sizes | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
+def sizes(config: Config) -> dict[str, Any]:
+    """Return the fields of a config on which memory and arithmetic depend."""
+    found = asdict(config.model) | asdict(config.mesh)
+    found |= {"data_kind": config.data.kind, "block_size": config.data.block_size}
+    return found | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
 
 
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def load() -> float | None:
+    """Return the mean number of running processes in the last minute, None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:
@@ -108,26 +95,32 @@ def as_table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES)
+    help_text = "measure these alone; keep the results of the others"
+    parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES, help=help_text)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     if not tpu.is_available():
         parser.error('needs the compiler of the TPU: pip install "jax[tpu]"')
     os.environ.update(tpu.ENVIRONMENT)
-    results = {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "tpu_compile.json"
+    results = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
     for name in args.configs:
         compiler = sides.Side(make_compiler)
         results[name] = compiler(name)
         compiler.close()
         print(as_table({name: results[name]}).splitlines()[-1], flush=True)
-    table = as_table(results)
-    args.out.mkdir(parents=True, exist_ok=True)
+        results = dict(sorted(results.items()))
+        write_json(file, {"machine": machine(), "results": results})
+        file.with_suffix(".md").write_text(as_table(results) + "\n", "utf-8")
+    print(f"\n{as_table(results)}")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the seconds of the last config depend on."""
     libtpu = {"libtpu": importlib.metadata.version("libtpu")}
-    machine = {"processor": startup.processor(), "cores": startup.num_cores()}
-    machine |= {"load": os.getloadavg()[0], "versions": versions() | libtpu}
-    write_json(args.out / "tpu_compile.json", {"machine": machine, "results": results})
-    (args.out / "tpu_compile.md").write_text(table + "\n", "utf-8")
-    print(f"\n{table}")
+    found = {"processor": startup.processor(), "cores": startup.num_cores()}
+    return found | {"load": load(), "versions": versions() | libtpu}
 
 
 if __name__ == "__main__":

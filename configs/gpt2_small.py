@@ -35,7 +35,7 @@ def get_config() -> Config:
     config.optimizer.decay = "matrices"
     config.optimizer.grad_clip = 1.0
     config.train.batch_size = 480
-    config.train.accumulate = 4
+    config.train.accumulate = 5
     config.train.steps = 600_000
     config.train.eval_every = 1_000
     config.train.eval_examples = 1_024

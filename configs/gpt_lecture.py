@@ -24,6 +24,7 @@ def get_config() -> Config:
     config.model.n_layer = config.model.n_head = 6
     config.model.n_embd = 384
     config.model.dropout = 0.2
+    config.model.dropout_rng = "rbg"
     config.model.activation = "relu"
     config.model.init_scheme = "gpt2"
     config.optimizer.learning_rate = 3e-4

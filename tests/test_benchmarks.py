@@ -158,10 +158,10 @@ if __name__ == "__main__":
 def test_arithmetic_of_a_step(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import accelerator
+    from benchmarks.arithmetic import flops_per_step
+    from makemore_jax.config import Config
 
-    config = accelerator.shakespeare_config(is_quick=False)
-    flops = accelerator.flops_per_step(config, 10_745_088)
-    tokens = 64 * 256
-    assert flops == tokens * (6 * (10_745_088 - 256 * 384) + 12 * 6 * 384 * 256)
+    config = Config()  # 204,480 parameters, 4 layers of 64 channels, 32 lines of 15 tokens
+    assert flops_per_step(config) == 32 * 15 * (6 * 204_480 + 12 * 4 * 64 * 15)
     assert accelerator.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert accelerator.peak_flops("cpu") is None

@@ -153,6 +153,24 @@ def test_the_pages_show_what_the_benchmarks_wrote():
         assert f"`python -m benchmarks.{table.stem}`" in page
 
 
+def test_the_tpu_page_shows_what_the_benchmark_wrote(monkeypatch):
+    """For the configs as they are. `python -m benchmarks.tpu_compile` writes new results."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import tpu_compile
+
+    content = json.loads((ROOT / "docs/benchmarks/tpu_compile.json").read_text("utf-8"))
+    results = content["results"]
+    table = (ROOT / "docs/benchmarks/tpu_compile.md").read_text("utf-8").strip()
+    assert tpu_compile.as_table(results) == table
+    assert table in (ROOT / "docs/tpu.md").read_text("utf-8")
+    assert sorted(results) == tpu_compile.NAMES
+    for name, found in results.items():
+        assert tpu_compile.sizes(tpu_compile.configure(name)[0]) == found["config"], name
+        assert found["memory"] < 16 * 2**30, name
+        assert found["host_transfers"] == [], name
+    assert set(results["gpt2_small"]["collectives"]) == {"all-gather", "all-reduce"}
+
+
 def test_the_lectures_page_shows_what_the_benchmark_wrote():
     """And the losses of each config are those beside it; every picture is there."""
     page = (ROOT / "docs/lectures.md").read_text("utf-8")

@@ -224,6 +224,13 @@ def test_command(tmp_path):
         ((), "--over is missing"),
         (("--over", "model.n_embd2=0,4"), "at least 1"),
         (("--over", "data.path=nowhere.txt"), "nowhere.txt"),
+        (
+            (
+                *("--over", "optimizer.b1=0.1,0.2", "--config.model.kind=transformer"),
+                "--config.model.dropout_rng=rbg",
+            ),
+            'model.dropout_rng: must be "threefry2x32" in a sweep',
+        ),
         (("--over", "optimizer.b1=0.1,0.2", "--seeds", "0"), "--seeds"),
     ],
 )

@@ -250,13 +250,7 @@ class Transformer(nn.Module):
 
     def _logits(self, x: Array) -> Array:
         x = self.ln_f(x).astype(x.dtype)
-        if self.tied:
-            logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
-            logits = logits.reshape(*x.shape[:-1], self.vocab_size)
-        else:
-            logits = self.lm_head(x)
-        if self.layer_loop == "scan":
-            # XLA:TPU would fuse the loss's gradient into both products of this layer's gradient,
-            # which computes it twice and takes long to compile.
-            logits = jax.lax.optimization_barrier(logits)
-        return at_least_float32(logits)
+        if not self.tied:
+            return at_least_float32(self.lm_head(x))
+        logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
+        return at_least_float32(logits.reshape(*x.shape[:-1], self.vocab_size))

@@ -1,0 +1,20 @@
+"""The arithmetic of a training step, which no measurement is needed for."""
+
+from makemore_jax import data, models
+from makemore_jax.config import Config
+from makemore_jax.training.state import num_params
+
+
+def flops_per_step(config: Config) -> int:
+    """Return the arithmetic of a training step in floating-point operations.
+
+    It is 6 for each parameter and token (Kaplan et al. 2020, section 2.1), and 12 for each layer,
+    channel and position of the context for the attention of a token.
+    """
+    dataset = data.load(config.data, config.seed)
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    tokens = 1 if config.data.kind == "windows" else dataset.block_size
+    per_token = 6 * num_params(models.param_shapes(model, dataset.block_size))
+    if config.model.kind == "transformer":
+        per_token += 12 * config.model.n_layer * config.model.n_embd * dataset.block_size
+    return per_token * tokens * config.train.batch_size
