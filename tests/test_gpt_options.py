@@ -22,12 +22,13 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from makemore_jax import config as config_lib
-from makemore_jax import losses, models, sharding
+from makemore_jax import losses, models, report, sharding, workdir
 from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.data.layouts import Rows
 from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
 from makemore_jax.models import transformer
+from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
@@ -113,42 +114,42 @@ def test_layers_in_a_loop_are_the_layers_unrolled(remat):
     """One tree of parameters, the same logits, gradients and steps, and one compiled block."""
     sizes = {"n_layer": 3, "remat": remat}
     plain = create(**sizes)
-    loop = create(**sizes, layer_loop="scan").clone(blockwise=False)
-    params, same = (m.init(jax.random.key(3), TOKENS)["params"] for m in (plain, loop))
+    scanned = create(**sizes, layer_loop="scan").clone(blockwise=False)
+    params, same = (m.init(jax.random.key(3), TOKENS)["params"] for m in (plain, scanned))
     assert_same(params, same)
-    found = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, loop)]
+    found = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, scanned)]
     jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
-    jaxprs = [str(jax.make_jaxpr(partial(loss, m))(params)) for m in (plain, loop)]
+    jaxprs = [str(jax.make_jaxpr(partial(loss, m))(params)) for m in (plain, scanned)]
     assert [jaxpr.count("= tanh ") for jaxpr in jaxprs] == [3, 1]
-    carry, logits = loop.apply({"params": params}, B, method="init_carry"), []
+    carry, logits = scanned.apply({"params": params}, B, method="init_carry"), []
     for token in TOKENS.T:
-        carry, step_logits = loop.apply({"params": params}, carry, token, method="step")
+        carry, step_logits = scanned.apply({"params": params}, carry, token, method="step")
         logits.append(step_logits)
     expected = plain.apply({"params": params}, TOKENS)
     assert_close(jnp.stack(logits, axis=1), expected, 1e-5)
 
 
-def test_each_layer_in_a_loop_draws_its_own_dropout_masks():
-    """And the masks are a function of the key."""
-    loop = create(n_layer=3, dropout=0.5, layer_loop="scan")
-    params = loop.init(jax.random.key(3), TOKENS)["params"]
+def test_each_layer_in_a_loop_draws_its_own_dropout_masks(monkeypatch):
+    """The keys of the layers differ from each other, and are a function of the key of the step."""
+    scanned = create(n_layer=3, dropout=0.5, layer_loop="scan")
+    params = scanned.init(jax.random.key(3), TOKENS)["params"]
+    scan, keys = jax.lax.scan, []
 
-    def keys(key):
-        jaxpr = jax.make_jaxpr(lambda p: loss(loop, p, key))(params)
-        scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
-        return [
-            v.aval.shape for v in scan.invars if jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key)
-        ]
+    def record_keys(body, x, layers):
+        keys.append(jax.random.key_data(layers[1]))
+        return scan(body, x, layers)
 
-    assert keys(jax.random.key(1)) == [(3,)]
-    one, same, other = (loss(loop, params, jax.random.key(i)) for i in (1, 1, 2))
-    assert one == same != other
+    monkeypatch.setattr(jax.lax, "scan", record_keys)
+    for seed in (1, 1, 2):
+        loss(scanned, params, jax.random.key(seed))
+    assert_same(keys[0], keys[1])
+    assert len(np.unique(np.concatenate([keys[0], keys[2]]), axis=0)) == 6
 
 
 def test_masks_by_the_generator_of_the_device():
     """The share of zeros is the rate, and the masks are a function of the key."""
-    loop = create(dropout=0.3, dropout_rng="rbg")
-    draws = [models.dropout_rngs(loop, jax.random.key(i))["dropout"] for i in (1, 1, 2)]
+    model = create(dropout=0.3, dropout_rng="rbg")
+    draws = [models.dropout_rngs(model, jax.random.key(i))["dropout"] for i in (1, 1, 2)]
     masks = [np.asarray(jax.random.bernoulli(key, 0.7, (10_000,))) for key in draws]
     assert "rbg" in str(jax.random.key_impl(draws[0]))
     assert_same(masks[0], masks[1])
@@ -430,3 +431,17 @@ def test_by_the_command_line_too(tmp_path):
     message = "model.tied: true must be false: only transformer models have it"
     assert done.stderr == f"train.py: {message}\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_with_its_layers_in_a_loop_is_inspected_layer_by_layer(tmp_path):
+    """By the records of layer statistics and by the attention maps; it resumes unrolled."""
+    config = small_config("transformer", steps=2, num_samples=0, diagnose_every=2)
+    config.train.eval_examples = config.train.train_eval_examples = 5
+    config.model.layer_loop = "scan"
+    loop.train(config, str(tmp_path))
+    assert "h_1.mlp tanh" in (tmp_path / "metrics.jsonl").read_text("utf-8")
+    lm, _ = report.load(tmp_path, workdir.read(tmp_path))
+    assert report.attention_weights(lm, ["emma"])[0].shape == (2, 2, 5, 5)
+    config.model.layer_loop, config.train.steps = "unroll", 3
+    assert loop.train(config, str(tmp_path))["steps"] == 3
