@@ -2,14 +2,14 @@
 # # makemore in JAX
 #
 # Give makemore a file with one name per line, and it makes up more names like them. In this
-# notebook you train two character-level language models, from a table of bigrams to a small GPT.
-# You sample from them, score names with them, and look inside.
+# notebook you train two character-level language models: a bigram table and a small GPT. You sample
+# from them, score names with them, and look inside.
 #
 # Everything here is functional. A model is a pure function of its parameters. A training step is a
 # pure function from one state to the next. Every random number comes from an explicit key.
 #
-# **Run all cells from top to bottom.** This works on the CPU, GPU and TPU runtimes of Colab, on
-# Kaggle, and in a local Jupyter.
+# **Run all cells from top to bottom.** It is written for the CPU, GPU and TPU runtimes of Colab,
+# for Kaggle, and for a local Jupyter.
 
 # %% [markdown]
 # ## Set up
@@ -82,9 +82,9 @@ print("logits", logits.shape, "loss", mean_loss(logits, targets))
 # %% [markdown]
 # ## A training step is a pure function, too
 #
-# The state holds everything that changes: the parameters, the statistics of the optimizer, and the
-# number of the step. A step takes a state and a batch, and returns the next state. It does not
-# change the old state, so the same step from the same state gives the same result, bit for bit.
+# The state holds everything that changes: the parameters, the optimizer state, and the number of
+# the step. A step takes a state and a batch, and returns the next state. It does not change the old
+# state, so the same step from the same state gives the same result, bit for bit.
 
 # %%
 from makemore_jax.training.state import create
@@ -134,8 +134,9 @@ cells.figures(
 # %% [markdown]
 # ## Train a transformer
 #
-# The small GPT has 4 layers and 204,480 parameters. A batch is split over the devices of a mesh.
-# The mesh follows from the number of devices: 1 on Colab's TPU, 8 on Kaggle's TPU v5e-8.
+# The small GPT has 4 layers and 204,480 parameters. A batch is split over the devices of a mesh. By
+# default the mesh has all GPU or TPU devices: 1 on Colab's TPU, 8 on Kaggle's TPU v5e-8. On a CPU
+# it has several cores only if the model is large enough to gain from them.
 
 # %%
 from makemore_jax import sharding
@@ -210,8 +211,8 @@ cells.surprise(gpt, names)
 # %% [markdown]
 # ## Look at the attention
 #
-# Each row is a character that the model has just read. The columns show how much it attends to the
-# characters up to this one, to predict the next.
+# Each row shows one position: how much it attends to itself and to each earlier character when it
+# predicts the next.
 
 # %%
 name = "olivia"

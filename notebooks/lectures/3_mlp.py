@@ -42,9 +42,10 @@ steps = 100_000
 # ## Windows instead of names
 #
 # A config of this project describes an experiment: data, model, optimizer and training.
-# `configs/lecture_mlp.py` is the lecture's experiment. Two fields are set here. The data is
-# the course's list of 32,033 names if it is there, else the project's own shorter list. Published
-# numbers belong to the course's list. The learning rate falls after half of the steps.
+# `configs/lecture_mlp.py` is the lecture's experiment. We set two fields. `data.path` is the
+# course's list of 32,033 names if you downloaded it, otherwise the project's shorter list.
+# Published numbers belong to the course's list. `optimizer.step_size` lets the learning rate drop
+# halfway.
 
 # %%
 config = get_config()
@@ -118,11 +119,12 @@ print(f"loss of the untrained model {loss:.2f}, of a uniform guess {np.log(len(s
 # ## One step
 #
 # `make_train_step` builds a pure function: it takes a state and a batch, and returns the next state
-# and the loss. The state contains the parameters, the optimizer's memory and the step number.
+# and the loss. The state contains the parameters, the optimizer state and the step number.
 #
 # A batch is 32 windows drawn at random. Its key is `fold_in(key, step)`, so the batch of step 1,000
-# is the same no matter how we got there. A training that was interrupted can therefore go on
-# exactly where it stopped.
+# is the same no matter how we got there. An interrupted run can therefore continue exactly
+# where it stopped. (The last argument of the step is the key for dropout, which this network does
+# not have.)
 
 # %%
 train_step = make_train_step(model, mlp.optimizer)
@@ -154,7 +156,7 @@ def train(state, split, key, num_steps):
 # %% [markdown]
 # ## Which learning rate?
 #
-# We try 16 learning rates for a few hundred steps each. `jax.vmap` runs all 16 trainings at once,
+# We try 16 learning rates for a few hundred steps each. `jax.vmap` runs all 16 of them at once,
 # each with its own copy of the parameters. The function below is plain gradient descent for a
 # single learning rate; `vmap` adds the axis.
 
@@ -207,7 +209,7 @@ print(f"                    dev loss   {dev_loss:.4f}")
 # On the course's list a bigram reaches 2.45. Two more characters of context make a better model.
 #
 # `experiment.train` in `makemore_jax/lectures/experiment.py` is the loop that we wrote here, for
-# any config. The next notebooks use it.
+# any config, with separate keys for batches and dropout. The next notebooks use it.
 #
 # ## What the network has learned about characters
 #
@@ -234,7 +236,7 @@ for name, split in zip(names, dataset.found_in(names), strict=True):
 #
 # ## The numbers
 #
-# The lecture's network with 200,000 steps, trained by `python -m benchmarks.lectures`, beside the
+# The lecture's network with 200,000 steps, trained by `python -m benchmarks.lectures`, and the
 # losses that the course published. Train and dev are losses in nats per character.
 
 # %%
@@ -244,8 +246,9 @@ Markdown(published.as_table({"mlp": results["mlp"]}))
 # %% [markdown]
 # ## What to take away
 #
-# - A model is a pure function of parameters and data, a step one from state to state.
-# - `scan` turns the step into a training, `vmap` turns one training into many.
+# - A model is a pure function of parameters and data. A training step is a pure function from one
+#   state to the next.
+# - `scan` turns one step into a training loop; `vmap` turns one run into many.
 # - Random numbers are a function of the key and the step, so every run can be repeated exactly.
 #
 # Notebook 4 looks inside this network and finds that most of its hidden units do not work.

@@ -3,7 +3,8 @@
 #
 # The network of notebook 3 trains, but it starts badly. This notebook looks at the numbers inside
 # it, finds two faults in its initial values, and repairs them. Then it makes the network six layers
-# deep, where good initial values are hard to find, and adds batch norm, which makes them easy.
+# deep (five hidden layers and the output layer), where good initial values are hard to find, and
+# adds batch norm, which makes them easy.
 #
 # It follows the course's lecture
 # [Building makemore part 3: Activations & Gradients, BatchNorm](https://youtu.be/P6sfmUTpUmc).
@@ -243,9 +244,9 @@ pictures.histograms(
 )
 
 # %% [markdown]
-# Without batch norm the activations shrink from layer to layer. With it all five layers have the
-# same distribution, because batch norm undoes any factor of the weights. The gradients shrink in
-# the other direction, from the last layer to the first:
+# Without batch norm the activations shrink from layer to layer. With it all five hidden layers have
+# the same distribution, because batch norm undoes any factor of the weights. The gradients shrink
+# in the other direction, from the last layer to the first:
 
 # %%
 pictures.histograms(
@@ -256,8 +257,8 @@ pictures.histograms(
 # ## How far does each weight move?
 #
 # One more number is worth watching: the size of an update, divided by the size of the weights that
-# it changes. A common rule of thumb is 1/1000. Far below that a layer hardly learns, far above it
-# is shaken. For gradient descent an update is the learning rate times the gradient.
+# it changes. A common rule of thumb is 1/1000. Far below it, a layer hardly learns; far above it,
+# training is unstable. For gradient descent an update is the learning rate times the gradient.
 
 # %%
 learning_rate = lecture_deep_batchnorm.get_config().optimizer.learning_rate
@@ -334,7 +335,7 @@ print("applied with train=True, the model returns the logits and new", list(upda
 #
 # ## The numbers
 #
-# Seven trainings of the lecture, run by `python -m benchmarks.lectures`, beside the losses that the
+# The lecture's seven runs, repeated by `python -m benchmarks.lectures`, and the losses that the
 # course published. Train and dev are losses in nats per character on the course's list.
 
 # %%

@@ -106,19 +106,20 @@ for name, network in networks.items():
     print(f"{name}: dev loss {experiment.evaluate(network, 'dev'):.4f} after {steps:,} steps")
 
 # %% [markdown]
-# Two networks of the same size end close together. The tree uses its parameters a little better.
-# It can also grow: for a window twice as long it needs one more layer, not a larger one.
+# Two networks of about the same size end close together. The tree uses its parameters a little
+# better. It can also grow: for a window twice as long it needs one more layer, not a larger one.
 #
 # ## A tree is a convolution
 #
 # To score every character of a name, we could cut out all windows and run the tree on each. But
 # neighboring windows overlap, and their trees share most of their nodes. Running the same layers
 # along the whole name gives all outputs at once: that is a *dilated causal convolution*, the form
-# in which WaveNet is usually described. The results are the same; the project's tests compare
-# the two forms in `tests/test_windows.py`.
+# in which WaveNet is usually described. `tests/test_windows.py` shows that both forms give the same
+# results.
 #
-# The project's model accepts any sequence of at least eight characters and returns one prediction
-# for each whole window in it. So one call on a long sequence equals many calls on windows:
+# The project's model takes the simpler way: it cuts the windows out itself. It accepts any sequence
+# of at least eight characters and returns one prediction for each whole window in it. So one call
+# on a long sequence equals many calls on windows:
 
 # %%
 tree = networks["tree"]
@@ -159,7 +160,7 @@ print(", ".join(names))
 # ## The numbers
 #
 # The lecture's three networks with 200,000 steps, trained by `python -m benchmarks.lectures`,
-# beside the losses that the course published. Train and dev are losses in nats per character on
+# and the losses that the course published. Train and dev are losses in nats per character on
 # the course's list. The last network is the same tree with wider layers.
 
 # %%

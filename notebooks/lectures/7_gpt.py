@@ -169,7 +169,7 @@ except UserError as error:
 # %% [markdown]
 # The lecture's GPT has 10.8 million parameters and needs a GPU. This notebook trains a smaller one,
 # for two CPU cores: 2 layers, 4 heads, 96 channels, a context of 32 characters, no dropout. On a
-# GPU or TPU, delete this cell to train the lecture's.
+# GPU or TPU, skip this cell and set `steps = 5_000` to train the lecture's, which has 6 heads.
 
 # %%
 config.data.block_size = 32
@@ -252,7 +252,7 @@ plt.show()
 # %% [markdown]
 # ## The numbers
 #
-# Two trainings of this kind have published losses. `python -m benchmarks.shakespeare` measures the
+# Two runs of this kind have published losses. `python -m benchmarks.shakespeare` measures the
 # first on two CPU cores. The second needs a GPU or TPU; the project has no measurement of it yet.
 # Losses are in nats per character on the last tenth of the text, or on the first 32,000 characters
 # of it for this notebook.
@@ -275,7 +275,8 @@ Markdown(f"""
 # - Attention is a weighted average whose weights come from the data.
 # - The mask makes it a language model, the scaling keeps it trainable, several heads let it look
 #   for several things.
-# - A GPT is that, an MLP, residual connections and LayerNorm, repeated.
+# - A GPT repeats a block of attention, an MLP, residual connections and LayerNorm.
 #
-# This is the end of the course. `notebooks/makemore.ipynb` trains the project's other models, and
-# `python train.py --help` shows everything that can be changed.
+# This is the end of the course. `notebooks/makemore.ipynb` trains a bigram table and a transformer
+# with the project's own programs. `python train.py --config configs/gru.py` trains another model,
+# and `--help` shows every setting.
