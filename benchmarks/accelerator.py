@@ -20,6 +20,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,11 +46,12 @@ SAMPLER_STEPS = 1_000  # trained before sampling, so that lines are as long as n
 
 # Dense bfloat16 FLOP/s by a part of the device's name, from the manufacturers' data sheets.
 PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
     "L4": 121e12,
-    "T4": 65e12,
+    "T4": 65e12,  # in float16; it has no bfloat16
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
@@ -104,7 +106,7 @@ def shakespeare_config(is_quick: bool) -> Config:
 
 def peak_flops(device_kind: str) -> float | None:
     """Return the peak of a device by its name, None if it is not in the table."""
-    found = [peak for name, peak in PEAK_FLOPS.items() if name in device_kind]
+    found = [p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind)]
     return found[0] if found else None
 
 
@@ -148,8 +150,8 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     file = folder / "metrics.jsonl"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    whole = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in whole]
 
 
 def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
@@ -212,6 +214,23 @@ def torch_ways() -> tuple[str, ...]:
     return tuple(way for way in TORCH_WAYS if way in torch_side.ways())
 
 
+def start(make: Callable[..., Callable], *args: Any) -> Callable:
+    """Return what `make(*args)` returns, made and called in a process of its own.
+
+    A TPU belongs to one process, so there it is made in this one.
+    """
+    import jax
+
+    return make(*args) if jax.default_backend() == "tpu" else sides.Side(make, *args)
+
+
+def num_at_once(cores: int) -> int:
+    """Return how many measurements may be prepared at once if each keeps so many cores busy."""
+    import jax
+
+    return 1 if jax.default_backend() == "tpu" else max(1, (os.cpu_count() or 1) // cores)
+
+
 def measure_train(settings: Settings, record: Record) -> None:
     """Record the milliseconds per step of each model, in every way."""
     import jax
@@ -226,7 +245,7 @@ def measure_train(settings: Settings, record: Record) -> None:
 
     def warm_up(kind: str) -> dict[str, Callable[[], float | str]]:
         config = config_of(kind)
-        ours = sides.Side(make_trainer, kind)
+        ours = start(make_trainer, kind)
         ours(1)
         calls = sides.calls_in(settings.seconds, config.train.log_every * ours(1))
         timed = {OURS: lambda: ours(calls)}
@@ -237,7 +256,7 @@ def measure_train(settings: Settings, record: Record) -> None:
         draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
         batches = [tuple(np.asarray(a) for a in draw(i)) for i in range(20)]
         sizes = dataset.vocab.size, dataset.block_size
-        theirs = sides.Side(make_torch_trainer, kind, *sizes, batches, 2)
+        theirs = start(make_torch_trainer, kind, *sizes, batches, 2)
         for way in ways:
             first = theirs(way, 10)
             if isinstance(first, str):
@@ -260,7 +279,7 @@ def _warm_up_in_groups(
     As many kinds warm up at the same time as there are cores for, since most of it is compiling on
     the host. Nothing warms up while the caller measures.
     """
-    size = max(1, (os.cpu_count() or 1) // 5)
+    size = num_at_once(5)
     with ThreadPoolExecutor(size) as pool:
         for start in range(0, len(kinds), size):
             group = kinds[start : start + size]
@@ -282,13 +301,13 @@ def measure_sample(settings: Settings, record: Record) -> None:
     num = settings.num_names
 
     def warm_up(kind: str) -> dict[str, Callable[[], float]]:
-        sample = sides.Side(sample_speed.make_jax_sampler, kind)
+        sample = start(sample_speed.make_jax_sampler, kind)
         ways = {OURS: sample}
         if HAS_TORCH:
             config = config_of(kind)
             dataset = data.load(config.data, config.seed)
             sizes = dataset.vocab.chars, dataset.block_size
-            ways[MAKEMORE] = sides.Side(sample_speed.make_torch_sampler, kind, *sizes, 2)
+            ways[MAKEMORE] = start(sample_speed.make_torch_sampler, kind, *sizes, 2)
         timed = {}
         for way, side in ways.items():
             side(num, 1)
@@ -332,12 +351,9 @@ def measure_parity(settings: Settings, record: Record) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
 
     def compare(kind: str) -> None:
-        side = sides.Side(make_comparison, kind, settings.parity_steps)
-        record(kind, side())
-        side.close()
+        record(kind, start(make_comparison, kind, settings.parity_steps)())
 
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(max(1, cores // 2)) as pool:
+    with ThreadPoolExecutor(num_at_once(2)) as pool:
         list(pool.map(compare, settings.kinds))
 
 
@@ -386,16 +402,19 @@ def supervise(
                 command, cwd=sides.ROOT, stdout=output, stderr=output, start_new_session=True
             )
             status = None
-            while status is None:
-                try:
-                    process.wait(1)
-                    status = "finished"
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() - began > limit:
-                        status = "stopped at its time limit"
-                seconds = time.monotonic() - began
-                update(_read_results(file) | {"status": f"{status or 'running'}, {seconds:.0f} s"})
-            _kill_group(process)
+            try:
+                while status is None:
+                    try:
+                        process.wait(1)
+                        status = "finished"
+                    except subprocess.TimeoutExpired:
+                        if time.monotonic() - began > limit:
+                            status = "stopped at its time limit"
+                    seconds = time.monotonic() - began
+                    shown = f"{status or 'running'}, {seconds:.0f} s"
+                    update(_read_results(file) | {"status": shown})
+            finally:  # also after Ctrl-C, which the other process does not get
+                _kill_group(process)
         text = log.read_text("utf-8", errors="replace")
         sys.stderr.write(text[-4_000:])
         if status == "finished" and process.returncode:

@@ -31,7 +31,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
 MOST_AT_ONCE = 1024  # lines in one compiled call on a CPU
-TOKENS_ON_ACCELERATOR = 2**18  # in one compiled call on a GPU or TPU
+ACCELERATOR_BYTES = 2**30  # of the carries of all lines in one compiled call on a GPU or TPU
 FEWEST_AT_ONCE = 128  # of fewer lines those that have ended go on with the others
 
 
@@ -180,7 +180,7 @@ def sample(
     tokens = np.zeros(lm.max_len, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
-    at_once = min(num, _max_lines(lm.max_len))
+    at_once = min(num, _max_lines(lm))
     mesh = sharding.make_lines_mesh(at_once)
     at_once = -(-at_once // mesh.size) * mesh.size
     variables = jax.device_put(lm.variables, sharding.replicated(mesh))
@@ -193,11 +193,17 @@ def sample(
     return samples[:num]
 
 
-def _max_lines(max_len: int) -> int:
-    """Return how many lines of at most `max_len` tokens are sampled in one compiled call."""
+def _max_lines(lm: LanguageModel) -> int:
+    """Return how many lines are sampled in one compiled call.
+
+    On an accelerator a call takes longer than its lines, so it has as many as fit in memory.
+    """
     if jax.default_backend() == "cpu":
         return MOST_AT_ONCE
-    return max(MOST_AT_ONCE, TOKENS_ON_ACCELERATOR // max_len)
+    init_carry = partial(lm.model.apply, lm.variables, 1, method="init_carry")
+    carry = jax.tree.leaves(jax.eval_shape(init_carry))
+    num_bytes = sum(a.size * a.dtype.itemsize for a in carry) + lm.max_len * 4  # and the tokens
+    return max(MOST_AT_ONCE, ACCELERATOR_BYTES // num_bytes)
 
 
 def sample_new(

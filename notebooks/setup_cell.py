@@ -14,8 +14,9 @@ def find_project() -> Path:
             return folder
     archives = [*here.glob("makemore_jax*.zip"), *here.glob("makemore_jax*.tar.gz")]
     if archives:
-        shutil.unpack_archive(archives[0], here)
-        return next(here.glob("*/makemore_jax/__init__.py")).parent.parent
+        unpacked = here / "unpacked"
+        shutil.unpack_archive(archives[0], unpacked)
+        return next(unpacked.rglob("makemore_jax/__init__.py")).parent.parent
     subprocess.run(["git", "clone", "--depth=1", "{repository}", "makemore_jax"], check=True)
     return here / "makemore_jax"
 

@@ -182,4 +182,5 @@ def test_arithmetic_of_a_step(monkeypatch):
     config = Config()  # 204,480 parameters, 4 layers of 64 channels, 32 lines of 15 tokens
     assert flops_per_step(config) == 32 * 15 * (6 * 204_480 + 12 * 4 * 64 * 15)
     assert accelerator.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert accelerator.peak_flops("cpu") is None
+    assert accelerator.peak_flops("NVIDIA L4") == 121e12
+    assert accelerator.peak_flops("NVIDIA L40S") is accelerator.peak_flops("cpu") is None

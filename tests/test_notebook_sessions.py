@@ -1,13 +1,14 @@
 """In a notebook: programs run again and again in one session, threads train, Stop saves."""
 
 import io
+import os
 import re
 import signal
 import threading
 from types import SimpleNamespace
 
 import pytest
-from conftest import read_metrics, run, small_config
+from conftest import TIMEOUT, needs_signals, read_metrics, run, small_config
 
 from makemore_jax import progress
 from makemore_jax.checkpoint import Checkpoints
@@ -113,13 +114,20 @@ def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
     assert loop.train(config, str(tmp_path))["steps"] == step + 10
 
 
-def test_a_cancelled_stop_button_sends_nothing(tmp_path):
+@needs_signals
+def test_a_cancelled_stop_button_sends_nothing(tmp_path, monkeypatch):
     cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
-    button = cells.StopButton(tmp_path, 1)
-    button.cancel()
-    assert not button.is_alive()
-    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 7, "half', "utf-8")
-    assert cells._last_step(tmp_path / "metrics.jsonl") == 5  # a KeyboardInterrupt fails the test
+    sent = []
+    monkeypatch.setattr(cells.os, "kill", lambda *signal: sent.append(signal))
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 5}\n{"step": 7, "half', "utf-8")
+    assert cells._last_step(metrics) == 5
+    cancelled, pressed = cells.StopButton(tmp_path, 1), cells.StopButton(tmp_path, 1)
+    cancelled.cancel()
+    metrics.write_text('{"step": 6}\n', "utf-8")
+    pressed.join(TIMEOUT)
+    assert not pressed.is_alive() and not cancelled.is_alive()
+    assert sent == [(os.getpid(), signal.SIGINT)]
 
 
 def test_training_in_a_thread_leaves_signals_alone(tmp_path):

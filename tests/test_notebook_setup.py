@@ -82,8 +82,8 @@ def test_a_fallback_to_the_cpu_is_reported():
 
 
 def test_the_device_is_described():
-    assert setup.describe_devices(1, "TPU v5 lite", "tpu") == "Training runs on 1 TPU v5 lite."
-    assert setup.describe_devices(2, "cpu", "cpu") == "Training runs on 2 CPU cores."
+    assert setup.describe_devices(1, "TPU v5 lite", "tpu") == "jax has 1 device: TPU v5 lite."
+    assert setup.describe_devices(2, "cpu", "cpu") == "jax has 2 devices: CPU core."
 
 
 def test_the_platform():

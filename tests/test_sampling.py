@@ -52,6 +52,16 @@ def test_a_line_depends_on_its_number_alone(monkeypatch):
     assert [line.text for line in sampling.sample(lm, KEY, 50)] == fifty
 
 
+@pytest.mark.parametrize("kind", ["bigram", "gru"])  # without and with a state
+def test_an_accelerator_samples_as_many_lines_at_once_as_fit_in_memory(kind, monkeypatch):
+    lm = small_lm(kind)
+    assert sampling._max_lines(lm) == sampling.MOST_AT_ONCE
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert sampling._max_lines(lm) > 100_000
+    monkeypatch.setattr(sampling, "ACCELERATOR_BYTES", 10)
+    assert sampling._max_lines(lm) == sampling.MOST_AT_ONCE
+
+
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
 def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
     lm = small_lm(kind)

@@ -4,7 +4,7 @@ import copy
 import json
 import runpy
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from makemore_jax import config as config_lib
@@ -64,7 +64,7 @@ def as_markdown(
         kind=config.model.kind,
         num_params=num_params,
         what="lines" if run.vocab.has_end else "text",
-        data=Path(run.data_file).name,
+        data=PureWindowsPath(run.data_file).name,
         sha256=run.data_sha256,
         vocab_size=run.vocab.size,
         block_size=config.data.block_size,
@@ -109,7 +109,10 @@ def public_config(config: Config) -> dict[str, Any]:
 
 def public_path(path: str) -> str:
     """Return a path as it may be published: an absolute one without its folders."""
-    return Path(path).name if Path(path).is_absolute() else path
+    for kind in (PurePosixPath, PureWindowsPath):  # a run may come from another system
+        if kind(path).is_absolute():
+            return kind(path).name
+    return path
 
 
 def train_command(config: Config) -> str:

@@ -36,7 +36,10 @@ class StopButton(threading.Thread):
     def run(self) -> None:
         while not self._is_cancelled.wait(POLL_SECONDS):
             if _last_step(self._file) >= self._stop_step:
-                os.kill(os.getpid(), signal.SIGINT)
+                if os.name == "nt":  # where os.kill ends the process
+                    signal.raise_signal(signal.SIGINT)
+                else:
+                    os.kill(os.getpid(), signal.SIGINT)
                 return
 
     def cancel(self) -> None:

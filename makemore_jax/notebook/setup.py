@@ -27,8 +27,8 @@ TPU_VARIABLES = ("COLAB_TPU_ADDR", "COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU
 def install_missing(project: Path, install: Callable[[list[str]], None] | None = None) -> None:
     """Install the dependencies of the project, and matplotlib, where no version is installed.
 
-    Installed packages keep their versions, because the jax, flax and torch of a runtime match its
-    accelerator. `install` runs pip with these arguments. RuntimeError if pip fails.
+    The packages of PREINSTALLED keep their versions: those of a runtime match its accelerator.
+    `install` runs pip with these arguments. RuntimeError if pip fails.
     """
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     requirements = table["dependencies"] + table["optional-dependencies"]["plots"]
@@ -51,9 +51,8 @@ def install_missing(project: Path, install: Callable[[list[str]], None] | None =
 
 def _pip_install(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-    )
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, **pipe, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise RuntimeError(f"pip could not install the missing packages:\n{done.stdout}")
 
@@ -126,10 +125,9 @@ def use_devices() -> None:
 
 
 def describe_devices(count: int, kind: str, backend: str) -> str:
-    """One sentence about the device that computes, such as 'Training runs on 1 TPU v5 lite.'"""
-    if backend == "cpu":
-        return f"Training runs on {count} CPU core{'s' if count > 1 else ''}."
-    return f"Training runs on {count} {kind}."
+    """One sentence about the devices, such as 'jax has 1 device: TPU v5 lite.'"""
+    name = "CPU core" if backend == "cpu" else kind
+    return f"jax has {count} device{'s' if count > 1 else ''}: {name}."
 
 
 def fallback_warning(

@@ -232,7 +232,10 @@ def _looks(config: TrainConfig) -> tuple[int, ...]:
 def _make_diagnose(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, data.Split, Array], dict[str, Any]]:
-    """The function (state, split, key) -> what the next step on them would show."""
+    """The function (state, split, key) -> what the next step on them would show.
+
+    Layers that train in a loop draw other dropout masks there.
+    """
     from makemore_jax import diagnostics  # hangs off the core: imported where it is asked for
 
     diagnose = diagnostics.make_diagnose(model, optimizer)

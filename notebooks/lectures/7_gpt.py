@@ -160,6 +160,7 @@ print(inspect.getsource(Block.__call__))
 
 # %%
 config = get_config()
+config.model.layer_loop = "unroll"  # so that every layer has outputs to look at
 try:
     config.data.path = str(download("shakespeare"))
 except UserError as error:
