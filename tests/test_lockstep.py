@@ -29,8 +29,7 @@ def compare(config, *flags, **env):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_family_in_lockstep(kind, tmp_path):
-    env = AS_USERS_RUN if kind in ("mlp", "gru", "transformer") else {}
-    (result,) = compare(("--config", f"configs/{kind}.py"), tmp_path, **env)
+    (result,) = compare(("--config", f"configs/{kind}.py"), tmp_path, **AS_USERS_RUN)
     check(result, "float32")
     assert result["differences"]["logits"] <= 1e-5
     assert result["differences"]["loss"] <= 1e-6
