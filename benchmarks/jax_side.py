@@ -52,6 +52,13 @@ class Trainer:
         return LanguageModel(self.model, variables, self.dataset.vocab, *sizes)
 
 
+def draw_batches(config: Config, dataset: data.Dataset, num: int) -> list[tuple[np.ndarray, ...]]:
+    """Return batches of the training split, drawn with the keys 0 to num - 1."""
+    split = dataset.splits["train"]
+    draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
+    return [tuple(np.asarray(a) for a in draw(i)) for i in range(num)]
+
+
 def make_trainer(kind: str) -> Callable[[int], float]:
     """Return the function (number of calls of `log_every` steps) -> seconds per step."""
     config = config_of(kind)

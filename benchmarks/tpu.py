@@ -48,7 +48,7 @@ def is_available() -> bool:
 
 
 def make_mesh(topology: str, config: MeshConfig) -> Mesh:
-    """Return a mesh of TPU chips that are not there; `topology` is a name such as "v5e:2x2"."""
+    """Return a mesh of TPU chips by their description; `topology` is a name such as "v5e:2x2"."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     shape = (config.data, config.model)
     devices = np.array(devices[: config.data * config.model]).reshape(shape)
@@ -100,31 +100,28 @@ class Programs:
         take, sum_batch = make_batch_programs(self.model, self.mesh)
         indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)
-        return self._lower(sum_batch, self._variables(), *self._everywhere(batch))
+        return self._lower(sum_batch, self.state.variables, *self._everywhere(batch))
 
     def decoding(self) -> Any:
         """Draw lines by the carry, or the first tokens of a text."""
         if self.dataset.vocab.has_end:
             numbers, prompt = np.arange(64, dtype=np.int32), np.zeros(self.dataset.max_len, int)
-            args = self._everywhere((self._variables(), self.key, numbers, prompt, np.int32(0)))
+            args = self._everywhere((self.state.variables, self.key, numbers, prompt, np.int32(0)))
             last = (self.dataset.max_len, AS_IT_IS, self.mesh)
             return self._lower(sampling._sample_lines, self.model, *args, *last)
         init_carry = partial(self.model.apply, method="init_carry")
-        carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self._variables())
+        carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self.state.variables)
         return self._draw((carry, np.zeros(1, np.int32)), is_cached=True)
 
     def streaming(self) -> Any:
-        """Go on with a text beyond the context of the model."""
+        """Continue a text beyond the context of the model."""
         return self._draw(np.zeros((1, self.dataset.block_size), np.int32), is_cached=False)
 
     def _draw(self, context: Any, is_cached: bool) -> Any:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         counts = np.int32(0), np.int32(streaming.AT_ONCE)
-        args = self._everywhere((self._variables(), keys, context, *counts))
+        args = self._everywhere((self.state.variables, keys, context, *counts))
         return self._lower(streaming._draw, self.model, *args, AS_IT_IS, is_cached)
-
-    def _variables(self) -> Any:
-        return self.state.variables
 
     def _everywhere(self, tree: Any) -> Any:
         return jax.tree.map(partial(_abstract, sharding=sharding.replicated(self.mesh)), tree)

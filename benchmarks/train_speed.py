@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import jax_side, sides, torch_side
@@ -25,9 +24,7 @@ def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, A
     """The milliseconds a step of every way, for one model."""
     config = config_of(kind)
     dataset = data.load(config.data, config.seed)
-    split = dataset.splits["train"]
-    draw = jax.jit(lambda i: data.draw(split, jax.random.key(i), config.train.batch_size))
-    batches = [tuple(np.asarray(a) for a in draw(i)) for i in range(100)]
+    batches = jax_side.draw_batches(config, dataset, 100)
     ours = sides.Side(jax_side.make_trainer, kind)
     theirs = sides.Side(
         torch_side.make_trainer, kind, dataset.vocab.size, dataset.block_size, batches, threads

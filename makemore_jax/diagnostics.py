@@ -24,6 +24,7 @@ from flax import linen as nn
 from jax import Array
 from jax.extend import core
 
+from makemore_jax import models
 from makemore_jax.data.layouts import Batch
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_loss
@@ -261,7 +262,7 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter, of two axes or more, as `histogram`
     """
 
-    loss_fn = make_loss(model)
+    loss_fn = make_loss(models.unrolled(model))
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:

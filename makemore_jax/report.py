@@ -135,8 +135,7 @@ def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
 
     block_size = run.config.data.block_size
     # The attention maps are outputs of the modules of each layer.
-    config = dataclasses.replace(run.config.model, layer_loop="unroll")
-    model = models.create(config, run.vocab.size, block_size)
+    model = models.unrolled(models.create(run.config.model, run.vocab.size, block_size))
     checkpoints = Checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)

@@ -21,7 +21,7 @@ class _Inputs(NamedTuple):
 
     variables: Any
     keys: Array  # (B,) of the rows
-    tokens: Array  # (L,) of which the first num_given start every row
+    tokens: Array  # (L,); the first num_given start every row
     num_given: Array  # () int32
     temperature: Array  # () float32
 

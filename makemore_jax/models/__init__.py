@@ -91,6 +91,14 @@ def param_shapes(model: nn.Module, block_size: int) -> Any:
     return variable_shapes(model, block_size)["params"]
 
 
+def unrolled(model: nn.Module) -> nn.Module:
+    """Return a model with a module for every layer, whose outputs can be inspected by name.
+
+    The parameters are the same. Layers in a loop draw other dropout masks.
+    """
+    return model.clone(layer_loop="unroll") if hasattr(model, "layer_loop") else model
+
+
 def dropout_rngs(model: nn.Module, key: Array) -> dict[str, Array]:
     """Return the `rngs` with which a model draws dropout masks from a threefry key.
 

@@ -126,9 +126,7 @@ def _train(
         metrics.write_config(config_lib.flatten(config))
     diagnose = None
     if config.train.diagnose_every:
-        unrolled = replace(config.model, layer_loop="unroll")  # has a name for every layer
-        inspected = models.create(unrolled, dataset.vocab.size, dataset.block_size)
-        diagnose = _make_diagnose(config, inspected, optimizer)
+        diagnose = _make_diagnose(config, model, optimizer)
         if start == 0:
             metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
     num_samples = config.train.num_samples
@@ -232,10 +230,7 @@ def _looks(config: TrainConfig) -> tuple[int, ...]:
 def _make_diagnose(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, data.Split, Array], dict[str, Any]]:
-    """The function (state, split, key) -> what the next step on them would show.
-
-    Layers that train in a loop draw other dropout masks there.
-    """
+    """The function (state, split, key) -> what the next step on them would show."""
     from makemore_jax import diagnostics  # hangs off the core: imported where it is asked for
 
     diagnose = diagnostics.make_diagnose(model, optimizer)

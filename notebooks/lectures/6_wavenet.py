@@ -43,7 +43,7 @@ steps = 20_000
 # We prepare two networks:
 #
 # - **flat**: one hidden layer of 200 units on all eight characters;
-# - **tree**: three hidden layers of 68 units, each of which joins two neighbors (`fuse = 2`).
+# - **tree**: three hidden layers of 68 units; each joins two neighbors (`fuse = 2`).
 
 # %%
 config = get_config()

@@ -1,0 +1,355 @@
+"""The measurements of benchmarks.accelerator; each is one item of its page."""
+
+import importlib.util
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import sides
+from benchmarks.arithmetic import flops_per_step
+from benchmarks.configs import config_of
+from makemore_jax import startup
+from makemore_jax.config import Config
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+KINDS = ("transformer", *(kind for kind in sides.KINDS if kind != "transformer"))
+TORCH_WAYS = ("eager", "compiled", "cuda graphs")
+OURS, MAKEMORE = "makemore_jax", "makemore's loop"
+
+# Dense bfloat16 FLOP/s by a part of the device's name, from the manufacturers' data sheets.
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "T4": 65e12,  # in float16; it has no bfloat16
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v6 lite": 918e12,
+}
+
+Record = Callable[[str, Any], None]  # (key, value): store a result of the running item
+
+
+class Settings(NamedTuple):
+    """The sizes of all measurements."""
+
+    kinds: tuple[str, ...] = KINDS
+    rounds: int = 5
+    seconds: float = 0.2  # of one way in one round
+    num_names: int = 10_000
+    sampled: tuple[str, ...] = ("transformer", "gru", "mlp")
+    swept: tuple[str, ...] = ("mlp", "gru")
+    members: int = 64
+    sweep_steps: int = 300
+    parity_steps: int = 50
+    is_quick: bool = False
+
+
+QUICK = Settings(
+    kinds=("bigram",),
+    rounds=1,
+    seconds=0.01,
+    num_names=30,
+    sampled=("bigram",),
+    swept=("bigram",),
+    members=3,
+    sweep_steps=2,
+    parity_steps=2,
+    is_quick=True,
+)
+
+
+def shakespeare_config(is_quick: bool) -> Config:
+    """Return configs/shakespeare.py, or a tiny version of it that reads names.txt as a text."""
+    config = config_of("shakespeare")
+    if is_quick:
+        config.data.path = "names.txt"
+        config.data.block_size = 8
+        config.data.train_fraction = 0.99
+        config.model.n_layer, config.model.n_head, config.model.n_embd = 1, 2, 8
+        config.train.batch_size, config.train.steps = 4, 6
+        config.train.log_every = config.train.eval_every = config.train.sample_every = 2
+        config.train.eval_examples = config.train.train_eval_examples = 8
+    return config
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return the peak of a device by its name, None if it is not in the table."""
+    found = [p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind)]
+    return found[0] if found else None
+
+
+def measure_shakespeare(settings: Settings, record: Record) -> None:
+    """Train; record losses, time, tokens per second and model FLOPs utilization."""
+    import jax
+    import numpy as np
+
+    from makemore_jax.training import loop
+
+    config = shakespeare_config(settings.is_quick)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ended = threading.Event()
+        watcher = threading.Thread(target=_record_progress, args=(folder, record, ended))
+        watcher.start()
+        try:
+            summary = loop.train(config, name)
+        finally:
+            ended.set()
+            watcher.join()
+        rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
+        steps_per_second = float(np.median(rates))
+        flops = flops_per_step(config) * steps_per_second
+        kind = jax.devices()[0].device_kind
+        peak = peak_flops(kind)
+        tokens = config.train.batch_size * config.data.block_size
+        losses = {"dev_loss": summary["dev_loss"], "best_step": summary["best_step"]}
+        result = losses | {
+            "step": summary["steps"],
+            "seconds": summary["seconds"],
+            "milliseconds": 1e3 / steps_per_second,
+            "tokens_per_second": tokens * steps_per_second,
+            "flops_per_second": flops,
+            "utilization": peak and flops / (peak * jax.device_count()),
+        }
+        record("run", result)
+        result["crops_loss"] = crops_loss(folder, config, 2 if settings.is_quick else 200)
+        record("run", result)
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    whole = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in whole]
+
+
+def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
+    """Record the lowest dev loss so far, for a training that does not reach its end."""
+    while not ended.wait(2):
+        lines = [line for line in _lines(folder) if "dev_loss" in line]
+        if lines:
+            best = min(lines, key=lambda line: line["dev_loss"])
+            steps = {"best_step": best["step"], "step": lines[-1]["step"]}
+            record("run", {"dev_loss": best["dev_loss"]} | steps)
+
+
+def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
+    """Return the best model's mean loss on random crops of the dev split, as nanoGPT estimates it.
+
+    nanoGPT draws 200 batches (train.py, estimate_loss).
+    """
+    import jax
+
+    from makemore_jax import data, models
+    from makemore_jax.checkpoint import Checkpoints
+    from makemore_jax.losses import mean_loss
+
+    dataset = data.load(config.data, config.seed)
+    split = dataset.splits["dev"]
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    shapes = models.variable_shapes(model, dataset.block_size)
+    variables = Checkpoints(folder, read_only=True).restore_variables("best", shapes)
+
+    @jax.jit
+    def batch_loss(variables: Any, key: jax.Array) -> jax.Array:
+        inputs, targets = data.draw(split, key, config.train.batch_size)
+        return mean_loss(model.apply(variables, inputs), targets)
+
+    keys = jax.random.split(jax.random.key(config.seed), num_batches)
+    return sum(float(batch_loss(variables, key)) for key in keys) / num_batches
+
+
+def make_torch_trainer(*args: Any) -> Callable[[str, int], float | str]:
+    """Return the function (way, number of steps) -> seconds, or what went wrong."""
+    from benchmarks import torch_side
+
+    run = torch_side.make_trainer(*args)
+
+    def run_or_report(way: str, num_steps: int) -> float | str:
+        try:
+            return run(way, num_steps)
+        except Exception as error:  # torch.compile fails in many ways; the other ways still count
+            return f"{type(error).__name__}: {error!s:.200}"
+
+    return run_or_report
+
+
+def torch_ways() -> tuple[str, ...]:
+    """Return the ways to train in PyTorch that this machine has."""
+    if not HAS_TORCH:
+        return ()
+    from benchmarks import torch_side
+
+    return tuple(way for way in TORCH_WAYS if way in torch_side.ways())
+
+
+def start(make: Callable[..., Callable], *args: Any) -> Callable:
+    """Return what `make(*args)` returns, made and called in a process of its own.
+
+    A TPU belongs to one process, so there it is made in this one.
+    """
+    import jax
+
+    return make(*args) if jax.default_backend() == "tpu" else sides.Side(make, *args)
+
+
+def num_at_once(cores: int) -> int:
+    """Return how many measurements to prepare at once, at `cores` busy cores each."""
+    import jax
+
+    return 1 if jax.default_backend() == "tpu" else max(1, (os.cpu_count() or 1) // cores)
+
+
+def measure_train(settings: Settings, record: Record) -> None:
+    """Record the milliseconds per step of each model, in every way."""
+    from benchmarks.jax_side import draw_batches, make_trainer
+    from makemore_jax import data
+
+    # Several models compile at the same time, each in its own processes.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
+    ways = torch_ways()
+
+    def warm_up(kind: str) -> dict[str, Callable[[], float] | str]:
+        config = config_of(kind)
+        ours = start(make_trainer, kind)
+        ours(1)
+        calls = sides.calls_in(settings.seconds, config.train.log_every * ours(1))
+        timed = {OURS: lambda: ours(calls)}
+        if not ways:
+            return timed
+        dataset = data.load(config.data, config.seed)
+        batches = draw_batches(config, dataset, 20)
+        sizes = dataset.vocab.size, dataset.block_size
+        theirs = start(make_torch_trainer, kind, *sizes, batches, 2)
+        for way in ways:
+            error = theirs(way, 10)
+            if isinstance(error, str):
+                timed[way] = error
+                continue
+            steps = sides.calls_in(settings.seconds, theirs(way, 20) / 20, least=10)
+            timed[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
+        return timed
+
+    for kind, timed in _warm_up_in_groups(settings.kinds, warm_up):
+        errors = {way: error for way, error in timed.items() if isinstance(error, str)}
+        working = {way: run for way, run in timed.items() if way not in errors}
+        seconds = sides.alternate(working, settings.rounds)
+        record(kind, {way: 1e3 * time for way, time in seconds.items()} | errors)
+
+
+def _warm_up_in_groups(
+    kinds: tuple[str, ...], warm_up: Callable[[str], Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield (kind, result) of every kind.
+
+    As many kinds warm up at the same time as there are cores for, since most of it is compiling on
+    the host. Nothing warms up while the caller measures.
+    """
+    size = num_at_once(5)
+    with ThreadPoolExecutor(size) as pool:
+        for start in range(0, len(kinds), size):
+            group = kinds[start : start + size]
+            yield from list(zip(group, pool.map(warm_up, group), strict=True))
+
+
+def measure_sample(settings: Settings, record: Record) -> None:
+    """Record the seconds for sampling names, on both sides."""
+    from benchmarks import sample_speed
+    from makemore_jax import data
+
+    num = settings.num_names
+
+    def warm_up(kind: str) -> dict[str, Callable[[], float]]:
+        sample = start(sample_speed.make_jax_sampler, kind)
+        ways = {OURS: sample}
+        if HAS_TORCH:
+            config = config_of(kind)
+            dataset = data.load(config.data, config.seed)
+            sizes = dataset.vocab.chars, dataset.block_size
+            ways[MAKEMORE] = start(sample_speed.make_torch_sampler, kind, *sizes, 2)
+        timed = {}
+        for way, side in ways.items():
+            side(num, 1)
+            calls = sides.calls_in(settings.seconds, side(num, 1))
+            timed[way] = lambda side=side, calls=calls: side(num, calls)
+        return timed
+
+    for kind, timed in _warm_up_in_groups(settings.sampled, warm_up):
+        record(kind, sides.alternate(timed, settings.rounds))
+
+
+def measure_sweep(settings: Settings, record: Record) -> None:
+    """Record the seconds of a single run and of many swept runs, compilation included."""
+    from benchmarks import sweep_cost
+
+    for kind in settings.swept:
+        numbers = (1, settings.members)
+        record(kind, {str(n): sweep_cost.seconds(kind, n, settings.sweep_steps) for n in numbers})
+
+
+def make_comparison(kind: str, steps: int) -> Callable[[], dict[str, Any]]:
+    """Return the function () -> results of a lockstep comparison in float32."""
+    import jax
+
+    from makemore_jax.torch_parity.compare import compare
+
+    def run() -> dict[str, Any]:
+        with jax.default_matmul_precision("highest"):
+            results = compare(config_of(kind), steps)
+        return {name: results[name] for name in ("steps", "differences", "exceeded")}
+
+    return run
+
+
+def measure_parity(settings: Settings, record: Record) -> None:
+    """Record the largest differences from PyTorch of each model."""
+    if not HAS_TORCH:
+        raise SystemExit("parity: needs torch")
+    # Any algorithm must stay within the tolerances, and timing them takes half of the compilation.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
+
+    def compare(kind: str) -> None:
+        record(kind, start(make_comparison, kind, settings.parity_steps)())
+
+    with ThreadPoolExecutor(num_at_once(2)) as pool:
+        list(pool.map(compare, settings.kinds))
+
+
+class Item(NamedTuple):
+    """A part of the benchmark and its time limit in seconds."""
+
+    measure: Callable[[Settings, Record], None]
+    limit: float
+
+
+ITEMS = {
+    "shakespeare": Item(measure_shakespeare, 120),
+    "train": Item(measure_train, 160),
+    "sample": Item(measure_sample, 50),
+    "sweep": Item(measure_sweep, 60),
+    "parity": Item(measure_parity, 90),
+}
+
+
+def run_item(name: str, settings: Settings, results: Path) -> None:
+    """Measure one item in this process; append each result to a file of JSON lines."""
+    lock = threading.Lock()
+
+    def record(key: str, value: Any) -> None:
+        line = json.dumps({"key": key, "value": value})
+        with lock, results.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    startup.use_cores()
+    record("machine", sides.machine())
+    ITEMS[name].measure(settings, record)

@@ -1,0 +1,107 @@
+"""The page of benchmarks.accelerator: a table for each item."""
+
+from typing import Any
+
+from benchmarks import sides
+from benchmarks.accelerator_items import ITEMS, KINDS, MAKEMORE, OURS, TORCH_WAYS
+
+
+def shakespeare_table(results: dict[str, Any]) -> str:
+    """Losses, seconds and speed of the training."""
+    run = results["run"]
+    peak = run.get("utilization")
+    cells = {
+        "steps": f"{run['step']:,}",
+        "dev loss, exact": f"{run['dev_loss']:.4f} (step {run['best_step']:,})",
+        "dev loss, random crops": _show(run.get("crops_loss"), "{:.4f}"),
+        "seconds, all": _show(run.get("seconds"), "{:.0f}"),
+        "ms per step": _show(run.get("milliseconds"), "{:.2f}"),
+        "million tokens/s": _show(run.get("tokens_per_second"), "{:.2f}", 1e-6),
+        "TFLOP/s": _show(run.get("flops_per_second"), "{:.0f}", 1e-12),
+        "FLOPs utilization": _show(peak, "{:.0f}%", 100),
+    }
+    return sides.as_table(list(cells), [list(cells.values())])
+
+
+def _show(value: Any, form: str, factor: float = 1) -> str:
+    """Format a number; a missing one is empty, an error a dash."""
+    if value is None:
+        return ""
+    return "-" if isinstance(value, str) else form.format(factor * value)
+
+
+def train_table(results: dict[str, Any]) -> str:
+    """Milliseconds per step in every way, and ratios to eager and to CUDA graphs."""
+    rows = []
+    for kind in KINDS:
+        if times := results.get(kind):
+            ways = [times.get(way) for way in TORCH_WAYS]
+            ratios = [
+                None if t is None else t if isinstance(t, str) else t / times[OURS] for t in ways
+            ]
+            shown = [_show(time, "{:.3f}") for time in (times[OURS], *ways)]
+            rows.append([kind, *shown, *(_show(ratio, "{:.1f}") for ratio in ratios)])
+    header = ["ms per step", OURS, *TORCH_WAYS, *(f"ratio to {way}" for way in TORCH_WAYS)]
+    return sides.as_table(header, rows)
+
+
+def sample_table(results: dict[str, Any]) -> str:
+    """Milliseconds of both sides, and the ratio."""
+    rows = []
+    for kind in KINDS:
+        if seconds := results.get(kind):
+            theirs = seconds.get(MAKEMORE)
+            shown = [_show(s, "{:.1f}", 1e3) for s in (seconds[OURS], theirs)]
+            rows.append([kind, *shown, _show(theirs and theirs / seconds[OURS], "{:.1f}")])
+    return sides.as_table(["ms", OURS, MAKEMORE, "ratio"], rows)
+
+
+def sweep_table(results: dict[str, Any]) -> str:
+    """Seconds of a single run and of a sweep, and the share of as many single runs."""
+    rows = []
+    for kind in KINDS:
+        if seconds := results.get(kind):
+            (_, one), (members, swept) = seconds.items()
+            share = swept / (int(members) * one)
+            rows.append([kind, members, f"{one:.1f}", f"{swept:.1f}", f"{share:.2f}"])
+    return sides.as_table(["runs", "number", "one, s", "swept, s", "share of single runs"], rows)
+
+
+def parity_table(results: dict[str, Any]) -> str:
+    """The largest difference of each kind."""
+    names = ("logits", "loss", "gradients", "loss_curve", "continuations")
+    rows = [
+        [
+            kind,
+            *(f"{results[kind]['differences'][name]:.2g}" for name in names),
+            ", ".join(results[kind]["exceeded"]) or "none",
+        ]
+        for kind in KINDS
+        if kind in results
+    ]
+    return sides.as_table(["largest difference", *names, "above tolerance"], rows)
+
+
+TABLES = {
+    "shakespeare": shakespeare_table,
+    "train": train_table,
+    "sample": sample_table,
+    "sweep": sweep_table,
+    "parity": parity_table,
+}
+
+
+def as_page(results: dict[str, dict[str, Any]]) -> str:
+    """Return the tables of all items, each with its device, versions and time."""
+    parts = []
+    for name in ITEMS:
+        if name not in results:
+            continue
+        item = dict(results[name])
+        status, machine = item.pop("status"), item.pop("machine", None)
+        line = f"`{name}`: {status}"
+        if machine:
+            versions = machine["versions"]
+            line += f"; {machine['device']}, jax {versions['jax']}, torch {versions['torch']}"
+        parts += [f"{line}.", TABLES[name](item)] if item else [f"{line}."]
+    return "\n\n".join(parts) + "\n"
