@@ -10,9 +10,9 @@ Runs in at most 8 minutes on an H100, most important item first:
 
 Each item runs in a process of its own that is killed at its time limit. The results so far are
 written to docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run
-keeps them. `--items` measures some items and keeps the stored results of the others. Without torch,
-the PyTorch columns stay empty and parity is skipped. `--quick` does the same with tiny settings, to
-try the command where there is no accelerator.
+keeps them. `--items` measures some items, and `--kinds` some models; the stored results of the
+others are kept. Without torch, the PyTorch columns stay empty and parity is skipped. `--quick` does
+the same with tiny settings, to try the command where there is no accelerator.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from makemore_jax.metrics import write_json
 
 
 def supervise(
-    name: str, is_quick: bool, limit: float, update: Callable[[dict[str, Any]], None]
+    name: str, options: list[str], limit: float, update: Callable[[dict[str, Any]], None]
 ) -> None:
     """Run an item in a process of its own; call `update` with all its results at every change."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.jsonl"
         command = [sys.executable, "-m", "benchmarks.accelerator", "--run-item", name, str(file)]
-        command += ["--quick"] * is_quick
+        command += options
         log = Path(folder) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -95,6 +95,7 @@ def write(results: dict[str, dict[str, Any]], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", nargs="+", choices=ITEMS, default=list(ITEMS))
+    parser.add_argument("--kinds", nargs="+", choices=sides.KINDS, help="models to measure")
     parser.add_argument("--limit", type=float, help="seconds for each item")
     parser.add_argument("--quick", action="store_true", help="tiny settings")
     parser.add_argument("--out", type=Path, default=sides.OUT)
@@ -102,17 +103,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.run_item:
         name, file = args.run_item
-        run_item(name, QUICK if args.quick else Settings(), Path(file))
+        settings = QUICK if args.quick else Settings()
+        run_item(name, settings.only(args.kinds) if args.kinds else settings, Path(file))
         return
+    options = ["--quick"] * args.quick + (["--kinds", *args.kinds] if args.kinds else [])
     stored = args.out / "accelerator.json"
     results = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
     for name in (name for name in ITEMS if name in args.items):
+        kept = results.get(name, {}) if args.kinds else {}
 
-        def update(item: dict[str, Any], name: str = name) -> None:
-            results[name] = item
+        def update(item: dict[str, Any], name: str = name, kept: dict[str, Any] = kept) -> None:
+            results[name] = kept | item
             write(results, args.out)
 
-        supervise(name, args.quick, args.limit or ITEMS[name].limit, update)
+        supervise(name, options, args.limit or ITEMS[name].limit, update)
         print(f"{name}: {results[name]['status']}", flush=True)
     print("\n" + as_page(results))
     unfinished = [n for n in args.items if not results[n]["status"].startswith("finished")]

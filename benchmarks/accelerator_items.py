@@ -53,6 +53,14 @@ class Settings(NamedTuple):
     parity_steps: int = 50
     is_quick: bool = False
 
+    def only(self, kinds: list[str]) -> "Settings":
+        """Return these settings for some of the models."""
+        chosen = {
+            field: tuple(kind for kind in getattr(self, field) if kind in kinds)
+            for field in ("kinds", "sampled", "swept")
+        }
+        return self._replace(**chosen)
+
 
 QUICK = Settings(
     kinds=("bigram",),

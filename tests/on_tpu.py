@@ -16,7 +16,7 @@ from conftest import small_config
 from on_meshes import parse_mesh
 
 from benchmarks import tpu
-from makemore_jax.config import Config
+from makemore_jax.config import Config, MeshConfig
 
 
 def config_of(kind: str, mesh: str, program: str) -> Config:
@@ -55,6 +55,7 @@ def compile_for_tpu(case: str) -> dict:
 
 if __name__ == "__main__":
     os.environ.update(tpu.ENVIRONMENT)
+    tpu.make_mesh("v5e:2x2", MeshConfig(data=1))  # jax 0.7 can't load libtpu in two threads at once
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(compile_for_tpu, sys.argv[1:]))
     print(json.dumps(dict(zip(sys.argv[1:], found, strict=True))))

@@ -143,15 +143,29 @@ def test_the_accelerator_benchmark_compares_with_pytorch(item, tmp_path):
 
 
 def test_the_accelerator_benchmark_keeps_what_it_has(tmp_path):
-    """An item that fails or takes too long costs no result of another."""
-    stored = {"sample": {"status": "finished, 1 s", "gru": {"makemore_jax": 0.5}}}
+    """An item that fails or takes too long costs no result of another item or model."""
+    stored = {
+        "train": {"status": "finished, 1 s", "lstm": {"makemore_jax": 0.3}},
+        "sample": {"status": "finished, 1 s", "gru": {"makemore_jax": 0.5}},
+    }
     (tmp_path / "accelerator.json").write_text(json.dumps(stored), "utf-8")
-    done = run(*ACCELERATOR, tmp_path, "--items", "train", "--limit", "0.1", fresh=True)
+    done = run(
+        *ACCELERATOR,
+        tmp_path,
+        "--items",
+        "train",
+        "--kinds",
+        "bigram",
+        "--limit",
+        "0.1",
+        fresh=True,
+    )
     assert done.returncode == 1
     assert done.stderr.endswith("accelerator: train did not finish\n")
     results = read_accelerator(tmp_path)
     assert results["sample"] == stored["sample"]
     assert results["train"]["status"].startswith("stopped at its time limit")
+    assert results["train"]["lstm"] == {"makemore_jax": 0.3}
     assert "| gru | 500.0 |" in (tmp_path / "accelerator.md").read_text("utf-8")
 
 
