@@ -10,7 +10,7 @@ Samples are grouped by the split that contains them; `new` is in no split, `cut`
 length before it ended.
 """
 
-from makemore_jax import interrupts
+from makemore_jax.cli import interrupts
 
 if __name__ == "__main__":
     interrupts.exit_immediately()
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from makemore_jax import command_line, progress
+from makemore_jax.cli import command_line, progress
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:  # functions import what needs jax, so that --help and mistakes are quick
@@ -75,7 +75,8 @@ def main() -> None:
 
     import jax
 
-    from makemore_jax import sampling, startup, workdir
+    from makemore_jax import sampling, workdir
+    from makemore_jax.cli import startup
     from makemore_jax.data.lines import split_lines
     from makemore_jax.decoding import Decoding
 
@@ -127,6 +128,7 @@ def refuse_flags(is_text: bool) -> None:
 def load(run: "Run") -> "LanguageModel":
     """The model of a run with the parameters of the checkpoint that is asked for."""
     from makemore_jax import models
+    from makemore_jax.assemble import create_model
     from makemore_jax.checkpoint import Checkpoints
     from makemore_jax.decoding import LanguageModel
 
@@ -135,7 +137,7 @@ def load(run: "Run") -> "LanguageModel":
         max_len = MAX_LEN.value or max_len
     elif MAX_LEN.value is not None:
         max_len = min(max_len, MAX_LEN.value + 1)  # a line's end is a token too
-    model = models.create(run.config.model, run.vocab.size, block_size)
+    model = create_model(run.config.model, run.vocab.size, block_size)
     like = models.variable_shapes(model, block_size)
     checkpoints = Checkpoints(WORKDIR.value, read_only=True)
     variables = checkpoints.restore_variables(CHECKPOINT.value, like)
@@ -159,11 +161,11 @@ def read_given(run: "Run") -> str:
 
 def find_data(run: "Run") -> "Dataset | None":
     """Load the data of a run, to look samples up in it; None if it is gone or has changed."""
-    from makemore_jax import data
+    from makemore_jax.assemble import load_data
 
     config = dataclasses.replace(run.config.data, path=run.data_file)
     try:
-        dataset = data.load(config, run.config.seed)
+        dataset = load_data(config, run.config.seed)
     except UserError:
         dataset = None
     if dataset is None or dataset.sha256 != run.data_sha256:
@@ -179,7 +181,7 @@ def print_stream(lm: "LanguageModel", key: "jax.Array", decoding: "Decoding") ->
     """One text as it is drawn, until --max_len or an interruption."""
     import numpy as np
 
-    from makemore_jax import streaming
+    from makemore_jax.text import streaming
 
     wanted = MAX_LEN.value and streaming.num_to_draw(PROMPT.value, MAX_LEN.value)
     parts = streaming.stream(lm, key, np.arange(1), PROMPT.value, decoding)
@@ -200,7 +202,7 @@ def print_stream(lm: "LanguageModel", key: "jax.Array", decoding: "Decoding") ->
 
 def print_samples(samples: "list[Sample]", dataset: "Dataset | None") -> None:
     """As text sorted by where they are found, as JSON in the order in which they were drawn."""
-    from makemore_jax.data.text import RULE
+    from makemore_jax.text.dataset import RULE
 
     texts, is_cut = [line.text for line in samples], [line.is_cut for line in samples]
     if FORMAT.value == "json":
@@ -222,7 +224,7 @@ def print_json(content: dict) -> None:
 
 def print_score_of_text(lm: "LanguageModel", given: str) -> None:
     """The loss of a text, every character but the first once, in contexts side by side."""
-    from makemore_jax.data import text as text_data
+    from makemore_jax.text import dataset as text_data
     from makemore_jax.training.evaluate import make_evaluate
 
     given = given.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it

@@ -8,7 +8,7 @@ The config file defines the experiment; any field can be overridden. All results
 working directory. If it already has a run, training resumes from there.
 """
 
-from makemore_jax import interrupts
+from makemore_jax.cli import interrupts
 
 if __name__ == "__main__":
     interrupts.exit_immediately()
@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import command_line
+from makemore_jax.cli import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as transformer"
@@ -39,7 +39,8 @@ def main() -> None:
     config = command_line.read_config(CONFIG)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
-    from makemore_jax import processes, startup  # imported here so that --help is quick
+    from makemore_jax.cli import startup
+    from makemore_jax.parallel import processes
 
     startup.use_compilation_cache()
     startup.use_cores()

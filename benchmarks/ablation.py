@@ -13,13 +13,13 @@ from benchmarks import sides
 
 def _whole_rows() -> None:
     from benchmarks import jax_side
-    from makemore_jax.data.layouts import Rows
+    from makemore_jax.kernels.layouts import Rows
 
     jax_side.choose = lambda split, *_: [Rows(split.block_size)]
 
 
 def _one_core() -> None:
-    from makemore_jax import startup
+    from makemore_jax.cli import startup
 
     startup.use_cores = lambda: None
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from benchmarks import sides
 from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import config_of
-from makemore_jax import startup
+from makemore_jax.cli import startup
 from makemore_jax.config import Config
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -158,18 +158,19 @@ def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
     import jax
 
     from makemore_jax import data, models
+    from makemore_jax.assemble import create_model, load_data
     from makemore_jax.checkpoint import Checkpoints
     from makemore_jax.losses import mean_loss
 
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     split = dataset.splits["dev"]
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     shapes = models.variable_shapes(model, dataset.block_size)
     variables = Checkpoints(folder, read_only=True).restore_variables("best", shapes)
 
     @jax.jit
     def batch_loss(variables: Any, key: jax.Array) -> jax.Array:
-        inputs, targets = data.draw(split, key, config.train.batch_size)
+        inputs, targets, _ = data.draw(split, key, config.train.batch_size)
         return mean_loss(model.apply(variables, inputs), targets)
 
     keys = jax.random.split(jax.random.key(config.seed), num_batches)
@@ -220,7 +221,7 @@ def num_at_once(cores: int) -> int:
 def measure_train(settings: Settings, record: Record) -> None:
     """Record the milliseconds per step of each model, in every way."""
     from benchmarks.jax_side import draw_batches, make_trainer
-    from makemore_jax import data
+    from makemore_jax.assemble import load_data
 
     # Several models compile at the same time, each in its own processes.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
@@ -234,7 +235,7 @@ def measure_train(settings: Settings, record: Record) -> None:
         timed = {OURS: lambda: ours(calls)}
         if not ways:
             return timed
-        dataset = data.load(config.data, config.seed)
+        dataset = load_data(config.data, config.seed)
         batches = draw_batches(config, dataset, 20)
         sizes = dataset.vocab.size, dataset.block_size
         theirs = start(make_torch_trainer, kind, *sizes, batches, 2)
@@ -272,7 +273,7 @@ def _warm_up_in_groups(
 def measure_sample(settings: Settings, record: Record) -> None:
     """Record the seconds for sampling names, on both sides."""
     from benchmarks import sample_speed
-    from makemore_jax import data
+    from makemore_jax.assemble import load_data
 
     num = settings.num_names
 
@@ -281,7 +282,7 @@ def measure_sample(settings: Settings, record: Record) -> None:
         ways = {OURS: sample}
         if HAS_TORCH:
             config = config_of(kind)
-            dataset = data.load(config.data, config.seed)
+            dataset = load_data(config.data, config.seed)
             sizes = dataset.vocab.chars, dataset.block_size
             ways[MAKEMORE] = start(sample_speed.make_torch_sampler, kind, *sizes, 2)
         timed = {}

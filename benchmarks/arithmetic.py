@@ -1,6 +1,7 @@
 """The arithmetic of a training step, which no measurement is needed for."""
 
-from makemore_jax import data, models
+from makemore_jax import models
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import Config
 from makemore_jax.training.state import num_params
 
@@ -11,8 +12,8 @@ def flops_per_step(config: Config) -> int:
     It is 6 for each parameter and token (Kaplan et al. 2020, section 2.1), and 12 for each layer,
     channel and position of the context for the attention of a token.
     """
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     tokens = 1 if config.data.kind == "windows" else dataset.block_size
     per_token = 6 * num_params(models.param_shapes(model, dataset.block_size))
     if config.model.kind == "transformer":

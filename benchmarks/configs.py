@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from makemore_jax.config import Config
-from makemore_jax.data.download import locate
+from makemore_jax.download import locate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from benchmarks.configs import config_of
-from makemore_jax import data, models, sharding, startup
+from makemore_jax import data
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.cli import startup
 from makemore_jax.config import Config
-from makemore_jax.data.layouts import choose
 from makemore_jax.decoding import LanguageModel
+from makemore_jax.kernels.layouts import choose
+from makemore_jax.parallel import sharding
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
@@ -22,10 +25,10 @@ class Trainer:
     def __init__(self, config: Config):
         startup.use_cores()
         began = time.perf_counter()
-        self.dataset = data.load(config.data, config.seed)
+        self.dataset = load_data(config.data, config.seed)
         self.load_seconds = time.perf_counter() - began
         self.config, batch_size = config, config.train.batch_size
-        self.model = models.create(config.model, self.dataset.vocab.size, self.dataset.block_size)
+        self.model = create_model(config.model, self.dataset.vocab.size, self.dataset.block_size)
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         self.key = jax.random.key(config.seed)
         state = state_lib.create(self.model, optimizer, self.key, self.dataset.block_size)

@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 
 from benchmarks import sides
-from makemore_jax.data.download import locate
-from makemore_jax.data.text import MAPPED_FROM
+from makemore_jax.download import locate
+from makemore_jax.text.dataset import MAPPED_FROM
 
 SMALL = 10**7  # characters of the text in memory
 MOST_MEBIBYTES = 10**9 / 2**20
@@ -144,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     source = locate("shakespeare", sides.ROOT / "data")
     if source is None:
-        sys.exit("large_text: needs python -m makemore_jax.data.download shakespeare")
+        sys.exit("large_text: needs python -m makemore_jax.download shakespeare")
     num = round(args.gigabytes * 10**9)
     with tempfile.TemporaryDirectory(dir=args.folder) as made:
         folder = Path(made).absolute()

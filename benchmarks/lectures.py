@@ -1,7 +1,7 @@
 """The lectures' networks beside the losses that the course prints: python -m benchmarks.lectures
 
 Trains every row of the course's table with train.py on makemore's list, under the lecture's split
-(python -m makemore_jax.data.download names). Writes docs/lectures/: results.json, the table, and a
+(python -m makemore_jax.download names). Writes docs/lectures/: results.json, the table, and a
 picture of each run: its losses, and what went through its layers before the first step and after
 the last. Exits with 1, naming the rows, where a loss is further than 0.02 from the course's.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import sides, whole_training
-from makemore_jax.data.download import locate
+from makemore_jax.download import locate
 
 OUT = sides.ROOT / "docs" / "lectures"
 FLAT = ("model.n_layer=1", "model.fuse=None", "model.n_embd=10", "model.n_embd2=200")
@@ -124,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     data = locate("names", sides.ROOT / "data")
     if data is None:
-        sys.exit("lectures: needs makemore's list: python -m makemore_jax.data.download names")
+        sys.exit("lectures: needs makemore's list: python -m makemore_jax.download names")
     args.out.mkdir(parents=True, exist_ok=True)
     results = {}
     for row in ROWS:

@@ -11,7 +11,7 @@ compilation cache (first run) and with the programs kept from that run (later ru
 docs/times.json, the table docs/times.md, and this table into the README. With `--models` it keeps
 the other models' times.
 
-Needs makemore's list: python -m makemore_jax.data.download names
+Needs makemore's list: python -m makemore_jax.download names
 """
 
 import argparse
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
-from makemore_jax import startup
-from makemore_jax.data.download import locate
+from makemore_jax.cli import startup
+from makemore_jax.download import locate
 from makemore_jax.metrics import device, versions, write_json
 
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
@@ -63,7 +63,7 @@ def measure(models: list[str]) -> dict:
     """Both trainings of each model, with the versions and the machine."""
     path = locate("names", ROOT / "data")
     if path is None:
-        sys.exit("reproduce: needs makemore's list: python -m makemore_jax.data.download names")
+        sys.exit("reproduce: needs makemore's list: python -m makemore_jax.download names")
     on_list = (f"--config.data.path={path}", *MAKEMORE)
     return {
         "versions": versions(),
@@ -101,7 +101,7 @@ def as_markdown(results: dict) -> str:
         "",
         "Test loss after so many steps, and in brackets how far it is from makemore's own model in",
         "PyTorch 2.13 (same data, split, sizes and optimizer; the random numbers differ). makemore",
-        "has no cnn and no lstm. The list: `python -m makemore_jax.data.download names`.",
+        "has no cnn and no lstm. The list: `python -m makemore_jax.download names`.",
         "",
         "| model | parameters | " + " | ".join(f"@{step:,}" for step in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",

@@ -62,10 +62,10 @@ def measure(
     kind: str, nums: list[int], rounds: int, seconds: float, threads: int
 ) -> dict[str, dict]:
     """The seconds of both sides for each number of names."""
-    from makemore_jax import data
+    from makemore_jax.assemble import load_data
 
     config = config_of(kind)
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     ours = sides.Side(make_jax_sampler, kind)
     theirs = sides.Side(make_torch_sampler, kind, dataset.vocab.chars, dataset.block_size, threads)
     found = {}

@@ -5,7 +5,7 @@ results.md beside it, which docs/shakespeare.md includes. `--check` writes nothi
 and fails unless every loss equals that of results.json to the last digit, which holds on the same
 machine with the same versions.
 
-Needs the text: python -m makemore_jax.data.download shakespeare
+Needs the text: python -m makemore_jax.download shakespeare
 """
 
 import argparse
@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from benchmarks import sides, whole_training
-from makemore_jax import startup
-from makemore_jax.data.download import locate
+from makemore_jax.cli import startup
+from makemore_jax.download import locate
 from makemore_jax.metrics import versions, write_json
 
 OUT = sides.ROOT / "docs" / "shakespeare"
@@ -68,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     data = locate("shakespeare", sides.ROOT / "data")
     if data is None:
-        sys.exit("shakespeare: needs the text: python -m makemore_jax.data.download shakespeare")
+        sys.exit("shakespeare: needs the text: python -m makemore_jax.download shakespeare")
     file = args.out / "results.json"
     stored = json.loads(file.read_text("utf-8"))["dev_losses"] if file.exists() else {}
     measured = {row: train(row, data.absolute()) for row in args.rows}

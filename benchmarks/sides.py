@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from makemore_jax import startup
+from makemore_jax.cli import startup
 from makemore_jax.metrics import device, versions, write_json
 
 # Several processes share one GPU.

@@ -17,10 +17,13 @@ from jax import Array
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from makemore_jax import data, models, sampling, sharding, streaming
+from makemore_jax import sampling
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import Config, MeshConfig
-from makemore_jax.data.layouts import Rows
 from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.kernels.layouts import Rows
+from makemore_jax.parallel import sharding
+from makemore_jax.text import streaming
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_batch_programs
 from makemore_jax.training.optimizer import make_optimizer
@@ -70,9 +73,9 @@ class Programs:
         lower: Callable[..., Any] = lambda function, *args: function.lower(*args),
     ):
         self.config, self.mesh, self._lower = config, mesh, lower
-        self.dataset = data.load(config.data, config.seed)
+        self.dataset = load_data(config.data, config.seed)
         vocab_size, block_size = self.dataset.vocab.size, self.dataset.block_size
-        self.model = models.create(sharding.model_config(config), vocab_size, block_size, platform)
+        self.model = create_model(sharding.model_config(config), vocab_size, block_size, platform)
         self.optimizer = make_optimizer(config.optimizer, config.train.steps)
         state = state_lib.shapes(self.model, self.optimizer, block_size)
         self.shardings = None
@@ -96,7 +99,7 @@ class Programs:
 
     def evaluation(self) -> Any:
         """The losses of a batch of the dev split."""
-        split = data.each_once(self.dataset.splits["dev"])
+        split = self.dataset.splits["dev"].for_evaluation()
         take, sum_batch = make_batch_programs(self.model, self.mesh)
         indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)

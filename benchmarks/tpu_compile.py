@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import sides, tpu
 from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import CONFIGS, config_of
-from makemore_jax import startup
+from makemore_jax.cli import startup
 from makemore_jax.config import Config, MeshConfig
 from makemore_jax.metrics import versions, write_json
 

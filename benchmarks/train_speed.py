@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import jax_side, sides, torch_side
 from benchmarks.configs import config_of
-from makemore_jax import data
+from makemore_jax.assemble import load_data
 
 MODELS = (*sides.KINDS, "shakespeare_cpu")
 
@@ -23,7 +23,7 @@ MODELS = (*sides.KINDS, "shakespeare_cpu")
 def measure(kind: str, rounds: int, seconds: float, threads: int) -> dict[str, Any]:
     """The milliseconds a step of every way, for one model."""
     config = config_of(kind)
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     batches = jax_side.draw_batches(config, dataset, 100)
     ours = sides.Side(jax_side.make_trainer, kind)
     theirs = sides.Side(

@@ -7,7 +7,7 @@ devices and hosts, and what that costs, is in docs/scaling.md.
 
 Without --config.data.path it trains on the text that the first command downloads.
 
-    python -m makemore_jax.data.download shakespeare
+    python -m makemore_jax.download shakespeare
     python train.py --config configs/gpt2_small.py --config.data.path=TEXT --config.mesh.fsdp=True
 """
 

@@ -5,7 +5,7 @@ bias and its initial weights are all N(0, 0.02); this is GPT-2's block otherwise
 Shakespeare of the lecture's page is this model trained on 80% of the text. The text is not part of
 the project; the first command downloads it.
 
-    python -m makemore_jax.data.download shakespeare
+    python -m makemore_jax.download shakespeare
     python train.py --config configs/gpt_lecture.py
     python train.py --config configs/gpt_lecture.py --config.data.train_fraction=0.8 \\
         --workdir runs/infinite

@@ -4,7 +4,7 @@ Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3; the course's 
 
 Needs makemore's list of names, which is not part of the project; the first command downloads it.
 
-    python -m makemore_jax.data.download names
+    python -m makemore_jax.download names
     python train.py --config configs/lecture_mlp.py
 
 On makemore's list, two CPU cores: 62 seconds, train loss 2.1202, dev 2.1663; the course

@@ -4,7 +4,7 @@ Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lect
 
 Needs makemore's list of names, which is not part of the project; the first command downloads it.
 
-    python -m makemore_jax.data.download names
+    python -m makemore_jax.download names
     python train.py --config configs/lecture_mlp_batchnorm.py
 
 On makemore's list, two CPU cores: 151 seconds, train loss 2.0686, dev 2.1087; the course

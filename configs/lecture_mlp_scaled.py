@@ -4,7 +4,7 @@ He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852; the course's lec
 
 Needs makemore's list of names, which is not part of the project; the first command downloads it.
 
-    python -m makemore_jax.data.download names
+    python -m makemore_jax.download names
     python train.py --config configs/lecture_mlp_scaled.py
 
 On makemore's list, two CPU cores: 75 seconds, train loss 2.0391, dev 2.1031; the course

@@ -4,7 +4,7 @@ van den Oord et al. 2016, WaveNet, arXiv:1609.03499, figure 3; the course's lect
 
 Needs makemore's list of names, which is not part of the project; the first command downloads it.
 
-    python -m makemore_jax.data.download names
+    python -m makemore_jax.download names
     python train.py --config configs/lecture_wavenet.py
 
 On makemore's list, two CPU cores: 765 seconds, train loss 1.7793, dev 1.9882; the course

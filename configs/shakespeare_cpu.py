@@ -7,7 +7,7 @@ Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2)
 
 Needs the text, which is not part of the project; the first command downloads it.
 
-    python -m makemore_jax.data.download shakespeare
+    python -m makemore_jax.download shakespeare
     python train.py --config configs/shakespeare_cpu.py
     python sample.py --workdir runs/shakespeare_cpu --stream
 """

@@ -5,6 +5,6 @@ import sys
 __version__ = "0.1.0"
 
 if sys.argv[0] == "-m":  # python -m makemore_jax.MODULE, which is about to import jax
-    from makemore_jax import interrupts
+    from makemore_jax.cli import interrupts
 
     interrupts.exit_immediately()

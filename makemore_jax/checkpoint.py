@@ -20,8 +20,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from makemore_jax import processes
 from makemore_jax.errors import UserError
+from makemore_jax.parallel import processes
 
 MANIFEST = "manifest.json"
 ITEMS = ("params", "batch_stats", "rest")

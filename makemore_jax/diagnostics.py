@@ -25,7 +25,7 @@ from jax import Array
 from jax.extend import core
 
 from makemore_jax import models
-from makemore_jax.data.layouts import Batch
+from makemore_jax.kernels.layouts import Batch
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_loss
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from makemore_jax import progress
+from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged
 
 PACKAGES = ("makemore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

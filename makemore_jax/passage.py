@@ -9,10 +9,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import data, models
-from makemore_jax.data.text import Text, TextDataset, encode
+from makemore_jax import models
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.losses import token_losses
+from makemore_jax.text.dataset import Text, TextDataset, encode
 
 PASSAGE_CHARS = 400
 
@@ -48,7 +48,7 @@ def read_passage(
     num_targets = min(max_chars, split.num_chars) - 1
     num_crops = 1 + max(0, -(-(num_targets - T) // stride))
     indices = np.arange(num_crops)
-    inputs, targets = data.at_hand(split.replace(stride=stride), indices).take(jnp.array(indices))
+    inputs, targets, _ = split.replace(stride=stride).load(lambda: indices).take(jnp.array(indices))
     losses = np.asarray(_token_losses(lm.model, lm.variables, inputs, targets))  # (B, T)
 
     def join(crops: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from jax import Array
 
 from makemore_jax import config as config_lib
 from makemore_jax import data, history, models, sampling, workdir
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import Dataset, Lines, encode
-from makemore_jax.data.text import TextDataset
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import UserError
@@ -27,6 +27,7 @@ from makemore_jax.facts import collect_facts
 from makemore_jax.history import Curves, Inside
 from makemore_jax.losses import token_losses
 from makemore_jax.passage import Passage, choose_passage
+from makemore_jax.text.dataset import TextDataset
 from makemore_jax.training.state import num_params
 
 EDGE = "•"  # how the token 0, where a line begins and ends, is shown
@@ -135,7 +136,7 @@ def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
 
     block_size = run.config.data.block_size
     # The attention maps are outputs of the modules of each layer.
-    model = models.unrolled(models.create(run.config.model, run.vocab.size, block_size))
+    model = models.unrolled(create_model(run.config.model, run.vocab.size, block_size))
     checkpoints = Checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
@@ -146,7 +147,7 @@ def find_data(run: workdir.Run, folder: Path) -> Dataset | TextDataset | None:
     """The data of the run in `folder`; None if it is gone or has changed."""
     config = dataclasses.replace(run.config.data, path=run.data_file)
     try:
-        dataset = data.load(config, run.config.seed, folder)
+        dataset = load_data(config, run.config.seed, folder)
     except UserError:
         return None
     return dataset if dataset.sha256 == run.data_sha256 else None
@@ -225,7 +226,7 @@ def _captured(lm: LanguageModel, names: list[str]) -> list[dict[str, Array]]:
     if not blocks:
         return []
     width = max(map(len, names)) + 1
-    tokens, _ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
+    tokens, *_ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
 
     @jax.jit
     def intermediates(variables: Any) -> Any:
@@ -271,7 +272,7 @@ def _weights(qkv: Array, n_head: int) -> Array:
 def surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
     """-ln p of each character of each name given those before it, and of its end: (T,), in nats."""
     width = max(map(len, names)) + 1
-    inputs, targets = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
+    inputs, targets, _ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
     losses = np.asarray(_token_losses(lm.model, lm.variables, inputs, targets))
     return [of[: len(name) + 1] for of, name in zip(losses, names, strict=True)]
 
@@ -296,7 +297,7 @@ def learnt_bigrams(lm: LanguageModel, split: Lines, at_most: int = MOST_LINES) -
     @jax.jit
     def sums(variables: Any, split: Lines, indices: Array) -> tuple[Array, Array]:
         """The predictions added up by current token (V, V), and how many they are (V,)."""
-        inputs, targets = data.take_below(split, indices, size)
+        inputs, targets, _ = data.take_below(split, indices, size)
         stands = jax.nn.one_hot(inputs, V) * (targets != -1)[..., None]  # (B, T, V)
         probs = jax.nn.softmax(models.read_lines(lm.model, variables, inputs))
         return jnp.einsum("btc,btn->cn", stands, probs), stands.sum(axis=(0, 1))

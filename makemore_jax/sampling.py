@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import models, sharding, streaming
+from makemore_jax import models
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.decoding import (
     AS_IT_IS,
@@ -29,6 +29,8 @@ from makemore_jax.decoding import (
 )
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
+from makemore_jax.parallel import sharding
+from makemore_jax.text import streaming
 
 MOST_AT_ONCE = 1024  # lines in one compiled call on a CPU
 ACCELERATOR_BYTES = 2**30  # of the carries of all lines in one compiled call on a GPU or TPU
@@ -231,7 +233,7 @@ def sample_new(
 
 @partial(jax.jit, static_argnames="model")
 def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -> Array:
-    inputs, targets = split.take(indices)
+    inputs, targets, _ = split.take(indices)
     return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
 
 

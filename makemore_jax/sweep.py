@@ -41,15 +41,17 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from makemore_jax import command_line, data, interrupts, models, progress, resources, startup
+from makemore_jax import data
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.cli import command_line, interrupts, progress, resources, startup
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
-from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
 from makemore_jax.facts import show_value
 from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.sweep_run import Trained, write_run
+from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, sum_losses
 from makemore_jax.training.optimizer import make_optimizer
@@ -180,9 +182,9 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     """Train members that differ in NUMBERS and seed alone, all in one program."""
     config = with_values(config, members[0])
     seeds = sorted({values["seed"] for values in members})
-    datasets = {seed: data.load(config.data, seed) for seed in seeds}
+    datasets = {seed: load_data(config.data, seed) for seed in seeds}
     vocab, block_size = datasets[seeds[0]].vocab, datasets[seeds[0]].block_size
-    model = models.create(config.model, vocab.size, block_size)
+    model = create_model(config.model, vocab.size, block_size)
     shared = make_optimizer(config.optimizer, config.train.steps)
     keys = {seed: jax.random.split(jax.random.key(seed), 3) for seed in seeds}  # as in the loop
     states = {seed: state_lib.create(model, shared, keys[seed][0], block_size) for seed in seeds}
@@ -202,7 +204,10 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     state = stack(states)
     splits = {
         name: stack(_alike({seed: take(d.splits[name]) for seed, d in datasets.items()}))
-        for name, take in (("train", lambda split: split), ("dev", data.each_once))
+        for name, take in (
+            ("train", lambda split: split),
+            ("dev", lambda split: split.for_evaluation()),
+        )
     }
     key_data = stack({seed: jax.random.key_data(keys[seed][1]) for seed in seeds})
     swept = {
@@ -231,7 +236,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
         return jax.jit(spread(one), donate_argnums=0)
 
     trainers = {n: train(n) for n in set(_stretches(config))}
-    evaluate = _make_evaluate(model, spread, data.each_once(datasets[seeds[0]].splits["dev"]))
+    evaluate = _make_evaluate(model, spread, datasets[seeds[0]].splits["dev"].for_evaluation())
     calibrate = jax.jit(spread(make_calibrate(model)))
     curves, best, dev = [], np.full(len(padded), np.inf), np.full(len(padded), np.nan)
     keep_best, best_state, evaluations = jax.jit(jax.vmap(_select)), None, []
@@ -348,7 +353,8 @@ def _make_evaluate(model: Any, spread: Callable, like: Split) -> Callable[[Any, 
     """The function (params, splits) of all members -> exact loss of each, in nats per token."""
 
     def one(variables: Any, split: Split, indices: Array) -> Array:
-        return sum_losses(model, variables, *data.take_below(split, indices, split.size))
+        inputs, targets, _ = data.take_below(split, indices, split.size)
+        return sum_losses(model, variables, inputs, targets)
 
     sum_batches = jax.jit(spread(one))
     size, batch_size = like.size, like.batch_size()

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from makemore_jax import data, models, workdir
+from makemore_jax import workdir
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import Config
 from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.training.evaluate import make_evaluate
@@ -29,7 +30,7 @@ def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
     """Write the run of `config` into `folder`, in place of what is there; return its summary."""
     from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
 
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     if folder.exists():
         shutil.rmtree(folder)
@@ -42,7 +43,7 @@ def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
             checkpoints.save(jax.device_put(state), dev_loss)
         lines = [json.dumps(line, allow_nan=False) + "\n" for line in trained.lines]
         (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
-        model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+        model = create_model(config.model, dataset.vocab.size, dataset.block_size)
         evaluate, variables = make_evaluate(model), trained.best.variables
         train, at_most = dataset.splits["train"], config.train.train_eval_examples
         summary = {

@@ -45,17 +45,18 @@ runs = setup.runs_folder(save_to_drive)
 # A batch is drawn with an explicit key. The same key always draws the same batch.
 
 # %%
-from makemore_jax import data, models
+from makemore_jax import data
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import Config
 
 config = Config(seed=3407)
 config.model.kind = "bigram"
-dataset = data.load(config.data, config.seed)
+dataset = load_data(config.data, config.seed)
 print(dataset.describe_splits())
 print(dataset.words["train"][:8])
 
 init_key, data_key, dropout_key = jax.random.split(jax.random.key(config.seed), 3)
-inputs, targets = data.draw(dataset.splits["train"], data_key, 4)
+inputs, targets, _ = data.draw(dataset.splits["train"], data_key, 4)
 print("inputs", inputs.shape)
 print(inputs)
 print("targets")
@@ -72,7 +73,7 @@ print(targets)
 # %%
 from makemore_jax.losses import mean_loss
 
-model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+model = create_model(config.model, dataset.vocab.size, dataset.block_size)
 variables = model.init(init_key, inputs)
 print(jax.tree.map(jnp.shape, variables))
 
@@ -139,7 +140,7 @@ cells.figures(
 # it has several cores only if the model is large enough to gain from them.
 
 # %%
-from makemore_jax import sharding
+from makemore_jax.parallel import sharding
 
 mesh = sharding.make_mesh(Config().mesh, batch_size=32, num_params=204_480)
 print(f"{jax.device_count()} devices; a batch of 32 is split over {mesh.shape['data']}")

@@ -36,10 +36,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from makemore_jax import models, startup
+from makemore_jax import models
+from makemore_jax.assemble import create_model
+from makemore_jax.cli import startup
 from makemore_jax.config import Config
-from makemore_jax.data.download import SOURCES, locate
 from makemore_jax.data.lines import Dataset, load
+from makemore_jax.download import SOURCES, locate
 
 ROOT = Path(__file__).parent.parent
 SECONDS = pytest.StashKey[float]()
@@ -74,7 +76,7 @@ def small_model(kind: str, vocab_size: int = VOCAB, block_size: int = BLOCK):
 
 @cache
 def _small_model(kind: str, vocab_size: int, block_size: int):
-    model = models.create(small_config(kind).model, vocab_size, block_size)
+    model = create_model(small_config(kind).model, vocab_size, block_size)
     tokens = np.zeros((1, block_size), np.int32)
     params = jax.device_get(jax.jit(model.init)(jax.random.key(3), tokens)["params"])
     noise = np.random.RandomState(5)
@@ -149,7 +151,7 @@ def published(name: str) -> Path:
     path = locate(name, ROOT / "data")
     if path is None:
         pytest.skip(
-            f"needs {SOURCES[name].file}: python -m makemore_jax.data.download {name}, "
+            f"needs {SOURCES[name].file}: python -m makemore_jax.download {name}, "
             "or name its folder in MAKEMORE_DATA"
         )
     return path

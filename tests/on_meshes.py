@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from conftest import small_config
 
-from makemore_jax import data, models, sharding
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import Config, MeshConfig
-from makemore_jax.data.layouts import choose
+from makemore_jax.kernels.layouts import choose
+from makemore_jax.parallel import sharding
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
@@ -37,8 +38,8 @@ def config_of(kind: str) -> Config:
 
 def train(config: Config, mesh_config: MeshConfig) -> dict:
     """20 steps on a mesh: their losses, the program's collectives, the bytes on each device."""
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer, key = make_optimizer(config.optimizer, 100), jax.random.key(config.seed)
     mesh, spread = sharding.make_mesh(mesh_config, BATCH_SIZE, num_params=10**6), None
     if sharding.is_spread(mesh, mesh_config):

@@ -133,7 +133,7 @@ ON_OTHER_DEVICES = """
 import sys, jax
 sys.path.insert(0, "tests")
 from test_checkpoint import state_at, assert_same
-from makemore_jax import sharding
+from makemore_jax.parallel import sharding
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import MeshConfig
 

@@ -15,8 +15,10 @@ import jax
 import numpy as np
 from conftest import small_config
 from makemore_jax.config import MeshConfig
-from makemore_jax import data, models, sampling, sharding
-from makemore_jax.data.layouts import choose
+from makemore_jax import data, models, sampling
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.parallel import sharding
+from makemore_jax.kernels.layouts import choose
 from makemore_jax.decoding import AS_IT_IS
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
@@ -24,8 +26,8 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_steps
 
 config = small_config("transformer")
-dataset = data.load(config.data, config.seed)
-model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+dataset = load_data(config.data, config.seed)
+model = create_model(config.model, dataset.vocab.size, dataset.block_size)
 optimizer = make_optimizer(config.optimizer, 100)
 state = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
 mesh = sharding.make_mesh(config.mesh, 32, num_params=10**6)

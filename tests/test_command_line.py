@@ -12,8 +12,9 @@ from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run, small_confi
 
 from makemore_jax import config as config_lib
 from makemore_jax import models
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.command_line import find_config
+from makemore_jax.cli.command_line import find_config
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.training.state import TrainState
 
@@ -121,12 +122,11 @@ def test_samples_as_json_and_their_score(trained, names):
 
 def names_of(workdir):
     """The data of a run."""
-    from makemore_jax import data
     from makemore_jax.config import from_json
 
     config = from_json(json.loads((workdir / "config.json").read_text("utf-8"))["config"])
     config.data.path = str(ROOT / "names.txt")
-    return data.load(config.data, config.seed)
+    return load_data(config.data, config.seed)
 
 
 def test_score_of_the_test_split_is_the_test_loss(trained, tmp_path):
@@ -158,7 +158,7 @@ def test_the_latest_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
     checkpoints = Checkpoints(folder)
-    like = models.variable_shapes(models.create(small_config("bigram").model, 27, 15), 15)
+    like = models.variable_shapes(create_model(small_config("bigram").model, 27, 15), 15)
     table = checkpoints.restore_variables("best", like)["params"]["logits"]
     params = {"logits": table[::-1]}
     state = TrainState(jnp.int32(31), params, opt_state={})

@@ -17,6 +17,7 @@ else:
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
 from makemore_jax import models
+from makemore_jax.assemble import create_model
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
@@ -146,7 +147,7 @@ def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
 
 
 def test_tied_weights_that_differ_are_refused():
-    like = models.create(config_of("transformer", **TIED).model, 27, 15)
+    like = create_model(config_of("transformer", **TIED).model, 27, 15)
     like = models.param_shapes(like, 15)
     module = torch_model("transformer", **TIED)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, published, run
 
-from makemore_jax import data
+from makemore_jax import data, download
+from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import download, lines, splits, text_file
+from makemore_jax.data import lines, splits, text_file
 from makemore_jax.errors import UserError
 
 # torch 2.13: torch.manual_seed(3407); torch.randperm(32033)
@@ -39,7 +40,7 @@ def test_randperm_is_torchs():
 
 def test_makemore_split_of_makemores_list():
     config = DataConfig(path=str(published("names")), split="makemore")
-    dataset = data.load(config, seed=3407)
+    dataset = load_data(config, seed=3407)
     words = published("names").read_text("utf-8").split()
     assert [dataset.splits[k].size for k in ("train", "dev", "test")] == [31033, 1000, 1000]
     assert dataset.words["test"] == dataset.words["dev"]
@@ -57,7 +58,7 @@ def test_makemore_split_of_a_short_list_takes_a_tenth():
 def test_lecture_split_of_makemores_list():
     """Each character and each end of a line is one of the lecture's examples."""
     config = DataConfig(path=str(published("names")), split="lecture")
-    dataset = data.load(config, seed=3407)
+    dataset = load_data(config, seed=3407)
     examples = [sum(len(w) + 1 for w in dataset.words[k]) for k in ("train", "dev", "test")]
     assert examples == [182_625, 22_655, 22_866]
     assert dataset.words["train"][:3] == ["yuheng", "diondre", "xavien"]
@@ -81,7 +82,7 @@ def test_holdout_is_90_5_5_and_another_seed_is_another_split():
 
 def test_dedup(tmp_path):
     config = DataConfig(path=str(published("names")), dedup=True)
-    dataset = data.load(config, seed=1)
+    dataset = load_data(config, seed=1)
     words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
     assert len(words) == len(set(words)) == 29_494
 
@@ -89,7 +90,7 @@ def test_dedup(tmp_path):
 def test_dedup_keeps_the_order_of_the_file(tmp_path):
     """So that a split of the distinct lines is the one of the published scripts."""
     path = write(tmp_path, "\n".join(["dora", "anna", "dora", "carl", "bob", "anna"] * 5))
-    dataset = data.load(DataConfig(path=path, dedup=True), seed=1)
+    dataset = load_data(DataConfig(path=path, dedup=True), seed=1)
     order = np.concatenate([splits.holdout(4, 1)[k] for k in ("train", "dev", "test")])
     words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
     assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
@@ -98,7 +99,7 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
 def test_examples_are_makemores():
     vocab = text_file.Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)
-    inputs, targets = split.take(jnp.array([2, 0, 1]))
+    inputs, targets, _ = split.take(jnp.array([2, 0, 1]))
     assert inputs.tolist() == [[0, 3, 2, 1, 0], [0, 1, 2, 0, 0], [0, 3, 0, 0, 0]]
     assert targets.tolist() == [[3, 2, 1, 0, -1], [1, 2, 0, -1, -1], [3, 0, -1, -1, -1]]
     assert split.stream.dtype == np.uint8
@@ -106,7 +107,7 @@ def test_examples_are_makemores():
 
 def test_every_line_of_names_survives_encoding(names):
     for name, split in names.splits.items():
-        inputs, targets = map(np.asarray, split.take(jnp.arange(split.size)))
+        inputs, targets, _ = map(np.asarray, split.take(jnp.arange(split.size)))
         assert [names.vocab.decode(row[1:]) for row in inputs.tolist()] == names.words[name]
         assert [names.vocab.decode(row) for row in targets.tolist()] == names.words[name]
         assert (inputs[:, 0] == 0).all()
@@ -124,22 +125,22 @@ def test_a_batch_is_drawn_from_the_key_alone(names):
 def test_draws_are_uniform_with_replacement():
     vocab = text_file.Vocab(tuple("abcdefg"))
     split = lines.encode(list("abcdefg"), vocab, 2)
-    inputs, _ = data.draw(split, jax.random.key(0), 7000)
+    inputs, *_ = data.draw(split, jax.random.key(0), 7000)
     counts = np.bincount(np.asarray(inputs)[:, 1], minlength=8)[1:]
     assert ((counts - 1000) ** 2 / 1000).sum() < 22.5  # chi-square, 6 degrees, p = 0.001
 
 
 def test_many_characters_take_a_wider_integer(tmp_path):
     words = [chr(0x4E00 + i) + "x" for i in range(400)]
-    dataset = data.load(DataConfig(path=write(tmp_path, "\n".join(words))), seed=1)
+    dataset = load_data(DataConfig(path=write(tmp_path, "\n".join(words))), seed=1)
     assert dataset.splits["train"].stream.dtype == np.uint16
-    inputs, _ = dataset.splits["train"].take(jnp.array([3]))
+    inputs, *_ = dataset.splits["train"].take(jnp.array([3]))
     assert dataset.vocab.decode(inputs[0, 1:].tolist()) == dataset.words["train"][3]
 
 
 def test_byte_order_mark_carriage_returns_and_blank_lines(tmp_path):
     content = "\ufeffanna\r\n\r\n  bob \r\n\nclé\r\ndora\r\n"
-    dataset = data.load(DataConfig(path=write(tmp_path, content)), seed=1)
+    dataset = load_data(DataConfig(path=write(tmp_path, content)), seed=1)
     words = [w for k in ("train", "dev", "test") for w in dataset.words[k]]
     assert sorted(words) == ["anna", "bob", "clé", "dora"]
     assert dataset.vocab.chars == tuple(sorted(set("annabobclédora")))
@@ -147,10 +148,10 @@ def test_byte_order_mark_carriage_returns_and_blank_lines(tmp_path):
 
 def test_other_encodings(tmp_path):
     path = write(tmp_path, "José\nZoë\nAna\nEva\n", "latin-1")
-    dataset = data.load(DataConfig(path=path, encoding="latin-1"), seed=1)
+    dataset = load_data(DataConfig(path=path, encoding="latin-1"), seed=1)
     assert "é" in dataset.vocab.chars
     with pytest.raises(UserError, match=r"is not utf-8 at byte 3"):
-        data.load(DataConfig(path=path), seed=1)
+        load_data(DataConfig(path=path), seed=1)
 
 
 def test_found_in(names):
@@ -251,11 +252,11 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
     config = DataConfig(path=path)
 
     with pytest.raises(UserError, match=f"^data.path: {path} does not exist; python -m"):
-        data.load(config, seed=1)
+        load_data(config, seed=1)
     monkeypatch.setenv("MAKEMORE_DATA", str(tmp_path))
     message = rf"{path} does not exist, and MAKEMORE_DATA \({tmp_path}\) does not have it; python"
     with pytest.raises(UserError, match=message):
-        data.load(config, seed=1)
+        load_data(config, seed=1)
 
     monkeypatch.setenv("MAKEMORE_DATA", str(second.parent))
     assert download.download("names") == second
@@ -263,7 +264,7 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
     for elsewhere in ("makemore_names.txt", "other/makemore_names.txt", "/data/makemore_names.txt"):
         assert text_file.find(elsewhere) == elsewhere
     assert text_file.read(path, "utf-8")[0] == source.read_text("utf-8")
-    text = data.load(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
+    text = load_data(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
     assert text.splits["train"].num_chars == 6
 
     first = tmp_path / path
@@ -279,7 +280,7 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
 def test_a_config_trains_and_samples_with_makemore_data_alone(tmp_path):
     """From the download command to samples, as a user types it, without a network."""
     folder = {"MAKEMORE_DATA": str(published("names").parent), "PYTHONPATH": str(ROOT)}
-    done = run("-m", "makemore_jax.data.download", "names", cwd=tmp_path, **folder)
+    done = run("-m", "makemore_jax.download", "names", cwd=tmp_path, **folder)
     path = "data/makemore_names.txt"
     assert done.stdout.endswith(f" (from MAKEMORE_DATA): use it with --config.data.path={path}\n")
     config = (ROOT / "train.py", "--config", ROOT / "configs/bigram.py", "--workdir", "run")
@@ -295,7 +296,7 @@ def test_download_command_refuses_another_text(tmp_path):
     (tmp_path / "other.txt").write_text("x", "utf-8")
     url = (tmp_path / "other.txt").as_uri()
     folder = tmp_path / "data"
-    command = ("-m", "makemore_jax.data.download", "shakespeare", "--folder", folder, "--url", url)
+    command = ("-m", "makemore_jax.download", "shakespeare", "--folder", folder, "--url", url)
     assert_one_line(run(*command, MAKEMORE_DATA=""), "download", "not the text expected")
     assert not folder.exists()
 
@@ -308,7 +309,7 @@ def test_configs_say_that_they_need_a_download(file):
     assert bool(names) == (needed.parent == Path("data"))
     for name in names:
         assert "the first command downloads" in " ".join(scope["__doc__"].split())
-        assert f"python -m makemore_jax.data.download {name}\n" in scope["__doc__"]
+        assert f"python -m makemore_jax.download {name}\n" in scope["__doc__"]
 
 
 def test_published_texts_are_the_ones_expected():

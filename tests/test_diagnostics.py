@@ -19,7 +19,8 @@ from conftest import (
 )
 from flax import linen as nn
 
-from makemore_jax import losses, models
+from makemore_jax import losses
+from makemore_jax.assemble import create_model
 from makemore_jax.data.lines import Lines
 from makemore_jax.diagnostics import (
     N_BINS,
@@ -100,7 +101,7 @@ def test_gradients_and_updates_are_those_of_the_step(kind):
     """Also with dropout, where there is any, and not only in the first step."""
     config = small_config(kind)
     config.model.n_layer, config.model.dropout = 1, 0.5
-    check_step(models.create(config.model, VOCAB, T), rows())
+    check_step(create_model(config.model, VOCAB, T), rows())
 
 
 def check_step(model, batch):

@@ -13,7 +13,9 @@ from conftest import ROOT, assert_close, assert_one_line, quick_of, run, small_c
 
 pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[export]"')
 
-from makemore_jax import models, resources, sampling
+from makemore_jax import models, sampling
+from makemore_jax.assemble import create_model
+from makemore_jax.cli import resources
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
@@ -55,7 +57,7 @@ def small_lm(name: str) -> LanguageModel:
         config.n_layer, config.batch_norm = 1, "running"
     block_size = 3 if data == "windows" else T
     vocab = Vocab(tuple("\nabcdéfghijk,"[data != "text" :]), has_end=data != "text")
-    model = models.create(config, V, block_size)
+    model = create_model(config, V, block_size)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, block_size), jnp.int32))
     noise = np.random.RandomState(5)
     variables = jax.tree.map(lambda a: a + 0.3 * abs(noise.randn(*a.shape)), variables)

@@ -9,6 +9,7 @@ from conftest import FAMILIES, ROOT, quick_of, run
 from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
+from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
@@ -36,7 +37,7 @@ def part(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 def small(kind: str):
     sizes = {k: v for k, v in SIZES.items() if k not in ("vocab_size", "block_size")}
-    return models.create(ModelConfig(kind=kind, **sizes), SIZES["vocab_size"], SIZES["block_size"])
+    return create_model(ModelConfig(kind=kind, **sizes), SIZES["vocab_size"], SIZES["block_size"])
 
 
 def worst(ours: dict, theirs: dict) -> float:

@@ -22,12 +22,14 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from makemore_jax import config as config_lib
-from makemore_jax import losses, models, report, sharding, workdir
+from makemore_jax import losses, models, report, workdir
+from makemore_jax.assemble import create_model
 from makemore_jax.config import MeshConfig, OptimizerConfig
-from makemore_jax.data.layouts import Rows
-from makemore_jax.data.text import Text
 from makemore_jax.errors import UserError
+from makemore_jax.kernels.layouts import Rows
 from makemore_jax.models import transformer
+from makemore_jax.parallel import sharding
+from makemore_jax.text.dataset import Text
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -43,7 +45,7 @@ TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
 def create(vocab_size: int = VOCAB, **options):
     """A small transformer with such options."""
     config = replace(small_config("transformer").model, **({"n_layer": 1} | options))
-    return models.create(config, vocab_size, BLOCK)
+    return create_model(config, vocab_size, BLOCK)
 
 
 @cache
@@ -164,11 +166,11 @@ def test_masks_by_the_generator_of_the_device():
 
 def test_the_form_of_the_model_follows_the_platform():
     config = small_config("transformer").model
-    forms = [models.create(config, VOCAB, BLOCK, platform) for platform in ("cpu", "gpu", "tpu")]
+    forms = [create_model(config, VOCAB, BLOCK, platform) for platform in ("cpu", "gpu", "tpu")]
     assert [m.layer_loop for m in forms] == ["unroll", "unroll", "scan"]
     assert [m.blockwise for m in forms] == [True, False, False]
     config.layer_loop = "scan"
-    assert models.create(config, VOCAB, BLOCK).layer_loop == "scan"
+    assert create_model(config, VOCAB, BLOCK).layer_loop == "scan"
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32():

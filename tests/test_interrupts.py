@@ -12,7 +12,7 @@ pytestmark = needs_signals
 TRAIN = ("train.py", "--config", "configs/mlp.py", "--workdir")
 SAMPLE = ("sample.py", "--workdir")
 SWEEP = ("-m", "makemore_jax.sweep", "--config", "configs/mlp.py", "--workdir")
-DOWNLOAD = ("-m", "makemore_jax.data.download", "names", "--folder")
+DOWNLOAD = ("-m", "makemore_jax.download", "names", "--folder")
 
 # Like a C extension that turns the exception into another one.
 INTERRUPTED_IMPORT = """
@@ -81,7 +81,7 @@ def test_at_any_moment_of_the_start(command, seconds, tmp_path):
 def test_a_console_command_ends_immediately_too(name):
     code = f"""
 import signal
-from makemore_jax import command_line, commands, interrupts
+from makemore_jax.cli import command_line, commands, interrupts
 command_line.run = lambda *_: print(signal.getsignal(signal.SIGINT) is interrupts._exit)
 commands.{name}()
 """
@@ -91,7 +91,7 @@ commands.{name}()
 def test_an_interactive_session_keeps_its_own_handler():
     code = """
 import signal, sys
-from makemore_jax import interrupts
+from makemore_jax.cli import interrupts
 sys.ps1 = ">>> "
 interrupts.exit_immediately()
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -102,7 +102,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 def test_a_program_can_finish_its_work_after_the_first_ctrl_c():
     code = """
 import os, signal
-from makemore_jax import interrupts
+from makemore_jax.cli import interrupts
 interrupts.exit_immediately()
 interrupts.delay()
 interrupts.check()

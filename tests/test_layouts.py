@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, assert_close, on_devices, quick_of, run, small_config
 
-from makemore_jax import data, losses, models, sharding
-from makemore_jax.data import layouts
-from makemore_jax.data.layouts import Packed, Rows, choose, first_that_fits
+from makemore_jax import data, losses, models
+from makemore_jax.assemble import create_model
+from makemore_jax.kernels import layouts
+from makemore_jax.kernels.layouts import Packed, Rows, choose, first_that_fits
 from makemore_jax.models import layers
+from makemore_jax.parallel import sharding
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_loss_and_grads, make_train_steps
@@ -28,7 +30,7 @@ PACKING = [kind for kind in FAMILIES if kind not in ("rnn", "gru", "lstm")]
 def model_of(kind):
     """A small model of a family for WORDS, and parameters that are nowhere 0."""
     config = small_config(kind)
-    model = models.create(config.model, VOCAB.size, SPLIT.block_size)
+    model = create_model(config.model, VOCAB.size, SPLIT.block_size)
     like, rng = models.param_shapes(model, SPLIT.block_size), np.random.default_rng(0)
     return model, jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), like)
 
@@ -60,7 +62,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
 
     apply = jax.jit(model.apply)
     logits = apply({"params": params}, packed[0], positions=packed[2])
-    inputs, targets = SPLIT.take(ALL)
+    inputs, targets, _ = SPLIT.take(ALL)
     plain = apply({"params": params}, inputs)
     assert_close(logits[packed[1] != -1], plain[targets != -1], 1e-6)
 
@@ -312,7 +314,7 @@ def test_chunks_are_of_a_good_size():
 
 def test_loss_of_a_batch_is_its_mean():
     model, params = model_of("gru")
-    inputs, targets = SPLIT.take(ALL)
+    inputs, targets, _ = SPLIT.take(ALL)
     loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
     (loss, _), _ = loss_and_grads(params, {}, (inputs, targets), key)
     plain = losses.mean_loss(model.apply({"params": params}, inputs), targets)

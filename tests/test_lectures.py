@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_close, assert_same
 
-from makemore_jax import data, resources
+from makemore_jax import data
+from makemore_jax.cli import resources
 from makemore_jax.config import Config
-from makemore_jax.data.download import SOURCES
 from makemore_jax.data.text_file import DATA_VARIABLE
+from makemore_jax.download import SOURCES
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import experiment
 from makemore_jax.losses import mean_loss
@@ -92,7 +93,7 @@ def test_many_states_are_trained_at_once(start):
 
 def test_the_loss_over_a_split(start):
     split = start.dataset.splits["dev"]
-    inputs, targets = split.take(jnp.arange(split.size))
+    inputs, targets, _ = split.take(jnp.arange(split.size))
     logits = start.model.apply(start.state.variables, inputs)
     assert_close(experiment.evaluate(start, "dev"), float(mean_loss(logits, targets)), 1e-5)
     first = float(mean_loss(logits[:503], targets[:503]))

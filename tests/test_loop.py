@@ -23,7 +23,8 @@ from conftest import (
     start,
 )
 
-from makemore_jax import data, models, workdir
+from makemore_jax import workdir
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import Diverged, UserError
@@ -34,8 +35,8 @@ from makemore_jax.training.optimizer import make_optimizer
 
 def final_state(config: Config, folder) -> state_lib.TrainState:
     """The latest state of a run."""
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     like = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
     return Checkpoints(folder, read_only=True).restore("latest", like)
@@ -272,7 +273,7 @@ def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
 
 def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path):
     config = small_config("bigram", steps=10)
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "samples.txt").write_text("precious", "utf-8")
     with pytest.raises(UserError, match=r"holds samples.txt but no run"):
@@ -290,7 +291,7 @@ def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path
 def test_what_may_differ_when_a_run_is_resumed(tmp_path):
     """Recomputed activations and another learning rate change no model; the decay mask does."""
     config = small_config("transformer")
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
     workdir.prepare(tmp_path, config, dataset).close()
     config.model.remat, config.optimizer.learning_rate = True, 0.1

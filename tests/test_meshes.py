@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import on_devices, run
 
-from makemore_jax import sharding
 from makemore_jax.config import MeshConfig
+from makemore_jax.parallel import sharding
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
 # A family of each kind on every mesh, and every other family on the mesh with all features: of

@@ -18,7 +18,7 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import models
+from makemore_jax.assemble import create_model
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
@@ -104,7 +104,7 @@ def test_one_batch_can_be_learnt_by_heart(kind):
 
 @pytest.mark.parametrize("kind", NUM_PARAMS)
 def test_number_of_parameters(kind):
-    model = models.create(ModelConfig(kind=kind), vocab_size=27, block_size=16)
+    model = create_model(ModelConfig(kind=kind), vocab_size=27, block_size=16)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16), jnp.int32))
     assert state_lib.num_params(params) == NUM_PARAMS[kind]
 
@@ -121,14 +121,14 @@ def test_linear_starts_as_in_pytorch():
 @pytest.mark.parametrize("kind", quick_of(["mlp", "rnn", "transformer"], ["mlp"]))
 def test_embeddings_start_as_in_pytorch(kind):
     """torch.nn.Embedding: N(0, 1). (flax's own would be narrower.)"""
-    model = models.create(ModelConfig(kind=kind), vocab_size=997, block_size=16)
+    model = create_model(ModelConfig(kind=kind), vocab_size=997, block_size=16)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
     assert abs(params["wte"]["embedding"].std() - 1) < 0.01
     assert abs(params["wte"]["embedding"].mean()) < 0.01
 
 
 def test_a_bigram_starts_with_equal_probabilities():
-    model = models.create(small_config("bigram").model, VOCAB, BLOCK)
+    model = create_model(small_config("bigram").model, VOCAB, BLOCK)
     params = model.init(jax.random.key(3), jnp.zeros((1, BLOCK), jnp.int32))["params"]
     assert not params["logits"].any()
 
@@ -178,7 +178,7 @@ def test_transformer_block_by_hand():
     """Attention by a loop over heads and positions, GELU in its tanh form, norms before."""
     config = small_config("transformer").model
     config.n_layer = 1
-    model = models.create(config, VOCAB, BLOCK)
+    model = create_model(config, VOCAB, BLOCK)
     tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
     params = model.init(jax.random.key(0), tokens)["params"]
     block, hs = params["h_0"], config.n_embd // config.n_head
@@ -237,7 +237,7 @@ def test_cnn_sees_exactly_two_to_the_number_of_layers():
 def test_dropout_drops_in_training_only_and_depends_on_its_key():
     config = small_config("transformer").model
     config.dropout = 0.5
-    model = models.create(config, VOCAB, BLOCK)
+    model = create_model(config, VOCAB, BLOCK)
     tokens = jnp.ones((B, T), jnp.int32)
     params = model.init(jax.random.key(0), tokens)["params"]
 
@@ -248,10 +248,10 @@ def test_dropout_drops_in_training_only_and_depends_on_its_key():
     assert (logits(1) == logits(1)).all()
     assert not (logits(1) == logits(2)).all()
     config.dropout = 0.0
-    without = models.create(config, VOCAB, BLOCK).apply({"params": params}, tokens)
+    without = create_model(config, VOCAB, BLOCK).apply({"params": params}, tokens)
     assert (model.apply({"params": params}, tokens) == without).all()
 
 
 def test_unknown_kind_names_the_nearest():
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
-        models.create(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)
+        create_model(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import TIMEOUT, needs_signals, read_metrics, run, small_config
 
-from makemore_jax import progress
 from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.cli import progress
 from makemore_jax.errors import Stopped
 from makemore_jax.training import loop
 
@@ -196,7 +196,7 @@ def test_devices_that_jax_has_initialized_are_kept():
     code = """
 import jax
 assert jax.device_count() == 1
-from makemore_jax import startup
+from makemore_jax.cli import startup
 startup.use_cores()
 print(jax.device_count())
 """

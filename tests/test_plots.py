@@ -24,17 +24,16 @@ from conftest import (
 
 from makemore_jax import (
     comparison,
-    data,
     facts,
     history,
     html_parts,
-    models,
     page,
     passage,
     report,
     sampling,
     workdir,
 )
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
@@ -94,7 +93,7 @@ def test_surprise_adds_up_to_the_log_probability(kind):
 
 def test_surprise_beyond_the_window():
     """A model that sees 3 characters reads names of more."""
-    model = models.create(small_config("window_mlp").model, VOCAB, 3)
+    model = create_model(small_config("window_mlp").model, VOCAB, 3)
     variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))
     lm = LanguageModel(model, variables, CHARS, BLOCK)
     found = report.surprise(lm, WORDS)
@@ -187,7 +186,7 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
     words[600:] = ["f"] * 50
     split = encode(words, CHARS, BLOCK)
     found = report.learnt_bigrams(lm, split, at_most=600)
-    inputs, targets = split.take(np.arange(600))
+    inputs, targets, _ = split.take(np.arange(600))
     probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
     for token in range(6):
         stands = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
@@ -609,7 +608,7 @@ def test_what_is_collected(runs):
     known = workdir.read(runs / "bigram")
     lm, best_step = report.load(runs / "bigram", known)
     drawn = sampling.sample(lm, jax.random.key(5), 40)
-    dataset = data.load(known.config.data, known.config.seed)
+    dataset = load_data(known.config.data, known.config.seed)
     assert [(line.text, line.log_prob) for line in found.samples] == [line[:2] for line in drawn]
     assert [line.found_in for line in found.samples] == dataset.found_in(
         [d.text for d in drawn], [d.is_cut for d in drawn]

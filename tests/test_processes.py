@@ -184,7 +184,7 @@ def test_all_tell_why_they_can_not_begin(trained, flags):
 
 IMPATIENT = """
 import sys
-from makemore_jax import processes
+from makemore_jax.parallel import processes
 processes.PATIENCE = 3
 sys.argv = ["train.py", *sys.argv[1:]]
 exec(compile(open("train.py").read(), "train.py", "exec"))

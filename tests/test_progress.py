@@ -12,7 +12,7 @@ import pytest
 from conftest import read_metrics, run, small_config
 
 from makemore_jax import metrics as metrics_lib
-from makemore_jax import progress, startup
+from makemore_jax.cli import progress, startup
 from makemore_jax.metrics import Metrics
 from makemore_jax.training import loop
 
@@ -75,7 +75,7 @@ def test_a_second_program_of_a_session_replaces_the_notice(monkeypatch):
 
 TRAIN_AT_ONCE = """
 import runpy, sys
-from makemore_jax import startup
+from makemore_jax.cli import startup
 startup.NOTICE_DELAY = 0.0
 sys.argv[0] = "train.py"
 runpy.run_path("train.py", run_name="__main__")

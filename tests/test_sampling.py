@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import BLOCK, FAMILIES, VOCAB, quick_of, small_model
 
-from makemore_jax import models, sampling
+from makemore_jax import sampling
+from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel, Sample, draw_token, filter_logits
@@ -25,7 +26,7 @@ def small_lm(kind: str) -> LanguageModel:
 
 def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
     """The language model whose next-token probabilities are the rows of a table."""
-    model = models.create(ModelConfig(kind="bigram"), len(table), block_size)
+    model = create_model(ModelConfig(kind="bigram"), len(table), block_size)
     vocab = Vocab(CHARS.chars[: len(table) - 1])
     with np.errstate(divide="ignore"):
         return LanguageModel(

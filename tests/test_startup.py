@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, run
 
-from makemore_jax import startup
+from makemore_jax.cli import startup
 
 COMMAND = (
     *("train.py", "--config", "configs/bigram.py", "--config.train.steps=4"),

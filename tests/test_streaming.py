@@ -23,10 +23,12 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, sampling, streaming, workdir
+from makemore_jax import sampling, workdir
+from makemore_jax.assemble import load_data
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel
 from makemore_jax.errors import UserError
+from makemore_jax.text import streaming
 
 pytestmark = pytest.mark.versions
 
@@ -244,7 +246,7 @@ def run_of_lines(tmp_path_factory):
     """What a run on lines writes first."""
     folder = tmp_path_factory.mktemp("lines")
     config = small_config("bigram")
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
     workdir.prepare(folder, config, dataset).close()
     return folder

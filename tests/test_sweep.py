@@ -21,10 +21,12 @@ from conftest import (
     small_config,
 )
 
-from makemore_jax import data, history, models, report, sharding, sweep, workdir
-from makemore_jax.data.layouts import Rows
+from makemore_jax import history, report, sweep, workdir
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
+from makemore_jax.kernels.layouts import Rows
+from makemore_jax.parallel import sharding
 from makemore_jax.sweep_run import write_run
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
@@ -39,8 +41,8 @@ def sweep_config(kind: str, steps: int):
 
 def run_alone(config):
     """Losses of all steps and the dev loss after them, as train.py computes them."""
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     init_key, train_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     state = state_lib.create(model, optimizer, init_key, dataset.block_size)
@@ -145,7 +147,7 @@ def test_the_best_run_is_kept(tmp_path):
     run_dir = workdir.read(tmp_path / "best")
     lm, step = report.load(tmp_path / "best", run_dir)
     assert step == summary["best_step"] == 40
-    dataset = data.load(chosen.data, chosen.seed)
+    dataset = load_data(chosen.data, chosen.seed)
     assert_close(make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]), best.best_dev_loss)
     curves = history.read_curves(tmp_path / "best", run_dir)
     assert [step for step, _ in curves.train_loss] == [20, 40, 50, 60]

@@ -24,12 +24,14 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore_jax import data, losses, models, sharding
+from makemore_jax import data, losses, models
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig, MeshConfig
-from makemore_jax.data import text
-from makemore_jax.data.layouts import choose
 from makemore_jax.errors import UserError
+from makemore_jax.kernels.layouts import choose
+from makemore_jax.parallel import sharding
+from makemore_jax.text import dataset as text
 from makemore_jax.training import evaluate, loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -47,7 +49,7 @@ def text_config(path, kind: str = "bigram", **train) -> Config:
 
 def load_text(path, block_size: int = BLOCK, folder=None, **fields) -> text.TextDataset:
     config = DataConfig(path=str(path), kind="text", block_size=block_size, **fields)
-    return data.load(config, seed=1, folder=folder)
+    return load_data(config, seed=1, folder=folder)
 
 
 def whole(dataset: text.TextDataset) -> str:
@@ -132,7 +134,7 @@ def test_more_characters_than_a_byte_counts(tmp_path):
     mapped.prepare()
     assert (tmp_path / "text.tokens").stat().st_size == 2 * len(content)
     indices = np.array([390, 0])
-    part = data.at_hand(mapped.splits["train"], indices)
+    part = mapped.splits["train"].load(lambda: indices)
     assert_same(part.take(indices), dataset.splits["train"].take(indices))
 
 
@@ -148,7 +150,7 @@ def test_crops_are_slices_of_the_text(small_text):
         assert split.size == len(part) - BLOCK
         indices = [0, 5, 64, split.size - 1]
         inputs, targets = (
-            dataset.vocab.decode_rows(np.asarray(a)) for a in split.take(jnp.array(indices))
+            dataset.vocab.decode_rows(np.asarray(a)) for a in split.take(jnp.array(indices))[:2]
         )
         for i, place in enumerate(indices):
             assert inputs[i] == part[place : place + BLOCK]
@@ -173,8 +175,8 @@ MOST = 41
 @given(num_chars=st.integers(2, MOST), block_size=st.sampled_from([1, 5, 50]))
 def test_each_once_has_every_character_but_the_first_as_a_target_once(num_chars, block_size):
     tokens = np.arange(1, MOST + 1, dtype=np.uint8)  # each character its own place
-    split = data.each_once(text.Text(jnp.asarray(tokens), num_chars, block_size))
-    inputs, targets = map(np.asarray, data.take_below(split, jnp.arange(MOST), split.size))
+    split = text.Text(jnp.asarray(tokens), num_chars, block_size).for_evaluation()
+    inputs, targets, _ = map(np.asarray, data.take_below(split, jnp.arange(MOST), split.size))
     assert inputs.shape == targets.shape == (MOST, block_size)
     is_target = targets != -1
     assert targets[is_target].tolist() == tokens[1:num_chars].tolist()
@@ -215,7 +217,7 @@ def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, m
 def read_params(config: Config, folder):
     """The latest parameters of a run."""
     dataset = load_text(config.data.path)
-    model = models.create(config.model, dataset.vocab.size, BLOCK)
+    model = create_model(config.model, dataset.vocab.size, BLOCK)
     like = models.variable_shapes(model, BLOCK)
     return Checkpoints(folder, read_only=True).restore_variables("latest", like)["params"]
 
@@ -280,12 +282,13 @@ def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
     dataset.prepare()
     key = jax.random.key(4)
-    part = data.ahead(dataset.splits["train"], key, 30, 3, batch_size=5)
+    split = dataset.splits["train"]
+    part = split.load(lambda: data.draw_steps(split, key, np.arange(30, 33), 5))
     assert part.tokens.shape == (3 * 5, BLOCK + 1)
     for step in (30, 31, 32):
         step_key = jax.random.fold_in(key, step)
         assert_same(data.draw(part, step_key, 5), data.draw(in_memory, step_key, 5))
-    assert data.ahead(in_memory, key, 30, 3, batch_size=5) is in_memory
+    assert in_memory.load(lambda: 1 / 0) is in_memory
 
 
 def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, monkeypatch):
@@ -383,7 +386,7 @@ def test_every_family_learns_from_a_text(kind, small_text):
     config = text_config(small_text, kind)
     config.model.n_layer, config.optimizer.learning_rate = 1, 0.02
     dataset = load_text(small_text)
-    model = models.create(config.model, dataset.vocab.size, BLOCK)
+    model = create_model(config.model, dataset.vocab.size, BLOCK)
     optimizer = make_optimizer(config.optimizer, 60)
     state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
     split = dataset.splits["train"]

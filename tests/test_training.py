@@ -18,9 +18,11 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import data, losses, models, sharding
+from makemore_jax import data, losses
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.config import OptimizerConfig
-from makemore_jax.data import layouts
+from makemore_jax.kernels import layouts
+from makemore_jax.parallel import sharding
 from makemore_jax.training import evaluate, step
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
@@ -145,8 +147,8 @@ def start(kind, batch_size=5, devices=1):
     """The compiled steps of a small model on names.txt, and its first state."""
     config = small_config(kind)
     config.mesh.data = devices
-    dataset = data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, 20)
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params=0)
     chosen = layouts.choose(dataset.splits["train"], batch_size, model, devices)
@@ -197,7 +199,7 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
     mesh = sharding.make_mesh(config.mesh, 5, num_params=0)
     for dropout, split in ((0.0, many), (0.5, one)):
         config.model.dropout = dropout
-        model = models.create(config.model, vocab.size, 3)
+        model = create_model(config.model, vocab.size, 3)
         chosen = layouts.choose(split, 5, model)
         steps = step.make_train_steps(model, optimizer, 5, chosen, mesh)
         state = state_lib.create(model, optimizer, jax.random.key(0), 3)
@@ -229,7 +231,7 @@ def test_evaluation_is_exact(kind, names):
     model, params = small_model(kind, names.vocab.size, names.block_size)
     split = names.splits["dev"]
     assert split.size > split.batch_size() and split.size % split.batch_size() != 0
-    inputs, targets = split.take(jnp.arange(split.size))
+    inputs, targets, _ = split.take(jnp.arange(split.size))
     log_probs = jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, inputs))
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
     chosen = np.asarray(targets).ravel()

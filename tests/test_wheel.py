@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TIMEOUT, run
 
-from makemore_jax import resources
+from makemore_jax.cli import resources
 
-PROGRAM = "import sys; from makemore_jax.commands import {name}; sys.argv[0] = 'makemore-{name}'; "
+PROGRAM = (
+    "import sys; from makemore_jax.cli.commands import {name}; sys.argv[0] = 'makemore-{name}'; "
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ def test_messages_and_contents_of_the_wheel(installed, tmp_path):
     configs = {f"configs/{name}.py" for name in resources.config_names()}
     assert names == {"train.py", "sample.py", "names.txt"} | configs
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "makemore-train = makemore_jax.commands:train" in entry_points.read_text("utf-8")
-    assert "makemore-sample = makemore_jax.commands:sample" in entry_points.read_text("utf-8")
+    assert "makemore-train = makemore_jax.cli.commands:train" in entry_points.read_text("utf-8")
+    assert "makemore-sample = makemore_jax.cli.commands:sample" in entry_points.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])

@@ -10,22 +10,24 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_close, assert_same, on_devices, published, quick_of, run
 
-from makemore_jax import data, models, sampling, sharding, sweep
+from makemore_jax import models, sampling, sweep
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
-from makemore_jax.data.layouts import Rows, choose
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
+from makemore_jax.kernels.layouts import Rows, choose
 from makemore_jax.losses import token_losses
 from makemore_jax.models.cnn import CausalConv
-from makemore_jax.models.window_mlp import BatchNorm
+from makemore_jax.parallel import sharding
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import make_train_step, make_train_steps
+from makemore_jax.windows.window_mlp import BatchNorm
 
 pytestmark = pytest.mark.versions
 
@@ -53,7 +55,7 @@ def small_model(name: str, vocab_size: int = V):
     """A model of a config and its variables, moved away from any zeros and ones."""
     config = small_config(name)
     T = config.data.block_size
-    model = models.create(config.model, vocab_size, T)
+    model = create_model(config.model, vocab_size, T)
     noise = np.random.RandomState(5)
     variables = model.init(jax.random.key(3), jnp.zeros((1, T), jnp.int32))
     move = jax.tree.map(lambda a: a + 0.1 * abs(noise.randn(*a.shape)).astype(a.dtype), variables)
@@ -77,11 +79,11 @@ def test_windows_are_the_lectures(tmp_path, block_size):
     words = ["emma", "olivia", "a", "ava", "isabella", "bo", "mia", "eve", "zoe", "amelia"]
     (tmp_path / "words.txt").write_text("\n".join(words), "utf-8")
     config = DataConfig(str(tmp_path / "words.txt"), "windows", "lecture", block_size=block_size)
-    dataset = data.load(config, seed=0)
+    dataset = load_data(config, seed=0)
     assert (dataset.block_size, dataset.max_len) == (block_size, 9)
     for name, split in dataset.splits.items():
         x, y = naive_windows(dataset.words[name], dataset.vocab, block_size)
-        inputs, targets = split.take(jnp.arange(split.size))
+        inputs, targets, _ = split.take(jnp.arange(split.size))
         assert inputs.tolist() == x.tolist() and targets.tolist() == y.tolist()
         assert (
             split.take(jnp.array([3]), 2)[0].tolist() == [x[3].tolist()[-2:]][:1] or block_size == 1
@@ -90,7 +92,7 @@ def test_windows_are_the_lectures(tmp_path, block_size):
 
 def test_the_lectures_sizes():
     config = DataConfig(str(published("names")), "windows", "lecture", block_size=3)
-    splits = data.load(config, seed=0).splits
+    splits = load_data(config, seed=0).splits
     assert [split.size for split in splits.values()] == [182_625, 22_655, 22_866]
 
 
@@ -100,7 +102,7 @@ def test_the_lectures_sizes():
 )
 def test_parameters_are_as_many_as_in_the_lectures(name, num_params):
     config = lecture_config(name)
-    model = models.create(config.model, 27, config.data.block_size)
+    model = create_model(config.model, 27, config.data.block_size)
     assert state_lib.num_params(models.param_shapes(model, config.data.block_size)) == num_params
 
 
@@ -117,9 +119,9 @@ def test_what_the_initial_scales_do(scale, low, high, saturated):
     """The loss before the first step, which is ln 27 for equal logits, and how tanh begins."""
     config = lecture_config("mlp")
     config.model.init_scale = scale
-    model = models.create(config.model, 27, 3)
-    split = data.load(config.data, seed=0).splits["dev"]
-    inputs, targets = split.take(jnp.arange(1_000))
+    model = create_model(config.model, 27, 3)
+    split = load_data(config.data, seed=0).splits["dev"]
+    inputs, targets, _ = split.take(jnp.arange(1_000))
     variables = model.init(jax.random.key(0), inputs)
     assert low < float(token_losses(model.apply(variables, inputs), targets).mean()) < high
     x = variables["params"]["wte"]["embedding"][inputs].reshape(len(inputs), -1)
@@ -190,9 +192,9 @@ def test_dilated_causal_convolutions_are_the_tree_at_the_last_place():
 
 def test_calibrated_statistics_are_those_of_all_examples_at_once():
     model, variables = small_model("wavenet", 27)
-    split = data.load(small_config("wavenet").data, seed=0).splits["dev"]
+    split = load_data(small_config("wavenet").data, seed=0).splits["dev"]
     stats = make_calibrate(model)(variables, split)
-    inputs, _ = split.take(jnp.arange(split.size))
+    inputs, *_ = split.take(jnp.arange(split.size))
     calibrated = {"params": variables["params"], "batch_stats": stats}
     by_stats = model.apply(calibrated, inputs)
     by_batch, _ = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
@@ -203,8 +205,8 @@ def test_calibrated_statistics_are_those_of_all_examples_at_once():
 def test_running_statistics_go_with_the_state():
     config = small_config("mlp_batchnorm")
     config.model.momentum = 0.3
-    dataset = data.load(config.data, seed=0)
-    model = models.create(config.model, 27, 3)
+    dataset = load_data(config.data, seed=0)
+    model = create_model(config.model, 27, 3)
     optimizer = make_optimizer(config.optimizer, 10)
     state = state_lib.create(model, optimizer, jax.random.key(0), 3)
     batch = dataset.splits["train"].take(jnp.arange(100))
@@ -218,7 +220,7 @@ def test_running_statistics_go_with_the_state():
 def test_losses_over_windows_are_those_of_their_lines(name):
     """Evaluation, scoring, and the sum over windows by hand."""
     config = small_config(name)
-    dataset = data.load(config.data, seed=0)
+    dataset = load_data(config.data, seed=0)
     model, variables = small_model(name, 27)
     lm = LanguageModel(model, variables, dataset.vocab, dataset.max_len)
     words = dataset.words["dev"]
@@ -246,7 +248,7 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     for field in ("train_loss", "dev_loss", "test_loss", "best_step"):
         assert summary[field] == again[field]
     assert 1 < summary["dev_loss"] < 30
-    like = models.variable_shapes(models.create(config.model, 27, 3), 3)
+    like = models.variable_shapes(create_model(config.model, 27, 3), 3)
     runs = [Checkpoints(tmp_path / n, read_only=True) for n in ("whole", "halves")]
     found = [checkpoints.restore_variables("latest", like) for checkpoints in runs]
     assert_same(*found)
@@ -284,8 +286,8 @@ def losses_on(num_devices: int) -> list[float]:
     """The losses of 20 steps of the small wavenet."""
     config = small_config("wavenet", batch_size=8)
     config.mesh.data = num_devices
-    dataset = data.load(config.data, seed=0)
-    model = models.create(config.model, 27, 8)
+    dataset = load_data(config.data, seed=0)
+    model = create_model(config.model, 27, 8)
     optimizer = make_optimizer(config.optimizer, 20)
     state = state_lib.create(model, optimizer, jax.random.key(0), 8)
     mesh = sharding.make_mesh(config.mesh, 8, num_params=0)
@@ -332,7 +334,7 @@ def test_mistakes_are_named(tmp_path, given, message):
 def test_where_the_data_come_from_is_said(tmp_path):
     config = small_config("wavenet")
     config.data.path = str(tmp_path / "makemore_names.txt")
-    with pytest.raises(UserError, match=r"data\.download names fetches it to data/$"):
+    with pytest.raises(UserError, match=r"makemore_jax\.download names fetches it to data/$"):
         loop.train(config, str(tmp_path / "run"))
 
 
@@ -348,13 +350,13 @@ def test_no_twin_in_pytorch_is_said():
 def test_normed_logits_start_small():
     config = small_config("mlp_batchnorm").model
     config.output_norm = True
-    model = models.create(config, V, 3)
+    model = create_model(config, V, 3)
     params = model.init(jax.random.key(0), jnp.zeros((5, 3), jnp.int32), train=True)["params"]
     assert_close(params["norm_f"]["scale"], np.full(V, 0.1))
 
 
 def test_vocabulary_is_that_of_lines():
-    dataset = data.load(small_config("mlp").data, seed=0)
+    dataset = load_data(small_config("mlp").data, seed=0)
     assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
 
 
@@ -367,8 +369,8 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
     results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=2)
     assert len(results) == 6
     alone = sweep.with_values(config, results[3].values | {"seed": results[3].seed})
-    dataset = data.load(alone.data, alone.seed)
-    model = models.create(alone.model, 27, 3)
+    dataset = load_data(alone.data, alone.seed)
+    model = create_model(alone.model, 27, 3)
     optimizer = make_optimizer(alone.optimizer, 20)
     init_key, train_key, _ = jax.random.split(jax.random.key(alone.seed), 3)
     state = state_lib.create(model, optimizer, init_key, 3)

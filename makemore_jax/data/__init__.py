@@ -1,82 +1,111 @@
 """From a text file to integers on a device.
 
-Every kind of data gives a dataset whose splits know two things: `size`, how many examples there
-are, and `take(indices)`, the examples at these indices as (inputs, targets). Both are pure, so a
-batch is drawn inside the compiled step from a key, with replacement, and no iterator has a state.
-There are as many targets as the model gives logits: (B, T) for lines and texts, (B, 1) for windows.
-
-A text that is too large for the device's memory lies in a file. What the coming steps will draw is
-known before they run, as it is a function of the key: it is read ahead of them.
+A split is a set of examples as a tree of arrays that goes into compiled functions. Batches are
+drawn inside the compiled step, with replacement, from a key, so there is no iterator and no state.
+`lines.py` is makemore's data. Other kinds are objects with the same methods; `assemble.py` lists
+them.
 """
 
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 
-from makemore_jax.config import DataConfig
-from makemore_jax.data import lines, text, windows
-from makemore_jax.errors import UserError, did_you_mean
-
-KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
-Split = lines.Lines | windows.Windows | text.Text
-Dataset = lines.Dataset | text.TextDataset
+from makemore_jax.data.text_file import Vocab
 
 
-def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
-    """Read `config.path`. UserError if the file or a field of the config is of no use.
+class Batch(NamedTuple):
+    """Examples as arrays."""
 
-    `folder` is that of a run, where a large text may have a file of tokens.
-    """
-    if config.kind not in KINDS:
-        known = ", ".join(KINDS)
-        hint = did_you_mean(config.kind, KINDS)
-        raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    return KINDS[config.kind](config, seed, folder)
+    inputs: Array  # (B, T) int32
+    targets: Array  # (B, T), or (B, 1) for windows; -1 where there is no target
+    positions: Array | None = None  # (B, T): index of each token in its line, for packed lines
 
 
-def each_once(split: Split) -> Split:
-    """The split as it is evaluated: no character is a target twice."""
-    return split.each_once() if isinstance(split, text.Text) else split
+class Split(Protocol):
+    """The examples of train, dev or test."""
+
+    block_size: int  # T
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+
+    def take(self, indices: Array) -> Batch:
+        """Return the examples at `indices` (B,). Pure."""
+
+    def load(self, indices: Callable[[], np.ndarray]) -> "Split":
+        """Return the split with at least the examples at `indices()` on the device."""
+
+    def for_evaluation(self) -> "Split":
+        """Return the split in which every target occurs once."""
+
+    def batch_size(self) -> int:
+        """Return the number of examples to evaluate at once."""
 
 
-def at_hand(split: Split, indices: np.ndarray) -> Split:
-    """The same split, of which at least what stands at `indices` is on the device."""
-    return split.read(indices) if isinstance(split, text.TextFile) else split
+class Dataset(Protocol):
+    """A data file: its vocabulary and its splits."""
+
+    vocab: Vocab
+    block_size: int
+    max_len: int  # tokens of the longest sample, its end included
+    splits: dict[str, Split]  # train, dev, test
+    sha256: str  # of the file
+    num_samples: int  # to draw during training, unless the config gives a number
+
+    def describe_splits(self) -> str:
+        """Return the sizes of the splits in words."""
+
+    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
+        """Return samples as lines to print."""
+
+    def prepare(self) -> None:
+        """Write the files that the splits read, if any. UserError if that fails."""
 
 
-def ahead(split: Split, key: Array, step: int, num_steps: int, batch_size: int) -> Split:
-    """The same split, with at hand what `num_steps` steps from `step` on will draw with `key`."""
-    if not isinstance(split, text.TextFile):
-        return split
-    return split.read(_draw_steps(split, key, step + np.arange(num_steps), batch_size))
+@struct.dataclass
+class FixedBatch:
+    """A split that draws the same batch in every step: for comparisons."""
 
+    batch: Batch
 
-@partial(jax.jit, static_argnums=3)
-def _draw_steps(split: Split, key: Array, steps: Array, batch_size: int) -> Array:
-    def indices(step: Array) -> Array:
-        return draw_indices(split, jax.random.fold_in(key, step), batch_size)
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return len(self.batch.inputs)
 
-    return jax.vmap(indices)(steps)
-
-
-def draw(split: Split, key: Array, batch_size: int) -> tuple[Array, Array]:
-    """A random batch: inputs (B, T) and targets (B, T or 1), drawn with replacement."""
-    return split.take(draw_indices(split, key, batch_size))
-
-
-def take_below(split: Split, indices: Array, size: Array | int) -> tuple[Array, Array]:
-    """The examples at `indices` (B,), with no targets where an index is not below `size`.
-
-    So the last batch of a split has the shape of the others.
-    """
-    inputs, targets = split.take(jnp.minimum(indices, size - 1))
-    return inputs, jnp.where((indices < size)[:, None], targets, -1)
+    def take(self, indices: Array) -> Batch:
+        """Return the batch; `indices` are ignored."""
+        return self.batch
 
 
 def draw_indices(split: Split, key: Array, batch_size: int) -> Array:
-    """Which examples a random batch has, drawn with replacement. (B,)"""
+    """Return the indices of a random batch, drawn with replacement. (B,)"""
     return jax.random.randint(key, (batch_size,), 0, split.size)
+
+
+@partial(jax.jit, static_argnums=3)
+def draw_steps(split: Split, key: Array, steps: Array, batch_size: int) -> Array:
+    """Return the indices that some `steps` (S,) of a training draw with its data key. (S, B)"""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, steps)
+    return jax.vmap(lambda key: draw_indices(split, key, batch_size))(keys)
+
+
+def draw(split: Split, key: Array, batch_size: int) -> Batch:
+    """Return a random batch, drawn with replacement."""
+    return split.take(draw_indices(split, key, batch_size))
+
+
+def take_below(split: Split, indices: Array, size: Array | int) -> Batch:
+    """Return the examples at `indices` (B,), without targets for indices of `size` or more.
+
+    So the last batch of a split has the shape of the others.
+    """
+    batch = split.take(jnp.minimum(indices, size - 1))
+    return batch._replace(targets=jnp.where((indices < size)[:, None], batch.targets, -1))

@@ -6,6 +6,7 @@ further on, which ends with the 0 of the next line: the line's own end. So memor
 text, not with the longest line.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from flax import struct
 from jax import Array
 
 from makemore_jax.config import DataConfig
-from makemore_jax.data import text_file
+from makemore_jax.data import Batch, text_file
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
@@ -44,7 +45,15 @@ class Lines:
         """How many tokens the lines at `indices` (B,) have, the 0 at their beginning included."""
         return self.starts[indices + 1] - self.starts[indices]
 
-    def take(self, indices: Array, width: int | None = None) -> tuple[Array, Array]:
+    def load(self, indices: Callable[[], np.ndarray]) -> "Lines":
+        """Return the split itself: all lines are on the device."""
+        return self
+
+    def for_evaluation(self) -> "Lines":
+        """Return the split itself: every target occurs once."""
+        return self
+
+    def take(self, indices: Array, width: int | None = None) -> Batch:
         """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1.
 
         T is `width`, or the block_size.
@@ -54,9 +63,9 @@ class Lines:
         inside = start + position < following  # (B, T)
         inputs = jnp.where(inside, self.stream[start + position].astype(jnp.int32), 0)
         targets = jnp.where(inside, self.stream[start + position + 1].astype(jnp.int32), -1)
-        return inputs, targets
+        return Batch(inputs, targets)
 
-    def take_packed(self, indices: Array, num_rows: int, width: int) -> tuple[Array, Array, Array]:
+    def take_packed(self, indices: Array, num_rows: int, width: int) -> Batch:
         """Lines at `indices` (B,), one behind the other through all rows.
 
         -> inputs, targets, and how far into its line each token is; (num_rows, width) each.
@@ -71,7 +80,7 @@ class Lines:
         at = self.starts[indices][line] + position
         inputs = jnp.where(inside, self.stream[at].astype(jnp.int32), 0)
         targets = jnp.where(inside, self.stream[at + 1].astype(jnp.int32), -1)
-        return tuple(a.reshape(num_rows, width) for a in (inputs, targets, position))
+        return Batch(*(a.reshape(num_rows, width) for a in (inputs, targets, position)))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def wrong_encoding(path: str, encoding: str, byte: int, flag: str = "data.path")
 
 def _nearest(file: Path) -> str:
     """What to do about a file that does not exist, to follow the message."""
-    from makemore_jax.data.download import SOURCES  # a command, which must not be imported before
+    from makemore_jax.download import SOURCES
 
     folder = os.environ.get(DATA_VARIABLE)
     searched = ""
@@ -80,7 +80,7 @@ def _nearest(file: Path) -> str:
         searched = f", and {DATA_VARIABLE} ({folder}) does not have it"
     for name, source in SOURCES.items():
         if file.name == source.file:
-            command = f"python -m makemore_jax.data.download {name}"
+            command = f"python -m makemore_jax.download {name}"
             return f"{searched}; {command} fetches it to {DATA_FOLDER}/"
     try:
         names = os.listdir(file.parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from makemore_jax import command_line
+from makemore_jax.cli import command_line
 from makemore_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")

@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from makemore_jax import models, workdir
+from makemore_jax.assemble import create_model
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
@@ -61,7 +62,7 @@ def export_run(folder: Path, out: Path, checkpoint: str) -> None:
         raise UserError(f"--out: {out} exists and is not an empty folder; give another")
     run = workdir.read(folder)
     block_size = run.config.data.block_size
-    model = models.create(run.config.model, run.vocab.size, block_size)
+    model = create_model(run.config.model, run.vocab.size, block_size)
     checkpoints = Checkpoints(folder, read_only=True)
     template = models.variable_shapes(model, block_size)
     variables = checkpoints.restore_variables(checkpoint, template)

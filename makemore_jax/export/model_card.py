@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from makemore_jax import config as config_lib
-from makemore_jax import resources, workdir
+from makemore_jax import workdir
 from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.cli import resources
 from makemore_jax.config import Config
 
 CARD = """\

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from makemore_jax import data
+from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.errors import UserError
@@ -341,10 +341,10 @@ def load(path: str) -> tuple[dict[str, Windows], Vocab]:
     """
     config = DataConfig(path=path, kind="windows", split="lecture", block_size=BLOCK_SIZE)
     with command.reading_data():
-        dataset = data.load(config, seed=0)
+        dataset = load_data(config, seed=0)
     splits = {}
     for name in ("train", "dev"):
-        x, y = dataset.splits[name].take(jnp.arange(dataset.splits[name].size))
+        x, y, _ = dataset.splits[name].take(jnp.arange(dataset.splits[name].size))
         splits[name] = x, y[:, 0]
     return splits, dataset.vocab
 

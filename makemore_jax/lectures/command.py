@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from makemore_jax import startup
+from makemore_jax.cli import startup
 from makemore_jax.errors import UserError
 
 

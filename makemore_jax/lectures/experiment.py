@@ -13,11 +13,13 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import data, models, resources
+from makemore_jax import data
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.cli import resources
 from makemore_jax.config import Config, validate
 from makemore_jax.data import Dataset, Split
-from makemore_jax.data.download import locate
 from makemore_jax.decoding import LanguageModel
+from makemore_jax.download import locate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -47,8 +49,8 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
     A `dataset` of the same `config.data` saves loading it again.
     """
     validate(config)
-    dataset = dataset or data.load(config.data, config.seed)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    dataset = dataset or load_data(config.data, config.seed)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     key = jax.random.key(config.seed)
     state = state_lib.create(model, optimizer, key, dataset.block_size)

@@ -41,7 +41,6 @@ from makemore_jax.models.cnn import CNN
 from makemore_jax.models.mlp import MLP
 from makemore_jax.models.recurrent import GRU, LSTM, RNN
 from makemore_jax.models.transformer import Transformer
-from makemore_jax.models.window_mlp import WindowMLP
 
 MODELS = {
     "bigram": Bigram,
@@ -52,28 +51,31 @@ MODELS = {
     "lstm": LSTM,
     "bow": BoW,
     "transformer": Transformer,
-    "window_mlp": WindowMLP,
 }
 
 
 def create(
-    config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
+    config: ModelConfig,
+    vocab_size: int,
+    block_size: int,
+    platform: str | None = None,
+    families: dict[str, type[nn.Module]] = MODELS,
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
     The model takes the form that suits a platform, "cpu", "gpu" or "tpu", by default the one that
     jax uses.
     """
-    if config.kind not in MODELS:
-        known = ", ".join(MODELS)
-        hint = did_you_mean(config.kind, MODELS)
+    if config.kind not in families:
+        known = ", ".join(families)
+        hint = did_you_mean(config.kind, families)
         raise UserError(f'model.kind: "{config.kind}" is not one of {known}{hint}')
     given = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
     platform = platform or jax.default_backend()
     given["blockwise"] = platform == "cpu"
     if config.layer_loop == "auto":
         given["layer_loop"] = "scan" if platform == "tpu" else "unroll"
-    cls = MODELS[config.kind]
+    cls = families[config.kind]
     return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
 
 

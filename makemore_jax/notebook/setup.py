@@ -113,7 +113,7 @@ def use_devices() -> None:
     """
     import jax
 
-    from makemore_jax import startup
+    from makemore_jax.cli import startup
 
     startup.use_compilation_cache()
     startup.use_cores()

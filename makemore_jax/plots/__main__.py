@@ -18,7 +18,8 @@ from pathlib import Path
 
 from absl import flags
 
-from makemore_jax import command_line, comparison, report, startup
+from makemore_jax import comparison, report
+from makemore_jax.cli import command_line, startup
 from makemore_jax.errors import UserError
 
 

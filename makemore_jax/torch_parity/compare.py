@@ -11,7 +11,7 @@ exits with 1 when a tolerance is exceeded, naming what.
 """
 
 if __name__ == "__main__":
-    from makemore_jax import command_line
+    from makemore_jax.cli import command_line
 
     command_line.require_modules("compare", "torch", "matplotlib")
 
@@ -29,12 +29,14 @@ import torch
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import command_line, data, models, sampling
+from makemore_jax import data, sampling
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.cli import command_line
 from makemore_jax.config import Config, validate
-from makemore_jax.data.text import TextDataset
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite, versions, write_json
+from makemore_jax.text.dataset import TextDataset
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
@@ -70,9 +72,9 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     if config.model.dtype != "float32":
         raise UserError("model.dtype: must be float32, the two worlds round bfloat16 differently")
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
-    model = models.create(config.model, dataset.vocab.size, block_size)
+    model = create_model(config.model, dataset.vocab.size, block_size)
     optimizer = make_optimizer(config.optimizer, steps)
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     start = state_lib.create(model, optimizer, init_key, block_size)

@@ -18,7 +18,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import command_line, data, models, workdir
+from makemore_jax import models, workdir
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.cli import command_line
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
@@ -48,10 +50,10 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     if (folder / "config.json").exists():
         raise UserError(f"--workdir: {folder} holds a run already; give another")
     tensors = weights.read(file)
-    dataset = data.load(config.data, config.seed)
+    dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
     weights.check_kind(config.model.kind)
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     like = models.param_shapes(model, dataset.block_size)
     try:
         tensors = weights.without_masks(tensors, config.model.kind, dataset.block_size)
@@ -75,7 +77,7 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
 
     run = workdir.read(folder)
     block_size = run.config.data.block_size
-    model = models.create(run.config.model, run.vocab.size, block_size)
+    model = create_model(run.config.model, run.vocab.size, block_size)
     like = models.variable_shapes(model, block_size)
     params = Checkpoints(folder, read_only=True).restore_variables(which, like)["params"]
     module = weights.reference(run.config, run.vocab.size, block_size)

@@ -11,9 +11,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import sharding
-from makemore_jax.data import Split, at_hand, each_once, take_below
+from makemore_jax.data import Split, take_below
 from makemore_jax.losses import token_losses
+from makemore_jax.parallel import sharding
 
 
 def sum_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) -> Array:
@@ -61,7 +61,7 @@ def make_evaluate(
     sum_sharded = sharding.serialize_on_cpu(sum_batch, mesh) if mesh else sum_batch
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
-        split = each_once(split)
+        split = split.for_evaluation()
         size = min(split.size, max_examples or split.size)
         batch_size = -(-split.batch_size() // num_parts) * num_parts
         # Parameters that are sharded, by fsdp or over `model`, do need collectives.
@@ -69,9 +69,9 @@ def make_evaluate(
 
         def sums(start: int) -> Array:
             indices = start + np.arange(batch_size, dtype=np.int32)
-            part = at_hand(split, np.minimum(indices, size - 1))
+            part = split.load(lambda: np.minimum(indices, size - 1))
             part = part if part is split else sharding.put(part, everywhere)
-            return sum_losses_of(variables, *take(part, sharding.put(indices, place), size))
+            return sum_losses_of(variables, *take(part, sharding.put(indices, place), size)[:2])
 
         loss, count = sharding.fetch_sum(sums(start) for start in track(range(0, size, batch_size)))
         return float(loss / count)
@@ -92,7 +92,7 @@ def make_calibrate(model: nn.Module) -> Callable[[Any, Split], Any]:
     @jax.jit
     def calibrate(variables: Any, split: Split) -> Any:
         whole = model.clone(momentum=1.0)  # the new statistics are those of the batch alone
-        inputs, _ = split.take(jnp.arange(min(split.size, MOST_CALIBRATED)))
+        inputs, *_ = split.take(jnp.arange(min(split.size, MOST_CALIBRATED)))
         _, updated = whole.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return updated["batch_stats"]
 

@@ -15,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
 from makemore_jax import config as config_lib
-from makemore_jax import data, models, processes, resources, sampling, sharding, workdir
+from makemore_jax import data, models, sampling, workdir
+from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.cli import resources
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset
-from makemore_jax.data.layouts import choose
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
+from makemore_jax.kernels.layouts import choose
 from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
+from makemore_jax.parallel import processes, sharding
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
@@ -47,9 +51,9 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     """
     config_lib.validate(config)
     folder = Path(directory)
-    dataset = data.load(config.data, config.seed, folder)
+    dataset = load_data(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
-    model = models.create(sharding.model_config(config), dataset.vocab.size, dataset.block_size)
+    model = create_model(sharding.model_config(config), dataset.vocab.size, dataset.block_size)
     num_params = state_lib.num_params(models.param_shapes(model, dataset.block_size))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate, dataset.block_size)
@@ -100,7 +104,10 @@ def _train(
 
     def ahead(step: int, num_steps: int) -> data.Split:
         """The training data, as far as these steps need it."""
-        part = data.ahead(splits["train"], data_key, step, num_steps, batch_size)
+        steps = step + np.arange(num_steps)
+        part = splits["train"].load(
+            lambda: data.draw_steps(splits["train"], data_key, steps, batch_size)
+        )
         return part if part is splits["train"] else sharding.put(part, everywhere)
 
     def calibrated(state: TrainState) -> TrainState:

@@ -13,11 +13,13 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import data, sharding
-from makemore_jax.data.layouts import Batch, Layout, count_chunks, first_that_fits
+from makemore_jax import data
+from makemore_jax.data import Batch
+from makemore_jax.kernels.layouts import Layout, count_chunks, first_that_fits
 from makemore_jax.losses import token_losses
 from makemore_jax.models import dropout_rngs
-from makemore_jax.sharding import Spread
+from makemore_jax.parallel import sharding
+from makemore_jax.parallel.sharding import Spread
 from makemore_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -47,8 +49,9 @@ def _sum_losses(
     model: nn.Module, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Array, tuple[Array, Any]]:
     """The sum of the losses of a batch; over how many tokens, and the new batch statistics."""
-    inputs, targets, *positions = batch
-    packing = {"positions": positions[0]} if positions else {}
+    inputs, targets, *_ = batch
+    positions = batch[2] if len(batch) > 2 else None
+    packing = {} if positions is None else {"positions": positions}
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         inputs,

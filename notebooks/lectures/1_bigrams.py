@@ -35,7 +35,7 @@ steps = 10_000
 # ## The data
 #
 # The data is a text file with one name per line. The course uses a list of 32,033 names, which
-# `python -m makemore_jax.data.download names` downloads. Without it, this notebook uses the
+# `python -m makemore_jax.download names` downloads. Without it, this notebook uses the
 # project's own shorter list, `names.txt`. Published numbers belong to the course's list.
 
 # %%

@@ -62,7 +62,7 @@ print(dataset.describe_splits())
 
 # %%
 shown = np.array(symbols(dataset.vocab))
-windows, targets = dataset.splits["train"].take(jnp.arange(8))  # (8, 3), (8, 1)
+windows, targets, _ = dataset.splits["train"].take(jnp.arange(8))  # (8, 3), (8, 1)
 for window, target in zip(np.asarray(windows), np.asarray(targets), strict=True):
     print("".join(shown[window]), "->", shown[target[0]])
 
@@ -104,7 +104,7 @@ by_model = model.apply({"params": params}, windows)[:, 0]
 print("largest difference from the project's model:", jnp.abs(by_hand - by_model).max())
 
 # %% [markdown]
-# `makemore_jax/models/window_mlp.py` contains the same function, for any number of layers.
+# `makemore_jax/windows/window_mlp.py` contains the same function, for any number of layers.
 #
 # The loss is the mean negative log likelihood of the targets. `mean_loss` computes it from the
 # logits with `log_softmax`, which stays finite for logits of any size.

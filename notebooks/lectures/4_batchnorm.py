@@ -25,6 +25,7 @@ from IPython.display import Markdown
 from benchmarks import lectures as published
 from configs import lecture_deep_batchnorm, lecture_mlp
 from makemore_jax import data
+from makemore_jax.assemble import load_data
 from makemore_jax.diagnostics import trace
 from makemore_jax.lectures import experiment, pictures
 from makemore_jax.losses import mean_loss
@@ -40,9 +41,9 @@ steps = 10_000
 train_key, batch_key = jax.random.split(jax.random.key(3407))
 config = lecture_mlp.get_config()
 config.data.path = experiment.names_file()
-dataset = data.load(config.data, config.seed)
+dataset = load_data(config.data, config.seed)
 train_split = dataset.splits["train"]
-windows, targets = batch = data.draw(train_split, batch_key, batch_size=1_000)  # (B, 3), (B, 1)
+windows, targets, _ = batch = data.draw(train_split, batch_key, batch_size=1_000)  # (B, 3), (B, 1)
 
 # %% [markdown]
 # ## Fault 1: confidently wrong

@@ -68,7 +68,7 @@ for name, network in networks.items():
 
 # %%
 shown = np.array(symbols(tree.dataset.vocab))
-windows, targets = tree.dataset.splits["train"].take(jnp.array([6]))
+windows, targets, _ = tree.dataset.splits["train"].take(jnp.array([6]))
 pictures.tree(list(shown[np.asarray(windows[0])]), fuse=2)
 
 # %% [markdown]

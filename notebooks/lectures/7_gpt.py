@@ -23,8 +23,9 @@ import numpy as np
 from IPython.display import Markdown
 
 from configs.gpt_lecture import get_config
-from makemore_jax import resources, sampling
-from makemore_jax.data.download import download
+from makemore_jax import sampling
+from makemore_jax.cli import resources
+from makemore_jax.download import download
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import attention, experiment, pictures
 from makemore_jax.models.transformer import Block
@@ -207,7 +208,7 @@ print(f"a uniform guess: {np.log(gpt.dataset.vocab.size):.4f}")
 # it, and the context moves on by one. We let it continue the first characters of the dev split.
 
 # %%
-inputs, _ = gpt.dataset.splits["dev"].take(jnp.array([0]))
+inputs, *_ = gpt.dataset.splits["dev"].take(jnp.array([0]))
 prompt = "".join(gpt.dataset.vocab.chars[token] for token in np.asarray(inputs[0]))
 lm = experiment.language_model(gpt)._replace(max_len=500)
 print(sampling.sample(lm, sample_key, num=1, prompt=prompt)[0].text)

@@ -3,15 +3,17 @@
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3, section 2.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 
 from makemore_jax.config import DataConfig
-from makemore_jax.data import lines
+from makemore_jax.data import Batch, lines
 from makemore_jax.errors import UserError
 
 
@@ -31,7 +33,15 @@ class Windows:
         """How many windows are evaluated at once."""
         return max(1, lines.TOKENS_AT_ONCE // self.block_size)
 
-    def take(self, indices: Array, width: int | None = None) -> tuple[Array, Array]:
+    def load(self, indices: Callable[[], np.ndarray]) -> "Windows":
+        """Return the split itself: all windows are on the device."""
+        return self
+
+    def for_evaluation(self) -> "Windows":
+        """Return the split itself: every target occurs once."""
+        return self
+
+    def take(self, indices: Array, width: int | None = None) -> Batch:
         """Windows at `indices` (B,) -> inputs (B, T), 0 before the line begins; targets (B, 1).
 
         T is `width`, or the block_size; the nearest character is the last.
@@ -39,7 +49,9 @@ class Windows:
         ago = jnp.arange(1, (width or self.block_size) + 1)
         before = self.stream[jnp.maximum(indices[:, None] + 1 - ago, 0)].astype(jnp.int32)
         inside = jnp.cumprod(before != 0, axis=1)  # up to the 0 before the line
-        return (before * inside)[:, ::-1], self.stream[indices + 1].astype(jnp.int32)[:, None]
+        return Batch(
+            (before * inside)[:, ::-1], self.stream[indices + 1].astype(jnp.int32)[:, None]
+        )
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dataset:

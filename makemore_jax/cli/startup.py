@@ -12,7 +12,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from makemore_jax import progress
+from makemore_jax.cli import progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling without a word; reading a cached program takes less

@@ -1,4 +1,4 @@
-"""Download the course's two texts: python -m makemore_jax.data.download names|shakespeare
+"""Download the course's two texts: python -m makemore_jax.download names|shakespeare
 
 Each is saved in `data/` and checked by its sha256. Files are looked for in `data/` first, then in
 the folder that the environment variable MAKEMORE_DATA names; a text that is in either of them is
@@ -88,7 +88,7 @@ def _check(content: bytes, sha256: str, origin: Path | str, advice: str) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m makemore_jax.data.download",
+        prog="python -m makemore_jax.download",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

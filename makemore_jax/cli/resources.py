@@ -7,9 +7,9 @@ import re
 import sys
 from pathlib import Path
 
-_COPIES = Path(__file__).with_name("_resources")
+_COPIES = Path(__file__).parent.with_name("_resources")
 IS_WHEEL = _COPIES.is_dir()
-FOLDER = _COPIES if IS_WHEEL else Path(__file__).parent.parent
+FOLDER = _COPIES if IS_WHEEL else Path(__file__).parent.parent.parent
 CONFIGS = FOLDER / "configs"
 
 

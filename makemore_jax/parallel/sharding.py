@@ -27,9 +27,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from makemore_jax import processes
 from makemore_jax.config import Config, MeshConfig, ModelConfig
 from makemore_jax.errors import UserError
+from makemore_jax.parallel import processes
 
 # A step of fewer parameters is over before two cores have added up their gradients (measured on
 # two: docs/performance.md), and each core should have this many tokens to work on.

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-from makemore_jax import interrupts, resources
+from makemore_jax.cli import interrupts, resources
 
 
 def train() -> None:
@@ -21,6 +21,6 @@ def _run(name: str) -> None:
     sys.modules[name] = script  # absl assigns the flags to it
     spec.loader.exec_module(script)
 
-    from makemore_jax import command_line
+    from makemore_jax.cli import command_line
 
     command_line.run(script.main, script.__doc__)

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import config as config_lib
-from makemore_jax import interrupts, progress, resources
+from makemore_jax.cli import interrupts, progress, resources
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
 

@@ -14,11 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.data import Split
+from makemore_jax.data import Batch, Split
 from makemore_jax.data.lines import TOKENS_AT_ONCE, Lines
-
-Batch = tuple[Array, ...]  # inputs (B, T), targets (B, T) with -1 where there is nothing, and,
-# where lines are packed, positions (B, T): how far into its line each token is
 
 
 class Layout(Protocol):

@@ -8,7 +8,7 @@ number of a run.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +20,7 @@ from jax import Array
 from tqdm import tqdm
 
 from makemore_jax.config import DataConfig
+from makemore_jax.data import Batch
 from makemore_jax.data.lines import TOKENS_AT_ONCE
 from makemore_jax.data.text_file import Vocab, find, opening, wrong_encoding
 from makemore_jax.errors import UserError
@@ -49,22 +50,26 @@ class Text:
             return self.num_chars - self.block_size
         return -(-(self.num_chars - 1) // self.stride)
 
-    def each_once(self) -> "Text":
+    def for_evaluation(self) -> "Text":
         """The same with every character but the first once as a target: crops side by side."""
         return self.replace(stride=self.block_size)
+
+    def load(self, indices: Callable[[], np.ndarray]) -> "Text":
+        """Return the split itself: the whole text is on the device."""
+        return self
 
     def batch_size(self) -> int:
         """How many crops are evaluated at once."""
         return max(1, TOKENS_AT_ONCE // self.block_size)
 
-    def take(self, indices: Array, width: int | None = None) -> tuple[Array, Array]:
+    def take(self, indices: Array, width: int | None = None) -> Batch:
         """Crops at `indices` (B,) -> inputs (B, T); targets (B, T), the characters one further on.
 
         Behind the end of the text inputs are 0 and targets -1. T is `width`, or the block_size.
         """
         place = indices[:, None] * self.stride + jnp.arange((width or self.block_size) + 1)
         tokens = jnp.where(place < self.num_chars, self._at(indices, place), -1)  # (B, T + 1)
-        return jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+        return Batch(jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:])
 
     def _at(self, indices: Array, place: Array) -> Array:
         """The tokens at `place` (B, n), wherever that is in the text."""
@@ -92,9 +97,9 @@ class TextFile(Text):
     dtype: str = struct.field(pytree_node=False, default="uint8")
     first: int = struct.field(pytree_node=False, default=0)  # where the split begins in the file
 
-    def read(self, indices: np.ndarray) -> Crops:
-        """The crops at `indices` (any shape), from now on at hand."""
-        indices = np.sort(np.asarray(indices).ravel())
+    def load(self, indices: Callable[[], np.ndarray]) -> Crops:
+        """Return the crops at `indices()` (any shape), read from the file."""
+        indices = np.sort(np.asarray(indices()).ravel())
         # Read, not mapped: of a mapped file the kernel hands over far more than is looked at, and
         # counts it as memory of the process: 1.7 GiB after 800 steps on a file of two.
         crops = np.zeros((len(indices), self.block_size + 1), self.dtype)

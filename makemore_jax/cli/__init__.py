@@ -1,0 +1,1 @@
+"""What the programs share: flags, error messages, progress, Ctrl-C, the compilation cache."""

@@ -1,0 +1,1 @@
+"""Many devices and processes: the mesh, shardings, gradients over devices."""
