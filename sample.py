@@ -225,7 +225,7 @@ def print_json(content: dict) -> None:
 def print_score_of_text(lm: "LanguageModel", given: str) -> None:
     """The loss of a text, every character but the first once, in contexts side by side."""
     from makemore_jax.text import dataset as text_data
-    from makemore_jax.training.evaluate import make_evaluate
+    from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 
     given = given.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
     if unknown := lm.vocab.unknown(given):
@@ -233,7 +233,7 @@ def print_score_of_text(lm: "LanguageModel", given: str) -> None:
     if len(given) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(given, lm.vocab, lm.block_size)
-    loss = make_evaluate(lm.model, track=SHOW_SCORING)(lm.variables, split)
+    loss = make_evaluate(make_batch_sums(lm.model), track=SHOW_SCORING)(lm.variables, split)
     if FORMAT.value == "json":
         print_json({"summary": {"characters": len(given), "loss": loss}})
     else:

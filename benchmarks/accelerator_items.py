@@ -101,7 +101,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
     import jax
     import numpy as np
 
-    from makemore_jax.training import loop
+    from makemore_jax import assemble
 
     config = shakespeare_config(settings.is_quick)
     with tempfile.TemporaryDirectory() as name:
@@ -110,7 +110,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         watcher = threading.Thread(target=_record_progress, args=(folder, record, ended))
         watcher.start()
         try:
-            summary = loop.train(config, name)
+            summary = assemble.train(config, name)
         finally:
             ended.set()
             watcher.join()

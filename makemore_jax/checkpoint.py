@@ -108,7 +108,8 @@ class Checkpoints:
         """
         rest = {"step": like.step, "opt_state": like.opt_state}
         restored = dict(self._restore(which, rest=rest, **like.variables))
-        return like.replace(**restored.pop("rest"), **restored)
+        params, rest = restored.pop("params"), restored.pop("rest")
+        return like.replace(params=params, model_state=restored, **rest)
 
     def restore_variables(self, which: str, like: dict[str, Any]) -> dict[str, Any]:
         """What a model is applied to, and nothing else, likewise."""

@@ -14,6 +14,7 @@ a unit that is always 0, as dead as that of a ReLU, where it is shut, and a line
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +26,9 @@ from jax import Array
 from jax.extend import core
 
 from makemore_jax import models
-from makemore_jax.kernels.layouts import Batch
+from makemore_jax.data import Batch
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_loss
+from makemore_jax.training.step import sum_loss
 
 N_BINS = 50
 SATURATED = 0.97  # of the way from the middle of the range to an end: the lecture's, for tanh
@@ -262,14 +263,15 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter, of two axes or more, as `histogram`
     """
 
-    loss_fn = make_loss(models.unrolled(model))
+    loss_fn = partial(sum_loss, models.unrolled(model))
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         inputs, targets, *_ = batch
 
         def loss_of(params: Any) -> Array:
-            return loss_fn(params, state.batch_stats, batch, dropout_key)[0]
+            loss, (count, _) = loss_fn(params, state.model_state, batch, dropout_key)
+            return loss / count
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]

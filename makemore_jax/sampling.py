@@ -29,7 +29,8 @@ from makemore_jax.decoding import (
 )
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import mesh as meshes
+from makemore_jax.parallel import shardings
 from makemore_jax.text import streaming
 
 MOST_AT_ONCE = 1024  # lines in one compiled call on a CPU
@@ -183,9 +184,9 @@ def sample(
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     samples: list[Sample] = []
     at_once = min(num, _max_lines(lm))
-    mesh = sharding.make_lines_mesh(at_once)
+    mesh = meshes.make_lines_mesh(at_once)
     at_once = -(-at_once // mesh.size) * mesh.size
-    variables = jax.device_put(lm.variables, sharding.replicated(mesh))
+    variables = jax.device_put(lm.variables, shardings.replicated(mesh))
     for start in range(first, first + num, at_once):
         numbers = np.arange(start, start + at_once, dtype=np.int32)
         given = (variables, key, numbers, tokens, len(prompt))

@@ -133,11 +133,12 @@ ON_OTHER_DEVICES = """
 import sys, jax
 sys.path.insert(0, "tests")
 from test_checkpoint import state_at, assert_same
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_lines_mesh, make_mesh
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import MeshConfig
 
-everywhere = sharding.replicated(sharding.make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
+everywhere = shardings.replicated(make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
 restored = Checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
 assert_same(restored, state_at(10))
 assert len(restored.step.sharding.device_set) == jax.device_count() == int(sys.argv[2])

@@ -13,6 +13,8 @@ from conftest import (
     VOCAB,
     assert_close,
     assert_same,
+    make_batch_step,
+    make_loss_and_grads,
     quick_of,
     small_config,
     small_model,
@@ -21,6 +23,7 @@ from flax import linen as nn
 
 from makemore_jax import losses
 from makemore_jax.assemble import create_model
+from makemore_jax.data import Batch
 from makemore_jax.data.lines import Lines
 from makemore_jax.diagnostics import (
     N_BINS,
@@ -33,7 +36,6 @@ from makemore_jax.diagnostics import (
 )
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_loss_and_grads, make_train_step
 
 pytestmark = pytest.mark.versions
 
@@ -54,7 +56,7 @@ def state_of(params, optimizer) -> TrainState:
 
 def diagnose(model, params, batch, optimizer=None, key=KEY):
     optimizer = optimizer or optax.sgd(0.1)
-    return make_diagnose(model, optimizer)(state_of(params, optimizer), batch, key)
+    return make_diagnose(model, optimizer)(state_of(params, optimizer), Batch(*batch), key)
 
 
 def traced(model, params, batch):
@@ -108,16 +110,16 @@ def check_step(model, batch):
     """Diagnose the second step and hold it against that step. -> the state, what was found"""
     optimizer = optax.adamw(0.1, weight_decay=0.3)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
-    train_step, loss_and_grads = make_train_step(model, optimizer), make_loss_and_grads(model)
+    train_step, loss_and_grads = make_batch_step(model, optimizer), make_loss_and_grads(model)
 
     @jax.jit  # both at once compiles in half the time
     def step(state, key):
-        _, grads = loss_and_grads(state.params, state.batch_stats, batch, key)
+        _, grads = loss_and_grads(state.params, state.model_state, batch, key)
         return train_step(state, batch, key)[0], grads
 
     state, _ = step(state, jax.random.key(6))
     before = jax.tree.map(np.asarray, state)
-    found = make_diagnose(model, optimizer)(state, batch, KEY)
+    found = make_diagnose(model, optimizer)(state, Batch(*batch), KEY)
     assert_same(state, before)
 
     after, grads = step(state, KEY)

@@ -23,6 +23,7 @@ from conftest import (
 )
 
 from makemore_jax import (
+    assemble,
     comparison,
     facts,
     history,
@@ -42,7 +43,6 @@ from makemore_jax.history import Curves, Histogram
 from makemore_jax.plots import curves, inside, learned, style
 from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
 from makemore_jax.plots.write import write
-from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 WORDS = ["dill", "a", "gecked", "fee"]
@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
         config = small_config(name.removesuffix("_inside"), steps=20, log_every=5, eval_every=10)
         config.data.path, config.train.num_samples = str(folder / "few.txt"), 0
         config.train.diagnose_every = every
-        loop.train(config, str(folder / name))
+        assemble.train(config, str(folder / name))
     return folder
 
 
@@ -252,7 +252,7 @@ def text_run(tmp_path_factory):
     config = small_config("mlp", steps=20, log_every=10, eval_every=10)
     config.data.path, config.data.kind = str(folder / "few.txt"), "text"
     config.data.block_size, config.train.num_samples = BLOCK, 0
-    loop.train(config, str(folder / "run"))
+    assemble.train(config, str(folder / "run"))
     return folder
 
 

@@ -66,3 +66,28 @@ def _exit(number: int, frame: object) -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(EXIT_CODE)
+
+
+class StopSignals:
+    """A context that records SIGTERM and SIGINT, so that training can end between two steps.
+
+    A second signal raises KeyboardInterrupt. Python allows signal handlers in the main thread only;
+    in another thread, nothing is recorded.
+    """
+
+    received: int = 0  # number of the signal, 0 for none
+
+    def __enter__(self) -> "StopSignals":
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+        self._before = {number: signal.signal(number, self._record) for number in numbers}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _record(self, number: int, frame: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number

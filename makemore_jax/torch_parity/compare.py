@@ -43,7 +43,7 @@ from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
 from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, replace_table
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_step
+from makemore_jax.training.step import gradients, make_train_step, step_keys
 
 SNAPSHOTS = (1, 10, 100, 200)  # after so many steps the parameters are compared
 LONGEST_PROMPT = 3  # characters
@@ -76,26 +76,25 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
     model = create_model(config.model, dataset.vocab.size, block_size)
     optimizer = make_optimizer(config.optimizer, steps)
-    init_key, data_key = jax.random.split(jax.random.key(config.seed))
+    init_key, key = jax.random.split(jax.random.key(config.seed))
     start = state_lib.create(model, optimizer, init_key, block_size)
     params = jax.tree.map(lambda a: a.astype(dtype), start.params)
     state = state_lib.TrainState(start.step, params, optimizer.init(params))
     module = weights.reference(config, dataset.vocab.size, block_size)
     module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
 
-    draw = jax.jit(lambda i: data.draw(split, jax.random.fold_in(data_key, i), batch_size))
     batch_size = config.train.batch_size
+    draw = jax.jit(lambda i: data.draw(split, step_keys(key, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
     found = _first_step(model, module, params, batches[0], kind)
-    train_step = jax.jit(make_train_step(model, optimizer))
+    train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
 
     curves, seconds, snapshots = {"jax": [], "torch": []}, {"jax": [], "torch": []}, {}
-    no_key = jax.random.key(0)
     for i, batch in enumerate(batches, start=1):
         torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
         began = time.perf_counter()
-        state, metrics = train_step(state, batch, no_key)
+        state, metrics = train_step(state, split, key)
         curves["jax"].append(check_finite(i, float(metrics["train_loss"])))
         between = time.perf_counter()
         curves["torch"].append(torch_step(*torch_batch))
