@@ -271,7 +271,7 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
 
         def loss_of(params: Any) -> Array:
             loss, (count, _) = loss_fn(params, state.model_state, batch, dropout_key)
-            return loss / count
+            return loss / jnp.maximum(count, 1)
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]

@@ -302,9 +302,9 @@ def test_padding_does_not_count(kind):
     model, params = small_model(kind)
     run, state = make_diagnose(model, optax.sgd(0.1)), state_of(params, optax.sgd(0.1))
     inputs, targets = rows()
-    found = run(state, (inputs, targets), KEY)
+    found = run(state, Batch(inputs, targets), KEY)
     other = jnp.where(targets == -1, (inputs + 1) % VOCAB, inputs)
-    assert run(state, (other, targets), KEY) == found
+    assert run(state, Batch(other, targets), KEY) == found
     assert list(found["saturated"]) == list(found["dead"]) == TAPS[kind]
     num = int((targets != -1).sum())
     for kind in ("activations", "activation_gradients"):
@@ -399,12 +399,12 @@ def test_all_is_json():
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
     run = make_diagnose(model, optimizer)
     inputs, targets = rows()
-    found = run(state, (inputs, targets), KEY)
+    found = run(state, Batch(inputs, targets), KEY)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["grad_to_data"]["start"] is found["update_to_data"]["start"] is None
     ratio = found["grad_to_data"]["cell.xh_to_h.kernel"]
     assert found["update_to_data"]["cell.xh_to_h.kernel"] == pytest.approx(0.1 * ratio)
-    json.dumps(run(state, (inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
+    json.dumps(run(state, Batch(inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
 
 
 def test_the_program_is_made_once():
@@ -418,7 +418,7 @@ def test_the_program_is_made_once():
     optimizer = optax.GradientTransformation(lambda params: (), update)
     run = make_diagnose(model, optimizer)
     for seed in range(3):
-        run(state_of(params, optimizer), rows(seed), jax.random.key(seed))
+        run(state_of(params, optimizer), Batch(*rows(seed)), jax.random.key(seed))
     assert len(times) == 1
 
 
