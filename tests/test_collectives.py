@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from conftest import small_config
 from makemore_jax.config import MeshConfig
-from makemore_jax import data, models, sampling
+from makemore_jax import data, models
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import sampling, sharding
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -68,9 +68,9 @@ for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
 SAMPLING_HAS_NO_COLLECTIVES = """
 mesh = sharding.make_lines_mesh(128)
 assert mesh.shape["data"] == 2
-prompt = np.zeros(dataset.max_len, np.int32)
-arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt, 0)
-program = sampling._sample_lines.lower(model, *arguments, dataset.max_len, AS_IT_IS, mesh)
+prompt = np.full(dataset.max_len, -1, np.int32)
+arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt)
+program = sampling.generate.lower(model, *arguments, DEFAULT_DECODING, mesh)
 found = re.findall(r"(all-\\w+|collective-\\w+|reduce-scatter)\\(", program.compile().as_text())
 assert not found, found
 """

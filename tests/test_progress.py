@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import read_metrics, run, small_config
 
+from makemore_jax import assemble
 from makemore_jax import metrics as metrics_lib
 from makemore_jax.cli import progress, startup
-from makemore_jax.metrics import Metrics
 from makemore_jax.training import loop
 
 
@@ -110,7 +110,8 @@ def test_jax_sends_the_events_that_the_notice_listens_to():
 def test_without_a_terminal_each_call_is_a_line_and_a_long_run_is_estimated(
     tmp_path, capsys, clock
 ):
-    metrics = Metrics(tmp_path, 0, 100_000)
+    config = small_config("bigram", steps=100_000)
+    metrics = assemble.open_metrics(tmp_path, 0, config)
     for step in (100, 200, 300):
         clock.seconds += 5.0 if step > 100 else 30.0  # the first call compiles
         metrics.write_steps(step, jnp.full(100, 2.5).block_until_ready(), np.float32(0.1))

@@ -21,23 +21,23 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
+from makemore_jax import assemble, data, models, workdir
 from makemore_jax import config as config_lib
-from makemore_jax import data, models, sampling, workdir
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import resources
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.metrics import Metrics, check_finite, device, versions, write_json
+from makemore_jax.metrics import check_finite
 from makemore_jax.parallel import processes, sharding
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_calibrate, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import make_train_steps
+from makemore_jax.versions import device, versions
 
 PROBE_MIN_FLOPS = 1e11  # of a step; two cores of a server took 12.7 s for 1.1e12
 
@@ -58,12 +58,14 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = sharding.make_mesh(config.mesh, batch_size, num_params, accumulate, dataset.block_size)
     with contextlib.ExitStack() as stack:
-        workdir.check(folder, config, dataset)  # every process, so that each can tell why it ends
+        assemble.check_workdir(
+            folder, config, dataset
+        )  # every process, so that each can tell why it ends
         if summary := _finished(folder, config.train.steps):
             return summary
         processes.wait("checked")
         if processes.is_first():  # which holds the folder until the summary is written
-            stack.enter_context(workdir.prepare(folder, config, dataset))
+            stack.enter_context(assemble.open_workdir(folder, config, dataset))
             dataset.prepare()
         processes.wait("prepared")
         return _train(config, dataset, model, mesh, folder)
@@ -73,7 +75,7 @@ def _finished(folder: Path, steps: int) -> dict[str, Any] | None:
     """The summary of a run that has been trained for `steps` or more, or None."""
     latest = 0
     if (folder / "checkpoints").is_dir():
-        latest = Checkpoints(folder, read_only=True).steps().get("latest", 0)
+        latest = assemble.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
     summary = workdir.read_summary(folder, latest) if latest >= steps else None
     if summary:
         more = "set a larger --config.train.steps to continue"
@@ -116,26 +118,24 @@ def _train(
             return state
         return state.replace(batch_stats=calibrate(state.variables, splits["train"]))
 
-    checkpoints = Checkpoints(folder)
+    checkpoints = assemble.open_checkpoints(folder)
     if checkpoints.steps():
         state = checkpoints.restore("latest", state)
     best_dev_loss = checkpoints.best_dev_loss()
     step = start = int(state.step)
-    metrics = Metrics(folder if processes.is_first() else None, start, config.train.steps)
-    metrics.say(
+    metrics = assemble.open_metrics(folder if processes.is_first() else None, start, config)
+    metrics.print(
         f"{config.model.kind}, {state_lib.num_params(state.params):,} parameters, on {device()}\n"
         f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
         f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
 
-    if start == 0:
-        metrics.write_config(config_lib.flatten(config))
     diagnose = None
     if config.train.diagnose_every:
         diagnose = _make_diagnose(config, model, optimizer)
         if start == 0:
-            metrics.write_diagnostics(0, diagnose(state, ahead(0, 1), train_key))
+            metrics.write(0, diagnose(state, ahead(0, 1), train_key))
     num_samples = config.train.num_samples
     if num_samples is None:
         num_samples = dataset.num_samples
@@ -151,7 +151,7 @@ def _train(
             dev_loss, is_best = None, False
             if diagnose and step % config.train.diagnose_every == 0:
                 metrics.flush()
-                metrics.write_diagnostics(step, diagnose(state, ahead(step, 1), train_key))
+                metrics.write(step, diagnose(state, ahead(step, 1), train_key))
             if any(step % n == 0 for n in _looks(config.train)) or is_last:
                 state = calibrated(state)
             if step % config.train.eval_every == 0 or is_last:
@@ -161,7 +161,7 @@ def _train(
                 is_best = dev_loss < best_dev_loss
                 best_dev_loss = min(dev_loss, best_dev_loss)
                 metrics.write(step, {"dev_loss": dev_loss})
-                metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
+                metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
             if num_samples and (step % config.train.sample_every == 0 or is_last):
                 variables = state.variables
                 if spread or processes.are_many():
@@ -170,7 +170,7 @@ def _train(
                     sizes = dataset.max_len, dataset.block_size
                     lm = LanguageModel(model, variables, dataset.vocab, *sizes)
                     key = jax.random.fold_in(sample_key, step)
-                    drawn = sampling.sample(lm, key, num_samples)
+                    drawn = assemble.sample(lm, key, num_samples)
                     texts, is_cut = zip(*((s.text, s.is_cut) for s in drawn), strict=True)
                     metrics.write_samples(step, dataset.show(texts, is_cut))
             if is_best or step % config.train.checkpoint_every == 0 or is_last:
@@ -199,10 +199,7 @@ def _train(
     }
     if not processes.is_first():
         return summary
-    from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
-
-    write_json(folder / "summary.json", summary)
-    append_final_values(folder, step, {"test_loss": summary["test_loss"]})
+    assemble.write_summary(folder, summary)
     print(
         f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
