@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.configs import config_of
 from makemore_jax import assemble, data
+from makemore_jax.assemble.programs import make_programs
 from makemore_jax.cli import startup
 from makemore_jax.config import Config
 from makemore_jax.decoding import LanguageModel
@@ -23,7 +24,7 @@ class Trainer:
         self.dataset = assemble.load_data(config.data, config.seed)
         self.load_seconds = time.perf_counter() - began
         self.config, self.key = config, jax.random.key(config.seed)
-        programs = assemble.make_programs(config, self.dataset)
+        programs = make_programs(config, self.dataset)
         self.model, self.train_steps = programs.model, programs.train_steps
         self.state = programs.create_state(self.key)
         self.split = programs.put(self.dataset.splits["train"])

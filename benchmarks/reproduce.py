@@ -25,7 +25,8 @@ from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
 from makemore_jax.cli import startup
 from makemore_jax.download import locate
-from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
 
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)

@@ -1,6 +1,6 @@
 """Drawing 1,000 and 10,000 names, beside makemore's loop: python -m benchmarks.sample_speed
 
-Here: `sampling.sample`, each character one `step` of the model with its carry. PyTorch: makemore's
+Here: `assemble.sample`, each character one `step` of the model with its carry. PyTorch: makemore's
 loop, which computes the whole line anew for each character, for all lines up to the longest that
 there may be. Both from first tokens to text, after a first call; ours of a model trained for 1,000
 steps, so that its lines are as long as names (makemore's loop takes the same time for any
@@ -23,7 +23,7 @@ def make_jax_sampler(kind: str):
     import jax
 
     from benchmarks.jax_side import Trainer
-    from makemore_jax import sampling
+    from makemore_jax import assemble
 
     trainer = Trainer(config_of(kind))
     trainer(STEPS)
@@ -32,7 +32,7 @@ def make_jax_sampler(kind: str):
     def run(num: int, calls: int) -> float:
         began = time.perf_counter()
         for _ in range(calls):
-            assert len(sampling.sample(lm, jax.random.key(1), num)) == num
+            assert len(assemble.sample(lm, jax.random.key(1), num)) == num
         return (time.perf_counter() - began) / calls
 
     return run

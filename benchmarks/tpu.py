@@ -17,12 +17,11 @@ from jax import Array
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from makemore_jax import assemble, sampling
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import Config, MeshConfig
-from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.kernels.layouts import Rows
-from makemore_jax.parallel import evaluation, shardings
+from makemore_jax.parallel import evaluation, sampling, shardings
 from makemore_jax.parallel.mesh import model_config
 from makemore_jax.text import streaming
 from makemore_jax.training import state as state_lib
@@ -89,7 +88,7 @@ class Programs:
         """The compiled call of many training steps."""
         config = self.config.train
         layouts = [Rows(self.dataset.block_size)]  # as `layouts.choose` on an accelerator
-        steps = assemble.compile_steps(
+        steps = programs.compile_steps(
             *(self.model, self.optimizer, config.batch_size, layouts, self.mesh),
             *(config.accumulate, self.shardings),
         )
@@ -105,12 +104,12 @@ class Programs:
         return self._lower(sum_batch, self.state.variables, self._everywhere(batch))
 
     def decoding(self) -> Any:
-        """Draw lines by the carry, or the first tokens of a text."""
+        """Sample lines by the carry, or the first tokens of a text."""
         if self.dataset.vocab.has_end:
-            numbers, prompt = np.arange(64, dtype=np.int32), np.zeros(self.dataset.max_len, int)
-            args = self._everywhere((self.state.variables, self.key, numbers, prompt, np.int32(0)))
-            last = (self.dataset.max_len, AS_IT_IS, self.mesh)
-            return self._lower(sampling._sample_lines, self.model, *args, *last)
+            numbers = np.arange(64, dtype=np.int32)
+            prompt = np.full(self.dataset.max_len, -1, np.int32)
+            args = self._everywhere((self.state.variables, self.key, numbers, prompt))
+            return self._lower(sampling.generate, self.model, *args, DEFAULT_DECODING, self.mesh)
         init_carry = partial(self.model.apply, method="init_carry")
         carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self.state.variables)
         return self._draw((carry, np.zeros(1, np.int32)), is_cached=True)
@@ -121,9 +120,9 @@ class Programs:
 
     def _draw(self, context: Any, is_cached: bool) -> Any:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        counts = np.int32(0), np.int32(streaming.AT_ONCE)
+        counts = np.int32(0), np.int32(streaming.TOKENS_PER_CALL)
         args = self._everywhere((self.state.variables, keys, context, *counts))
-        return self._lower(streaming._draw, self.model, *args, AS_IT_IS, is_cached)
+        return self._lower(streaming._decode, self.model, *args, DEFAULT_DECODING, is_cached)
 
     def _everywhere(self, tree: Any) -> Any:
         return jax.tree.map(partial(_abstract, sharding=shardings.replicated(self.mesh)), tree)

@@ -16,9 +16,9 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax import assemble, data, history, models, workdir
 from makemore_jax import config as config_lib
-from makemore_jax import data, history, models, sampling, workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, open_checkpoints
 from makemore_jax.data.lines import Dataset, Lines, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel, Sample
@@ -100,7 +100,7 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
         check_names(names, run.vocab, run.max_len)
     lm, best_step = load(folder, run)
     dataset = find_data(run, folder)
-    drawn = sampling.sample(lm, jax.random.key(seed), min(num, MOST_TEXTS) if is_text else num)
+    drawn = assemble.sample(lm, jax.random.key(seed), min(num, MOST_TEXTS) if is_text else num)
     block_size = run.config.data.block_size
     curves = history.read_curves(folder, run)
     parameters = num_params(lm.variables["params"])
@@ -132,12 +132,10 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
 
 def load(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     """The model of a run with the best parameters by dev loss, and the step that those are of."""
-    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
-
     block_size = run.config.data.block_size
     # The attention maps are outputs of the modules of each layer.
     model = models.unrolled(create_model(run.config.model, run.vocab.size, block_size))
-    checkpoints = Checkpoints(folder, read_only=True)
+    checkpoints = open_checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
     return lm, checkpoints.steps()["best"]

@@ -49,14 +49,15 @@ from makemore_jax.data import Split
 from makemore_jax.errors import UserError
 from makemore_jax.facts import show_value
 from makemore_jax.finished_groups import FinishedGroups
-from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.sweep_run import Trained, write_run
 from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import sum_losses
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step
+from makemore_jax.versions import device, versions
 from makemore_jax.windows.calibrate import make_calibrate
+from makemore_jax.workdir import write_json
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as mlp"

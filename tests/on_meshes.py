@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from conftest import small_config
 
-from makemore_jax import assemble
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import Config, MeshConfig
 from makemore_jax.kernels.layouts import choose
 from makemore_jax.parallel import shardings
@@ -54,7 +53,7 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
     )
     split = shardings.to_global_arrays(dataset.splits["train"], shardings.replicated(mesh))
     layouts = choose(split, BATCH_SIZE, model, mesh.shape["data"])[-1:]
-    steps = assemble.compile_steps(model, optimizer, BATCH_SIZE, layouts, mesh, 1, state_shardings)
+    steps = programs.compile_steps(model, optimizer, BATCH_SIZE, layouts, mesh, 1, state_shardings)
     program = steps.lower(state, split, key, 20).compile()
     leaves = jax.tree.leaves(state)
     held = {

@@ -14,13 +14,14 @@ sys.path.insert(0, "tests")
 import jax
 import numpy as np
 from conftest import small_config
+from makemore_jax.assemble import programs
 from makemore_jax.config import MeshConfig
-from makemore_jax import assemble, data, models, sampling
+from makemore_jax import assemble
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.parallel import evaluation, shardings
+from makemore_jax.parallel import evaluation, sampling, shardings
 from makemore_jax.parallel.mesh import make_lines_mesh, make_mesh
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -44,7 +45,7 @@ for i in range(2):
 
 TRAINING_WAITS = """
 layouts = choose(split, 32, model, 2)[-1:]
-train_steps = assemble.compile_steps(model, optimizer, 32, layouts, mesh)
+train_steps = programs.compile_steps(model, optimizer, 32, layouts, mesh)
 key = jax.random.key(0)
 assert "all-reduce" in train_steps.lower(state, split, key, 30).compile().as_text()
 for _ in range(3):
@@ -69,9 +70,9 @@ for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
 SAMPLING_HAS_NO_COLLECTIVES = """
 mesh = make_lines_mesh(128)
 assert mesh.shape["data"] == 2
-prompt = np.zeros(dataset.max_len, np.int32)
-arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt, 0)
-program = sampling._sample_lines.lower(model, *arguments, dataset.max_len, AS_IT_IS, mesh)
+prompt = np.full(dataset.max_len, -1, np.int32)
+arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt)
+program = sampling.generate.lower(model, *arguments, DEFAULT_DECODING, mesh)
 found = re.findall(r"(all-\\w+|collective-\\w+|reduce-scatter)\\(", program.compile().as_text())
 assert not found, found
 """

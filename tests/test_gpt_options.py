@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from makemore_jax import assemble, losses, models, report, workdir
 from makemore_jax import config as config_lib
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble import create_model, programs
 from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows
@@ -273,7 +273,7 @@ def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, *
     """The function (steps, key, text) -> the state after them from fixed parameters, the losses."""
     model, optimizer = create(**options), make_optimizer(config, 100)
     mesh = make_mesh(MeshConfig(data=1), batch_size, 0, accumulate)
-    steps = assemble.compile_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
+    steps = programs.compile_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
 
     def train(num_steps: int, key: int = 1, split: Text | None = None):
         # Copied, as a state is given away to the step.
@@ -341,7 +341,7 @@ def draw_noise(num_devices, num_parts):
 
     optimizer = make_optimizer(OptimizerConfig("sgd", 0.0), 100)
     mesh = make_mesh(MeshConfig(data=num_devices), 6, 0, num_parts)
-    steps = assemble.compile_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
+    steps = programs.compile_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
     params = {"logits": jnp.zeros(VOCAB)}
     state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     state, split = shardings.to_global_arrays((state, text()), shardings.replicated(mesh))

@@ -16,8 +16,8 @@ from conftest import (
     small_config,
 )
 
-from makemore_jax import assemble, data, losses, models
-from makemore_jax.assemble import create_model
+from makemore_jax import data, losses, models
+from makemore_jax.assemble import create_model, programs
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Packed, Rows, choose, layout_index
 from makemore_jax.models import layers
@@ -142,7 +142,7 @@ def check_steps(kind, devices):
         start = start.replace(params=jax.tree.map(jnp.copy, params))
         start = jax.device_put(start, shardings.replicated(mesh))
         split = jax.device_put(SPLIT, shardings.replicated(mesh))
-        steps = assemble.compile_steps(model, optimizer, 4, chosen, mesh)
+        steps = programs.compile_steps(model, optimizer, 4, chosen, mesh)
         found[name] = steps(start, split, key, num_steps=12)
     data_key, _ = jax.random.split(key)
     for i in range(12):
@@ -308,7 +308,7 @@ def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
         chosen = choose(SPLIT, 12, model)
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)
         start = start.replace(params=jax.tree.map(jnp.copy, params))
-        steps = assemble.compile_steps(model, optimizer, 12, chosen, mesh)
+        steps = programs.compile_steps(model, optimizer, 12, chosen, mesh)
         state, metrics = steps(start, SPLIT, key, num_steps=5)
         found.append((metrics["train_loss"], state.params))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *found)

@@ -280,7 +280,7 @@ def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["samples.txt"]
     config.data.block_size = dataset.block_size
     with (
-        workdir.prepare(tmp_path / "run", config, dataset),
+        assemble.open_workdir(tmp_path / "run", config, dataset),
         pytest.raises(UserError, match="is in use by another training"),
     ):
         assemble.train(config, str(tmp_path / "run"))
@@ -292,12 +292,12 @@ def test_what_may_differ_when_a_run_is_resumed(tmp_path):
     config = small_config("transformer")
     dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
-    workdir.prepare(tmp_path, config, dataset).close()
+    workdir.prepare(tmp_path, config, dataset)
     config.model.remat, config.optimizer.learning_rate = True, 0.1
-    workdir.check(tmp_path, config, dataset)
+    assemble.check_workdir(tmp_path, config, dataset)
     config.optimizer.decay = "matrices"
     with pytest.raises(UserError, match=r'optimizer.decay: .* holds a run with "all", not "matri'):
-        workdir.check(tmp_path, config, dataset)
+        assemble.check_workdir(tmp_path, config, dataset)
 
 
 def test_a_config_is_not_changed_by_training(tmp_path):

@@ -22,7 +22,7 @@ from conftest import (
 )
 
 from makemore_jax import assemble, history, report, sweep, workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.kernels.layouts import Rows
@@ -46,7 +46,7 @@ def run_alone(config):
     state = state_lib.create(model, optimizer, init_key, dataset.block_size)
     mesh = make_mesh(config.mesh, config.train.batch_size, num_params=0)
     layouts = [Rows(dataset.block_size)]
-    steps = assemble.compile_steps(model, optimizer, config.train.batch_size, layouts, mesh)
+    steps = programs.compile_steps(model, optimizer, config.train.batch_size, layouts, mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
     return metrics["train_loss"], make_evaluate(make_batch_sums(model))(
         state.variables, dataset.splits["dev"]

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore_jax import assemble, data, losses, models
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig, MeshConfig
 from makemore_jax.errors import UserError
@@ -390,7 +390,7 @@ def test_every_family_learns_from_a_text(kind, small_text):
     state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
     split = dataset.splits["train"]
     mesh = make_mesh(MeshConfig(data=1), 5, 0)
-    train_steps = assemble.compile_steps(model, optimizer, 5, choose(split, 5, model), mesh)
+    train_steps = programs.compile_steps(model, optimizer, 5, choose(split, 5, model), mesh)
     _, metrics = train_steps(state, split, jax.random.key(1), 60)
     found = np.asarray(metrics["train_loss"])
     assert found.shape == (60,)

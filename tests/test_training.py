@@ -19,8 +19,8 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import assemble, data, losses
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax import data, losses
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import OptimizerConfig
 from makemore_jax.kernels import layouts
 from makemore_jax.parallel.mesh import make_mesh
@@ -153,7 +153,7 @@ def start(kind, batch_size=5, devices=1):
     optimizer = make_optimizer(config.optimizer, 20)
     mesh = make_mesh(config.mesh, batch_size, num_params=0)
     chosen = layouts.choose(dataset.splits["train"], batch_size, model, devices)
-    steps = assemble.compile_steps(model, optimizer, batch_size, chosen, mesh)
+    steps = programs.compile_steps(model, optimizer, batch_size, chosen, mesh)
 
     def first():
         return state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
@@ -202,7 +202,7 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
         config.model.dropout = dropout
         model = create_model(config.model, vocab.size, 3)
         chosen = layouts.choose(split, 5, model)
-        steps = assemble.compile_steps(model, optimizer, 5, chosen, mesh)
+        steps = programs.compile_steps(model, optimizer, 5, chosen, mesh)
         state = state_lib.create(model, optimizer, jax.random.key(0), 3)
         _, metrics = steps(state, split, jax.random.key(1), num_steps=7)
         assert len(set(metrics["train_loss"].tolist())) == 7

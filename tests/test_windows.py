@@ -20,7 +20,7 @@ from conftest import (
 )
 
 from makemore_jax import assemble, models, sampling, sweep
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.lines import encode
@@ -307,7 +307,7 @@ def losses_on(num_devices: int) -> list[float]:
     state = jax.device_put(state, shardings.replicated(mesh))
     layouts = choose(dataset.splits["train"], 8, model, num_devices)
     assert layouts == [Rows(8)]
-    steps = assemble.compile_steps(model, optimizer, 8, layouts, mesh)
+    steps = programs.compile_steps(model, optimizer, 8, layouts, mesh)
     _, metrics = steps(state, dataset.splits["train"], jax.random.key(1), 20)
     return metrics["train_loss"].tolist()
 
@@ -388,7 +388,7 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
     init_key, train_key, _ = jax.random.split(jax.random.key(alone.seed), 3)
     state = state_lib.create(model, optimizer, init_key, 3)
     mesh = make_mesh(alone.mesh, 7, num_params=0)
-    steps = assemble.compile_steps(model, optimizer, 7, [Rows(3)], mesh)
+    steps = programs.compile_steps(model, optimizer, 7, [Rows(3)], mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, 20)
     if batch_norm == "calibrated":
         stats = make_calibrate(model)(state.variables, dataset.splits["train"])

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 EXIT_CODE = 128 + signal.SIGINT
 
@@ -41,6 +42,29 @@ def delay() -> None:
     if threading.current_thread() is threading.main_thread():
         _replace(_exit, _note)
         _replace(signal.default_int_handler, _note)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Callable[[], None]]:
+    """Record Ctrl-C within the block; restore the previous handler at its end.
+
+    Yield a function that raises KeyboardInterrupt if there was a Ctrl-C. Outside the main thread,
+    which can't set signal handlers, nothing is recorded.
+    """
+    received: list[int] = []
+
+    def check_received() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check_received
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield check_received
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check() -> None:

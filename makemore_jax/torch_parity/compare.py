@@ -29,13 +29,14 @@ import torch
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import data, sampling
+from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.cli import command_line
 from makemore_jax.config import Config, validate
+from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
-from makemore_jax.metrics import check_finite, versions, write_json
+from makemore_jax.metrics import check_finite
 from makemore_jax.text.dataset import TextDataset
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.models import MODELS
@@ -44,6 +45,8 @@ from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, r
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step, step_keys
+from makemore_jax.versions import versions
+from makemore_jax.workdir import write_json
 
 SNAPSHOTS = (1, 10, 100, 200)  # after so many steps the parameters are compared
 LONGEST_PROMPT = 3  # characters
@@ -107,7 +110,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     max_len = block_size
     if config.data.kind == "text":
         max_len = LONGEST_PROMPT + min(2 * block_size, MOST_CONTINUED)
-    lm = sampling.LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
+    lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
     continuations = _continuations(lm, module, _prompts(dataset))
     found |= {
         "parameters": max(snapshots.values()),
@@ -182,18 +185,18 @@ def _prompts(dataset: data.Dataset) -> list[str]:
 
 
 def _continuations(
-    lm: sampling.LanguageModel, module: torch.nn.Module, prompts: list[str]
+    lm: LanguageModel, module: torch.nn.Module, prompts: list[str]
 ) -> list[tuple[str, str, str]]:
     """The likeliest continuations: (prompt, here through the carry, in PyTorch)."""
-    greedy, found = sampling.Decoding(temperature=0), []
+    greedy, found = Decoding(temperature=0), []
     for prompt in prompts:
-        (drawn,) = sampling.sample(lm, jax.random.key(0), 1, prompt, greedy)
+        (drawn,) = assemble.sample(lm, jax.random.key(0), 1, prompt, greedy)
         found.append((prompt, drawn.text, _continue_in_torch(lm, module, prompt)))
     return found
 
 
 @torch.no_grad()
-def _continue_in_torch(lm: sampling.LanguageModel, module: torch.nn.Module, prompt: str) -> str:
+def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) -> str:
     """By makemore's loop, and nanoGPT's: the last `block_size` tokens are read for each one."""
     before = [0] if lm.vocab.has_end else []
     tokens = before + lm.vocab.encode(prompt)

@@ -52,7 +52,7 @@ def train(training: Training, state: TrainState) -> TrainState:
             is_best = dev_loss < best_dev_loss
             best_dev_loss = min(dev_loss, best_dev_loss)
             metrics.write(step, {"dev_loss": dev_loss})
-            metrics.say(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
+            metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
         state = _call(training.hooks_after, state, step, is_last)
         if is_last or is_best or step % config.checkpoint_every == 0:
             metrics.flush()

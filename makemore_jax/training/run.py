@@ -22,7 +22,7 @@ from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split, draw_steps, lines
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
-from makemore_jax.metrics import Metrics, device, versions, write_json
+from makemore_jax.metrics import Metrics, open_plain
 from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
@@ -30,6 +30,8 @@ from makemore_jax.training.hooks import Hook
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step, make_train_steps
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
 
 
 class Programs(NamedTuple):
@@ -90,17 +92,24 @@ def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
     return Hook(write_samples, (run.config.train.sample_every,) if num else (), (), bool(num))
 
 
+def prepared(
+    folder: Path, config: Config, dataset: Dataset
+) -> contextlib.AbstractContextManager[None]:
+    """Prepare a working directory without locking it."""
+    return contextlib.nullcontext(workdir.prepare(folder, config, dataset))
+
+
 class Parts(NamedTuple):
     """The functions that a run is made of."""
 
     load_data: Callable[..., Dataset] = lines.load
     make_programs: Callable[[Config, Dataset], Programs] = make_programs
     open_checkpoints: Callable[..., Checkpoints] = Checkpoints
-    open_metrics: Callable[[Path, int, Config], Metrics] = lambda folder, start, config: Metrics(
-        folder, start, config.train.steps
-    )
+    open_metrics: Callable[[Path, int, Config], Metrics] = open_plain
+    # Raise UserError if the working directory has another run
+    check: Callable[[Path, Config, Dataset], None] = lambda folder, config, dataset: None
     # A context in which the working directory belongs to this run
-    hold: Callable[[Path, Config, Dataset], contextlib.AbstractContextManager] = workdir.prepare
+    hold: Callable[[Path, Config, Dataset], contextlib.AbstractContextManager] = prepared
     # Hooks that run before evaluation
     make_hooks: Callable[[Run, TrainState], list[Hook]] = lambda run, state: []
     sample: Callable[..., list[Any]] = sampling.sample
@@ -127,7 +136,7 @@ def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]
     dataset = parts.load_data(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     programs = parts.make_programs(config, dataset)
-    workdir.check(folder, config, dataset)
+    parts.check(folder, config, dataset)
     if summary := _read_finished(folder, config.train.steps, parts):
         return summary
     with parts.hold(folder, config, dataset):
@@ -157,7 +166,7 @@ def _train(
         state = checkpoints.restore("latest", state)
     start, num_params = int(state.step), state_lib.num_params(state.params)
     metrics = parts.open_metrics(folder, start, config)
-    metrics.say(
+    metrics.print(
         f"{config.model.kind}, {num_params:,} parameters, on {device()}\n"
         f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
         f"context {dataset.block_size}\n"
