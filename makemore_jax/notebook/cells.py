@@ -13,9 +13,10 @@ from pathlib import Path
 
 from IPython.display import HTML
 
-from makemore_jax import report
 from makemore_jax.decoding import LanguageModel
-from makemore_jax.html_parts import warmth
+from makemore_jax.report.html_parts import heat_color
+from makemore_jax.report.labels import char_label
+from makemore_jax.report.surprise import name_surprise
 
 POLL_SECONDS = 0.02
 
@@ -79,12 +80,12 @@ def figures(*drawings: tuple, captions: Sequence[str] = (), width: int = 460) ->
 def surprise(lm: LanguageModel, names: Sequence[str]) -> HTML:
     """A row for each name: its -ln p in nats, in total, for each character and for the end."""
     rows, uniform = [], math.log(lm.vocab.size)
-    for name, nats in zip(names, report.surprise(lm, list(names)), strict=True):
+    for name, nats in zip(names, name_surprise(lm, list(names)), strict=True):
         boxes = [f'<b style="min-width:4em;align-self:center">{nats.sum():.2f}</b>']
         for char, n in zip([*name, ""], nats, strict=True):
             style = "min-width:2.4em;padding:2px;text-align:center;color:#000"
-            style += f";background:{warmth(n / (2 * uniform))}"
-            text = f"{html.escape(report.shown(char))}<br><small>{n:.2f}</small>"
+            style += f";background:{heat_color(n / (2 * uniform))}"
+            text = f"{html.escape(char_label(char))}<br><small>{n:.2f}</small>"
             boxes.append(f'<span style="{style}">{text}</span>')
         row = "display:flex;flex-wrap:wrap;gap:2px;margin:4px 0"
         rows.append(f'<div style="{row}">{"".join(boxes)}</div>')
