@@ -61,9 +61,9 @@ DIAGNOSTICS = {
     ),
     "saturated": (
         "share of saturated values and of dead units by step",
-        "Saturated: the share of values near a limit of the nonlinearity, where hardly any gradient "
-        "passes. A few percent are healthy. Dead: the share of units that are saturated for every "
-        "token. For a GELU these are values of its gate.",
+        "Saturated: the share of values near a limit of the nonlinearity, with little gradient. "
+        "A few percent are healthy. Dead: the share of units that are saturated for every token. "
+        "For a GELU these are values of its gate.",
     ),
     "activations": (
         "histograms of the activations by layer",
@@ -159,12 +159,11 @@ def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
         return _surprise_of_passage(report.passage, report.vocab.size)
     rows = []
     for name, nats in zip(report.names, report.surprise, strict=True):
-        cells = "".join(
-            f'<td style="background:{heat_color(n / (2 * uniform))}">{html.escape(char_label(char))}'
-            f"<small>{n:.2f}</small></td>"
-            for char, n in zip([*name, ""], nats, strict=True)
-        )
-        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{cells}</tr>')
+        cells = []
+        for char, n in zip([*name, ""], nats, strict=True):
+            text = f"{html.escape(char_label(char))}<small>{n:.2f}</small>"
+            cells.append(f'<td style="background:{heat_color(n / (2 * uniform))}">{text}</td>')
+        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{"".join(cells)}</tr>')
     about = (
         "-ln p in nats of each character, given the characters before it, and of the end of the "
         f"line, {EDGE}. Guessing uniformly among {report.vocab.size} tokens costs {uniform:.2f} "
@@ -191,9 +190,9 @@ def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
     mean = f"{passage.nats.mean():.3f}" if len(passage.nats) else "unknown"
     about = (
         f"The first {len(passage.text):,} characters of the {passage.source}. The background shows "
-        f"-ln p of each character in nats, given the characters before it: {scale}. The mean is {mean}; "
-        f"guessing uniformly among {vocab_size} characters costs {uniform:.2f}. Hover over a "
-        "character for its value."
+        f"-ln p of each character in nats, given the characters before it: {scale}. The mean is "
+        f"{mean}; guessing uniformly among {vocab_size} characters costs {uniform:.2f}. Hover over "
+        "a character for its value."
     )
     return f"<p>{about}</p>\n<pre>{''.join(spans)}</pre>"
 
