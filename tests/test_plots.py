@@ -774,7 +774,7 @@ def test_curves_of_all_runs_are_in_one_chart(figures, runs, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "is given twice"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "appears twice"),
         (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
         (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
     ],

@@ -102,7 +102,7 @@ def nll(probs: np.ndarray, counts: np.ndarray) -> float:
 
 
 def language_model(probs: np.ndarray, vocab: Vocab, block_size: int) -> LanguageModel:
-    """Return the table as a model for `sampling`. A line has at most `block_size` - 1 characters."""
+    """Return the table as a model for `sampling`. Lines have up to `block_size` - 1 characters."""
     with np.errstate(divide="ignore"):
         logits = jnp.asarray(np.log(probs), jnp.float32)
     return LanguageModel(Bigram(vocab.size), {"params": {"logits": logits}}, vocab, block_size)

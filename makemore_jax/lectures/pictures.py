@@ -1,7 +1,7 @@
 """Figures of the lectures, for files and for notebooks.
 
-Each function takes plain arrays, saves the figure to `file` if one is given, and returns it closed:
-a notebook shows it as the value of a cell. Imports matplotlib, so import this only to draw.
+Each function takes plain arrays and returns a closed figure, which a notebook shows as the value of
+a cell. With `file` it also saves the figure. This module imports matplotlib.
 """
 
 from collections.abc import Mapping, Sequence

@@ -39,7 +39,7 @@ def read_runs(folders: list[Path]) -> list[ComparedRun]:
     paths = [folder.resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
-            raise UserError(f"--workdir: {folders[i]} is given twice")
+            raise UserError(f"--workdir: {folders[i]} appears twice")
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
