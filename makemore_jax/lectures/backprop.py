@@ -1,9 +1,9 @@
 """Lecture 5, back-propagation by hand: python -m makemore_jax.lectures.backprop --data FILE
 
 The MLP of Bengio et al. 2003 with batch norm (Ioffe and Szegedy 2015) is split into steps with
-one-line derivatives. Then cross-entropy and batch norm get a closed form each
+one-line derivatives. Then cross-entropy and batch norm get a short formula each
 (https://youtu.be/q8SA3rM6ckI). The command compares every gradient with jax.grad, trains with the
-closed forms for 200,000 steps, and prints the losses: 2.0737 on train and 2.1144 on dev of the
+short formulas for 200,000 steps, and prints the losses: 2.0737 on train and 2.1144 on dev of the
 course's names. Four other keys gave 2.0695 to 2.0746 and 2.1091 to 2.1147; the lecture has 2.0705
 and 2.1099. The command draws the gradient with respect to the logits as dlogits.png, and the
 losses as losses.png.
@@ -216,7 +216,7 @@ def batch_norm_backward(dhpreact: Array, bngain: Array, bnraw: Array, bnvar_inv:
 
 
 def short_backward(params: Params, x: Array, y: Array, saved: Intermediates) -> Params:
-    """Return the gradients with respect to the parameters only, with the closed forms."""
+    """Return the gradients with respect to the parameters only, with the short formulas."""
     dlogits = cross_entropy_backward(saved.logits, y)
     dhpreact = dlogits @ params.W2.T * (1 - saved.h**2)
     dhprebn = batch_norm_backward(dhpreact, params.bngain, saved.bnraw, saved.bnvar_inv)
@@ -248,7 +248,7 @@ SUMS_OF = {"logit_maxes": "norm_logits", "b1": "hprebn"}
 def differences(params: Params, x: Array, y: Array) -> dict[str, float]:
     """Return the difference of each gradient from jax.grad's, relative to its largest entry.
 
-    Entries named "..., short" belong to the closed forms: the gradients with respect to the logits,
+    Entries named "..., short" belong to the short formulas: gradients with respect to the logits,
     hprebn and each parameter.
     """
     # The default precision of accelerators is lower than the differences to measure.
