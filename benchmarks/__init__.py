@@ -1,1 +1,1 @@
-"""Commands that measure; each prints a table and says how it was made."""
+"""Benchmark commands. Each prints a table; its docstring explains the measurement."""

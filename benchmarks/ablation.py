@@ -1,7 +1,7 @@
-"""What each speed-up is worth: python -m benchmarks.ablation
+"""The gain of each speed-up: python -m benchmarks.ablation
 
-The training step as it is, and with one speed-up taken away, in turn in the same run; each in a
-process of its own, medians over the rounds.
+Times the training step with all speed-ups and with one of them disabled. Each variant has its own
+process. The variants alternate in each round; results are medians over the rounds.
 """
 
 import argparse
@@ -90,7 +90,7 @@ WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
 
 
 def make_trainer(kind: str, without: str):
-    """The trainer of train_speed, after the speed-up has been taken away."""
+    """Disable a speed-up in this process, and return the trainer of train_speed."""
     from benchmarks.jax_side import make_trainer
 
     if without:
@@ -98,28 +98,28 @@ def make_trainer(kind: str, without: str):
     return make_trainer(kind)
 
 
-def measure(kind: str, rounds: int, seconds: float) -> dict[str, float]:
-    """Milliseconds a step: "" as it is, and without each speed-up that this model has."""
+def measure(kind: str, rounds: int, min_seconds: float) -> dict[str, float]:
+    """Return milliseconds per step: "" for all speed-ups, and without each one by name."""
     names = ["", *(name for name, (_, kinds) in WITHOUT.items() if kind in kinds)]
     trainers = {name: sides.Side(make_trainer, kind, name) for name in names}
-    ways = {}
+    runs = {}
     for name, trainer in trainers.items():
         trainer(1)  # compiles
-        calls = sides.calls_in(seconds, 100 * trainer(1))
-        ways[name] = lambda trainer=trainer, calls=calls: trainer(calls)
-    found = sides.alternate(ways, rounds)
+        calls = sides.calls_in(min_seconds, 100 * trainer(1))
+        runs[name] = lambda trainer=trainer, calls=calls: trainer(calls)
+    seconds = sides.alternate(runs, rounds)
     for trainer in trainers.values():
         trainer.close()
-    return {name: 1e3 * value for name, value in found.items()}
+    return {name: 1e3 * value for name, value in seconds.items()}
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    """For each speed-up and model, the step with it, without it, and the factor between."""
+    """Return a table of the step with and without each speed-up, and the ratio."""
     rows = [
-        [name, kind, f"{found['']:.3f}", f"{found[name]:.3f}", f"{found[name] / found['']:.2f}"]
+        [name, kind, f"{times['']:.3f}", f"{times[name]:.3f}", f"{times[name] / times['']:.2f}"]
         for name in WITHOUT
-        for kind, found in results.items()
-        if name in found
+        for kind, times in results.items()
+        if name in times
     ]
     return sides.as_table(["speed-up", "model", "ms with", "ms without", "factor"], rows)
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of one way in one round")
+    parser.add_argument("--seconds", type=float, default=0.3, help="per variant and round")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     results = {kind: measure(kind, args.rounds, args.seconds) for kind in args.models}

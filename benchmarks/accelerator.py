@@ -1,6 +1,6 @@
-"""Everything that needs a GPU or TPU, in one command: python -m benchmarks.accelerator
+"""All measurements that need a GPU or TPU: python -m benchmarks.accelerator
 
-Runs in at most 8 minutes on an H100, most important item first:
+Runs in at most 8 minutes on an H100. The items, most important first:
 
 - shakespeare: `configs/shakespeare.py` trained to the end.
 - train: the training step of the eight name models, compared with PyTorch.
@@ -8,11 +8,11 @@ Runs in at most 8 minutes on an H100, most important item first:
 - sweep: 64 swept runs, compared with 64 single runs.
 - parity: float32 training in lockstep with PyTorch on the CPU.
 
-Each item runs in a process of its own that is killed at its time limit. The results so far are
-written to docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run
-keeps them. `--items` measures some items, and `--kinds` some models; the stored results of the
-others are kept. Without torch, the PyTorch columns stay empty and parity is skipped. `--quick` does
-the same with tiny settings, to try the command where there is no accelerator.
+Each item runs in its own process, which is killed at a time limit. Results are written to
+docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run keeps them.
+`--items` and `--kinds` select items and models; the stored results of the others stay. Without
+torch, the PyTorch columns stay empty and parity is skipped. `--quick` uses tiny settings, to try
+the command without an accelerator.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from makemore_jax.workdir import write_json
 def supervise(
     name: str, options: list[str], limit: float, update: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Run an item in a process of its own; call `update` with all its results at every change."""
+    """Run an item in its own process; call `update` with its results so far every second."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.jsonl"
@@ -58,20 +58,20 @@ def supervise(
                         if time.monotonic() - began > limit:
                             status = "stopped at its time limit"
                     seconds = time.monotonic() - began
-                    shown = f"{status or 'running'}, {seconds:.0f} s"
-                    update(_read_results(file) | {"status": shown})
-            finally:  # also after Ctrl-C, which the other process does not get
+                    progress = f"{status or 'running'}, {seconds:.0f} s"
+                    update(_read_results(file) | {"status": progress})
+            finally:  # also after Ctrl-C, which the item's process does not receive
                 _kill_group(process)
         text = log.read_text("utf-8", errors="replace")
         sys.stderr.write(text[-4_000:])
         if status == "finished" and process.returncode:
-            last = ([line for line in text.splitlines() if line.strip()] or ["no output"])[-1]
-            status = f"failed: {last:.200}"
+            last_line = ([line for line in text.splitlines() if line.strip()] or ["no output"])[-1]
+            status = f"failed: {last_line:.200}"
         update(_read_results(file) | {"status": f"{status}, {time.monotonic() - began:.0f} s"})
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """End a process and all its children."""
+    """Kill a process and all its children."""
     if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -110,10 +110,10 @@ def main() -> None:
     stored = args.out / "accelerator.json"
     results = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
     for name in (name for name in ITEMS if name in args.items):
-        kept = results.get(name, {}) if args.kinds else {}
+        old_item = results.get(name, {}) if args.kinds else {}
 
-        def update(item: dict[str, Any], name: str = name, kept: dict[str, Any] = kept) -> None:
-            results[name] = kept | item
+        def update(item: dict[str, Any], name: str = name, old: dict = old_item) -> None:
+            results[name] = old | item
             write(results, args.out)
 
         supervise(name, options, args.limit or ITEMS[name].limit, update)

@@ -22,21 +22,21 @@ KINDS = ("transformer", *(kind for kind in sides.KINDS if kind != "transformer")
 TORCH_WAYS = ("eager", "compiled", "cuda graphs")
 OURS, MAKEMORE = "makemore_jax", "makemore's loop"
 
-# Dense bfloat16 FLOP/s by a part of the device's name, from the manufacturers' data sheets.
+# Dense bfloat16 FLOP/s from the manufacturers' data sheets, by a part of the device name.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
     "L4": 121e12,
-    "T4": 65e12,  # in float16; it has no bfloat16
+    "T4": 65e12,  # float16; the T4 has no bfloat16
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
     "TPU v6 lite": 918e12,
 }
 
-Record = Callable[[str, Any], None]  # (key, value): store a result of the running item
+Record = Callable[[str, Any], None]  # (key, value) -> None; stores a result of the running item
 
 
 class Settings(NamedTuple):
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
 
     kinds: tuple[str, ...] = KINDS
     rounds: int = 5
-    seconds: float = 0.2  # of one way in one round
+    seconds: float = 0.2  # per variant and round
     num_names: int = 10_000
     sampled: tuple[str, ...] = ("transformer", "gru", "mlp")
     swept: tuple[str, ...] = ("mlp", "gru")
@@ -77,7 +77,7 @@ QUICK = Settings(
 
 
 def shakespeare_config(is_quick: bool) -> Config:
-    """Return configs/shakespeare.py, or a tiny version of it that reads names.txt as a text."""
+    """Return configs/shakespeare.py, or a tiny version that trains on names.txt as one text."""
     config = config_of("shakespeare")
     if is_quick:
         config.data.path = "names.txt"
@@ -91,9 +91,9 @@ def shakespeare_config(is_quick: bool) -> Config:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return the peak of a device by its name, None if it is not in the table."""
-    found = [p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind)]
-    return found[0] if found else None
+    """Return the peak FLOP/s of a device, or None if it is not in the table."""
+    peaks = [p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind)]
+    return peaks[0] if peaks else None
 
 
 def measure_shakespeare(settings: Settings, record: Record) -> None:
@@ -136,12 +136,12 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     file = folder / "metrics.jsonl"
-    whole = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in whole]
+    complete = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in complete]
 
 
 def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
-    """Record the lowest dev loss so far, for a training that does not reach its end."""
+    """Record the lowest dev loss so far, in case the time limit stops the training."""
     while not ended.wait(2):
         lines = [line for line in _lines(folder) if "dev_loss" in line]
         if lines:
@@ -177,7 +177,7 @@ def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
 
 
 def make_torch_trainer(*args: Any) -> Callable[[str, int], float | str]:
-    """Return the function (way, number of steps) -> seconds, or what went wrong."""
+    """Return the function (variant, number of steps) -> seconds, or an error message."""
     from benchmarks import torch_side
 
     run = torch_side.make_trainer(*args)
@@ -185,14 +185,14 @@ def make_torch_trainer(*args: Any) -> Callable[[str, int], float | str]:
     def run_or_report(way: str, num_steps: int) -> float | str:
         try:
             return run(way, num_steps)
-        except Exception as error:  # torch.compile fails in many ways; the other ways still count
+        except Exception as error:  # torch.compile raises many types; other variants still count
             return f"{type(error).__name__}: {error!s:.200}"
 
     return run_or_report
 
 
 def torch_ways() -> tuple[str, ...]:
-    """Return the ways to train in PyTorch that this machine has."""
+    """Return the variants of PyTorch training that this machine supports."""
     if not HAS_TORCH:
         return ()
     from benchmarks import torch_side
@@ -201,28 +201,28 @@ def torch_ways() -> tuple[str, ...]:
 
 
 def start(make: Callable[..., Callable], *args: Any) -> Callable:
-    """Return what `make(*args)` returns, made and called in a process of its own.
+    """Create the function `make(*args)` in its own process, which also runs the calls.
 
-    A TPU belongs to one process, so there it is made in this one.
+    On a TPU it is created in this process, since only one process can use the TPU.
     """
     import jax
 
     return make(*args) if jax.default_backend() == "tpu" else sides.Side(make, *args)
 
 
-def num_at_once(cores: int) -> int:
-    """Return how many measurements to prepare at once, at `cores` busy cores each."""
+def num_parallel(cores: int) -> int:
+    """Return how many measurements can warm up at the same time with `cores` cores each."""
     import jax
 
     return 1 if jax.default_backend() == "tpu" else max(1, (os.cpu_count() or 1) // cores)
 
 
 def measure_train(settings: Settings, record: Record) -> None:
-    """Record the milliseconds per step of each model, in every way."""
+    """Record the milliseconds per step of each model and variant."""
     from benchmarks.jax_side import draw_batches, make_trainer
     from makemore_jax.assemble import load_data
 
-    # Several models compile at the same time, each in its own processes.
+    # Several models compile at the same time.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     ways = torch_ways()
 
@@ -243,7 +243,7 @@ def measure_train(settings: Settings, record: Record) -> None:
             if isinstance(error, str):
                 timed[way] = error
                 continue
-            steps = sides.calls_in(settings.seconds, theirs(way, 20) / 20, least=10)
+            steps = sides.calls_in(settings.seconds, theirs(way, 20) / 20, at_least=10)
             timed[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
         return timed
 
@@ -259,10 +259,10 @@ def _warm_up_in_groups(
 ) -> Iterator[tuple[str, Any]]:
     """Yield (kind, result) of every kind.
 
-    As many kinds warm up at the same time as there are cores for, since most of it is compiling on
-    the host. Nothing warms up while the caller measures.
+    Several kinds warm up at the same time, since most of this is compilation on the host. Nothing
+    warms up while the caller measures.
     """
-    size = num_at_once(5)
+    size = num_parallel(5)
     with ThreadPoolExecutor(size) as pool:
         for start in range(0, len(kinds), size):
             group = kinds[start : start + size]
@@ -296,7 +296,7 @@ def measure_sample(settings: Settings, record: Record) -> None:
 
 
 def measure_sweep(settings: Settings, record: Record) -> None:
-    """Record the seconds of a single run and of many swept runs, compilation included."""
+    """Record the seconds of a single run and of a sweep, including compilation."""
     from benchmarks import sweep_cost
 
     for kind in settings.swept:
@@ -322,14 +322,14 @@ def measure_parity(settings: Settings, record: Record) -> None:
     """Record the largest differences from PyTorch of each model."""
     if not HAS_TORCH:
         raise SystemExit("parity: needs torch")
-    # Any algorithm must stay within the tolerances, and timing them takes half of the compilation.
+    # Autotuning takes half of the compilation time, and parity must hold for any algorithm.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
 
     def compare(kind: str) -> None:
         record(kind, start(make_comparison, kind, settings.parity_steps)())
 
-    with ThreadPoolExecutor(num_at_once(2)) as pool:
+    with ThreadPoolExecutor(num_parallel(2)) as pool:
         list(pool.map(compare, settings.kinds))
 
 
@@ -350,7 +350,7 @@ ITEMS = {
 
 
 def run_item(name: str, settings: Settings, results: Path) -> None:
-    """Measure one item in this process; append each result to a file of JSON lines."""
+    """Measure one item in this process. Append each result to a file of JSON lines."""
     lock = threading.Lock()
 
     def record(key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The page of benchmarks.accelerator: a table for each item."""
+"""The page of benchmarks.accelerator, with a table for each item."""
 
 from typing import Any
 
@@ -7,9 +7,8 @@ from benchmarks.accelerator_items import ITEMS, KINDS, MAKEMORE, OURS, TORCH_WAY
 
 
 def shakespeare_table(results: dict[str, Any]) -> str:
-    """Losses, seconds and speed of the training."""
+    """Return a table of the losses, the time and the speed of the training."""
     run = results["run"]
-    peak = run.get("utilization")
     cells = {
         "steps": f"{run['step']:,}",
         "dev loss, exact": f"{run['dev_loss']:.4f} (step {run['best_step']:,})",
@@ -18,46 +17,49 @@ def shakespeare_table(results: dict[str, Any]) -> str:
         "ms per step": _show(run.get("milliseconds"), "{:.2f}"),
         "million tokens/s": _show(run.get("tokens_per_second"), "{:.2f}", 1e-6),
         "TFLOP/s": _show(run.get("flops_per_second"), "{:.0f}", 1e-12),
-        "FLOPs utilization": _show(peak, "{:.0f}%", 100),
+        "FLOPs utilization": _show(run.get("utilization"), "{:.0f}%", 100),
     }
     return sides.as_table(list(cells), [list(cells.values())])
 
 
-def _show(value: Any, form: str, factor: float = 1) -> str:
-    """Format a number; a missing one is empty, an error a dash."""
+def _show(value: Any, template: str, factor: float = 1) -> str:
+    """Format a number. A missing number is empty, an error message is a dash."""
     if value is None:
         return ""
-    return "-" if isinstance(value, str) else form.format(factor * value)
+    return "-" if isinstance(value, str) else template.format(factor * value)
 
 
 def train_table(results: dict[str, Any]) -> str:
-    """Milliseconds per step in every way, and ratios to eager and to CUDA graphs."""
+    """Return a table of milliseconds per step, and the ratio to each PyTorch variant."""
     rows = []
     for kind in KINDS:
         if times := results.get(kind):
-            ways = [times.get(way) for way in TORCH_WAYS]
+            theirs = [times.get(way) for way in TORCH_WAYS]
             ratios = [
-                None if t is None else t if isinstance(t, str) else t / times[OURS] for t in ways
+                None if t is None else t if isinstance(t, str) else t / times[OURS] for t in theirs
             ]
-            shown = [_show(time, "{:.3f}") for time in (times[OURS], *ways)]
-            rows.append([kind, *shown, *(_show(ratio, "{:.1f}") for ratio in ratios)])
+            cells = [_show(time, "{:.3f}") for time in (times[OURS], *theirs)]
+            rows.append([kind, *cells, *(_show(ratio, "{:.1f}") for ratio in ratios)])
     header = ["ms per step", OURS, *TORCH_WAYS, *(f"ratio to {way}" for way in TORCH_WAYS)]
     return sides.as_table(header, rows)
 
 
 def sample_table(results: dict[str, Any]) -> str:
-    """Milliseconds of both sides, and the ratio."""
+    """Return a table of the milliseconds of both sides, and the ratio."""
     rows = []
     for kind in KINDS:
         if seconds := results.get(kind):
             theirs = seconds.get(MAKEMORE)
-            shown = [_show(s, "{:.1f}", 1e3) for s in (seconds[OURS], theirs)]
-            rows.append([kind, *shown, _show(theirs and theirs / seconds[OURS], "{:.1f}")])
+            cells = [_show(s, "{:.1f}", 1e3) for s in (seconds[OURS], theirs)]
+            rows.append([kind, *cells, _show(theirs and theirs / seconds[OURS], "{:.1f}")])
     return sides.as_table(["ms", OURS, MAKEMORE, "ratio"], rows)
 
 
 def sweep_table(results: dict[str, Any]) -> str:
-    """Seconds of a single run and of a sweep, and the share of as many single runs."""
+    """Return a table of the seconds of a single run and of a sweep.
+
+    The last column is the time of the sweep, relative to as many single runs.
+    """
     rows = []
     for kind in KINDS:
         if seconds := results.get(kind):
@@ -68,7 +70,7 @@ def sweep_table(results: dict[str, Any]) -> str:
 
 
 def parity_table(results: dict[str, Any]) -> str:
-    """The largest difference of each kind."""
+    """Return a table of the largest differences of each model."""
     names = ("logits", "loss", "gradients", "loss_curve", "continuations")
     rows = [
         [
@@ -92,7 +94,7 @@ TABLES = {
 
 
 def as_page(results: dict[str, dict[str, Any]]) -> str:
-    """Return the tables of all items, each with its device, versions and time."""
+    """Return the tables of all items, each with its status, device and versions."""
     parts = []
     for name in ITEMS:
         if name not in results:

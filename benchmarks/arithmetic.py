@@ -1,4 +1,4 @@
-"""The arithmetic of a training step, which no measurement is needed for."""
+"""The number of floating-point operations of a training step, by formula."""
 
 from makemore_jax import models
 from makemore_jax.assemble import create_model, load_data
@@ -7,10 +7,10 @@ from makemore_jax.training.state import num_params
 
 
 def flops_per_step(config: Config) -> int:
-    """Return the arithmetic of a training step in floating-point operations.
+    """Return the floating-point operations of a training step.
 
-    It is 6 for each parameter and token (Kaplan et al. 2020, section 2.1), and 12 for each layer,
-    channel and position of the context for the attention of a token.
+    Each token costs 6 per parameter (Kaplan et al. 2020, section 2.1), and for attention 12 per
+    layer, channel and position of the context.
     """
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)

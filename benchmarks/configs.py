@@ -1,4 +1,4 @@
-"""The shipped configs by their names; those of the eight families are named as these."""
+"""The configs of configs/ by name. Each of the eight families has a config of its name."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def config_of(name: str) -> Config:
-    """What configs/NAME.py returns; a text from data/ or MAKEMORE_DATA."""
+    """Return the config of configs/NAME.py. A text comes from data/ or MAKEMORE_DATA."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

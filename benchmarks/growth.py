@@ -1,9 +1,9 @@
-"""How time and memory grow with batch, context, width and data: python -m benchmarks.growth
+"""Time and memory for growing batch, context, width and data: python -m benchmarks.growth
 
-The training step of the transformer, as train.py takes it, with one size changed at a time. Time
-per token counts the tokens that have a target; arithmetic is 6 multiplications and additions for
-each token and parameter, and 12 * T * n_embd for each token and layer of attention.
-Memory is the most that the process held. Each row is a process of its own.
+Measures the training step of the transformer as in train.py, with one size changed at a time. Time
+per token counts tokens with a target. Arithmetic is 6 operations per token and parameter, and
+12 * T * n_embd per token and layer for attention. Memory is the peak memory of the process. Each
+row has its own process.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.configs import config_of
 
 
 def write_lines(file: Path, num: int, length: int | None = None) -> None:
-    """So many lines of names, put together from letters; all of one length, if one is given."""
+    """Write `num` random names. With `length`, join names to lines of exactly this length."""
     rng = random.Random(0)
     words = (sides.ROOT / "names.txt").read_text("utf-8").split()
     with file.open("w", encoding="utf-8") as out:
@@ -30,7 +30,7 @@ def write_lines(file: Path, num: int, length: int | None = None) -> None:
 
 
 def make_step(kind: str, file: str, overrides: dict[str, int]):
-    """The function () -> seconds a step and what else is told of this size."""
+    """Return the function (steps, rounds) -> measurements of one size."""
     import numpy as np
 
     from benchmarks.jax_side import Trainer
@@ -57,30 +57,31 @@ def make_step(kind: str, file: str, overrides: dict[str, int]):
 
 
 def measure(kind: str, file: Path, overrides: dict[str, int], rounds: int) -> dict[str, Any]:
-    """One row."""
+    """Measure one row in its own process."""
     side = sides.Side(make_step, kind, str(file), overrides)
     seconds = side(2, 1)["seconds"]
-    found = side(max(2, min(100, round(0.5 / seconds))), rounds)
+    measurements = side(max(2, min(100, round(0.5 / seconds))), rounds)
     side.close()
-    return found
+    return measurements
 
 
 def as_table(results: dict[str, dict[str, dict]]) -> str:
-    """Microseconds per token beside the arithmetic, both relative to the first of their kind."""
+    """Return a table of time per token and arithmetic, both relative to the first size."""
     header = ["grown", "to", "tokens a batch", "ms a step", "us a token", "relative"]
     rows = []
-    for what, sizes in results.items():
+    for name, sizes in results.items():
         if not sizes:
             continue
         first = next(iter(sizes.values()))
         base = first["seconds"] / first["tokens"]
-        for size, found in sizes.items():
-            each = found["seconds"] / found["tokens"]
-            row = [what, f"{int(size):,}", f"{found['tokens']:,.0f}"]
-            row += [f"{1e3 * found['seconds']:.3f}", f"{1e6 * each:.2f}", f"{each / base:.2f}"]
-            flops = found["flops"]
+        for size, cost in sizes.items():
+            per_token = cost["seconds"] / cost["tokens"]
+            row = [name, f"{int(size):,}", f"{cost['tokens']:,.0f}"]
+            row += [f"{1e3 * cost['seconds']:.3f}", f"{1e6 * per_token:.2f}"]
+            row.append(f"{per_token / base:.2f}")
+            flops = cost["flops"]
             row.append("" if flops is None else f"{flops / first['flops']:.2f}")
-            rows.append([*row, f"{found['load_seconds']:.2f}", f"{found['mebibytes']:.0f}"])
+            rows.append([*row, f"{cost['load_seconds']:.2f}", f"{cost['mebibytes']:.0f}"])
     return sides.as_table([*header, "arithmetic", "load, s", "peak MiB"], rows)
 
 
@@ -106,8 +107,8 @@ def main() -> None:
         results["context"] = {}
         for n in args.context:
             write_lines(file, 1_000, n - 1)
-            found = measure("transformer", file, {"batch_size": 16_384 // n}, args.rounds)
-            results["context"][str(n)] = found
+            overrides = {"batch_size": 16_384 // n}
+            results["context"][str(n)] = measure("transformer", file, overrides, args.rounds)
         results["lines, bigram"] = {}
         for n in args.lines:
             write_lines(file, n)

@@ -1,16 +1,14 @@
-"""A text that is larger than is wise to hold, beside a small one: python -m benchmarks.large_text
+"""Train on a text of gigabytes, compared with a small text: python -m benchmarks.large_text
 
-The GPT of configs/shakespeare_cpu.py, trained by train.py, as a user runs it, on a text of so many
-gigabytes, which it reads from its file of tokens, and on the beginning of the same text, which it
-holds in memory. The text is Tiny Shakespeare again and again, its speeches in another order each
-time. Taking turns, each way is run in new folders, with a filled compilation cache.
+Runs train.py with configs/shakespeare_cpu.py on a large text, read from its token file, and on the
+beginning of the same text, held in memory. The text repeats Tiny Shakespeare with its speeches in
+random order. The two runs alternate, each in new folders, with a warm compilation cache.
 
-A start is all until the run says where it begins: imports, hash, vocabulary and the first state;
-the first start makes the file of tokens as well. Steps a second are those between two evaluations,
-the latter included; CPU ms a step are those of all cores from the start to the end of the process.
-Memory is the most that the process held at any time. Of all rounds the best counts, and of memory
-the most. Exits with 1 where the large text takes a gigabyte of it, or gives less than 0.9 of the
-steps a second.
+Start time is the time until the run reports its first step: imports, hash, vocabulary and initial
+state. The first start also writes the token file. Steps per second are measured between two
+evaluations and include one of them. CPU ms per step are those of all cores from the first step to
+the end of the process. The results are the best of all rounds, and the highest peak memory. Exits
+with 1 if the large text needs a gigabyte of memory or more, or runs at less than 0.9 of the speed.
 """
 
 import argparse
@@ -28,13 +26,13 @@ from benchmarks import sides
 from makemore_jax.download import locate
 from makemore_jax.text.dataset import MAPPED_FROM
 
-SMALL = 10**7  # characters of the text in memory
-MOST_MEBIBYTES = 10**9 / 2**20
-LEAST_SPEED = 0.9
+SMALL_CHARS = 10**7  # size of the text in memory
+MAX_MEBIBYTES = 10**9 / 2**20
+MIN_SPEED = 0.9
 
 
 def write_text(file: Path, source: Path, num: int) -> None:
-    """So many characters: the speeches of `source`, in another order each time."""
+    """Write `num` characters: the speeches of `source`, shuffled again for each repetition."""
     rng = random.Random(0)
     speeches = source.read_text("ascii").split("\n\n")
     with file.open("w", encoding="ascii") as out:
@@ -44,8 +42,8 @@ def write_text(file: Path, source: Path, num: int) -> None:
 
 
 def command(text: Path, memory_map: str, steps: int) -> list[str]:
-    """What a user types, but for the folder of the run."""
-    given = {
+    """Return the arguments of Python that train on a text, without the working directory."""
+    fields = {
         "data.path": text,
         "data.memory_map": memory_map,
         "train.steps": steps,
@@ -54,46 +52,46 @@ def command(text: Path, memory_map: str, steps: int) -> list[str]:
         "train.eval_examples": 200,
         "train.train_eval_examples": 200,
     }
-    overrides = [f"--config.{name}={value}" for name, value in given.items()]
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["train.py", "--config", "configs/shakespeare_cpu.py", *overrides]
 
 
 def timed(command: list[str], workdir: Path, cache: Path) -> dict[str, float]:
-    """What a run that must succeed takes until it begins, or tells that it has ended, and then."""
+    """Run a command to its end. Return its start time, its CPU time after that, and its memory."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not (hasattr(os, "wait4") and hasattr(os, "sysconf") and Path("/proc/self/stat").exists()):
-        sys.exit("large_text: needs Linux, which tells the CPU time of a process in /proc")
-    given, found = [sys.executable, *command, "--workdir", str(workdir)], {}
+        sys.exit("large_text: needs Linux, since it reads CPU times from /proc")
+    arguments, result = [sys.executable, *command, "--workdir", str(workdir)], {}
     began = time.perf_counter()
     process = subprocess.Popen(
-        given, cwd=sides.ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8"
+        arguments, cwd=sides.ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8"
     )
     for line in process.stdout:
-        if not found and line.startswith(f"{workdir}: "):
-            found = {"start": time.perf_counter() - began, "cpu_seconds": cpu_seconds(process.pid)}
+        if not result and line.startswith(f"{workdir}: "):
+            result = {"start": time.perf_counter() - began, "cpu_seconds": cpu_seconds(process.pid)}
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"large_text: {' '.join(command)} ended with {process.returncode}")
-    found["cpu_seconds"] = usage.ru_utime + usage.ru_stime - found["cpu_seconds"]
-    return found | {"mebibytes": usage.ru_maxrss / 2**10}
+    result["cpu_seconds"] = usage.ru_utime + usage.ru_stime - result["cpu_seconds"]
+    return result | {"mebibytes": usage.ru_maxrss / 2**10}
 
 
 def cpu_seconds(pid: int) -> float:
-    """What all cores together have spent on a process so far."""
+    """Return the CPU time of a process so far, over all cores."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(command: list[str], folder: Path, steps: int) -> dict[str, float]:
-    """One run in a folder of its own, and the same command once more, when all is done."""
+    """Measure one run in a new folder, then the start of the same command on the finished run."""
     with tempfile.TemporaryDirectory(dir=folder) as workdir:
-        first, again = (timed(command, Path(workdir), folder / "cache") for _ in range(2))
+        first, later = (timed(command, Path(workdir), folder / "cache") for _ in range(2))
         lines = (Path(workdir) / "metrics.jsonl").read_text("utf-8").splitlines()
     return {
         "first_start": first["start"],
-        "later_start": again["start"],
+        "later_start": later["start"],
         "steps_per_second": speed([json.loads(line) for line in lines]),
         "cpu_milliseconds": 1e3 * first["cpu_seconds"] / steps,
         "mebibytes": first["mebibytes"],
@@ -101,19 +99,19 @@ def measure(command: list[str], folder: Path, steps: int) -> dict[str, float]:
 
 
 def speed(lines: list[dict[str, float]]) -> float:
-    """Steps a second from one evaluation, before which all steps are waited for, to the next."""
+    """Return the highest rate of steps per second between two evaluations."""
     seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
-    at = [line["step"] for line in lines if "dev_loss" in line]
-    return max((b - a) / (seconds[b] - seconds[a]) for a, b in itertools.pairwise(at))
+    steps = [line["step"] for line in lines if "dev_loss" in line]
+    return max((b - a) / (seconds[b] - seconds[a]) for a, b in itertools.pairwise(steps))
 
 
-def best(name: str, found: list[float]) -> float:
-    """Other programs on the machine take time, and never give any."""
-    return max(found) if name in ("steps_per_second", "mebibytes") else min(found)
+def best(name: str, values: list[float]) -> float:
+    """Return the best speed or time, which other programs disturb least, or the peak memory."""
+    return max(values) if name in ("steps_per_second", "mebibytes") else min(values)
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    """Starts, speed, the speed relative to the text in memory, and memory."""
+    """Return a table of start times, absolute and relative speed, and memory."""
     header = ["text", "GB", "first start, s", "later start, s", "steps a second", "relative"]
     rows = []
     for way, run in results.items():
@@ -124,14 +122,14 @@ def as_table(results: dict[str, dict[str, float]]) -> str:
     return sides.as_table([*header, "CPU ms a step", "peak MiB"], rows)
 
 
-def too_much(run: dict[str, float]) -> list[str]:
-    """What the large text was not to take."""
-    found = []
-    if run["mebibytes"] >= MOST_MEBIBYTES:
-        found.append(f"{run['mebibytes']:.0f} MiB of memory, {MOST_MEBIBYTES:.0f} at most")
-    if run["relative"] < LEAST_SPEED:
-        found.append(f"{run['relative']:.2f} of the steps a second, {LEAST_SPEED} at least")
-    return found
+def exceeded_limits(run: dict[str, float]) -> list[str]:
+    """Return the limits that the large text exceeds."""
+    exceeded = []
+    if run["mebibytes"] >= MAX_MEBIBYTES:
+        exceeded.append(f"{run['mebibytes']:.0f} MiB of memory (limit {MAX_MEBIBYTES:.0f})")
+    if run["relative"] < MIN_SPEED:
+        exceeded.append(f"{run['relative']:.2f} of the speed (limit {MIN_SPEED})")
+    return exceeded
 
 
 def main() -> None:
@@ -139,7 +137,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="for twice the text; else where TMPDIR says")
+    parser.add_argument("--folder", type=Path, help="folder for the texts (default: TMPDIR)")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     source = locate("shakespeare", sides.ROOT / "data")
@@ -150,7 +148,7 @@ def main() -> None:
         folder = Path(made).absolute()
         large, small = folder / "large.txt", folder / "small.txt"
         write_text(large, source, num)
-        write_text(small, source, min(num, SMALL))
+        write_text(small, source, min(num, SMALL_CHARS))
         ways = {
             "in a file": command(large, "auto" if num >= MAPPED_FROM else "always", args.steps),
             "in memory": command(small, "never", args.steps),
@@ -159,20 +157,20 @@ def main() -> None:
             measure(way, folder, args.steps)  # compiles
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(args.rounds):
-            for way, given in ways.items():
-                runs[way].append(measure(given, folder, args.steps))
+            for way, arguments in ways.items():
+                runs[way].append(measure(arguments, folder, args.steps))
         sizes = {"in a file": num, "in memory": small.stat().st_size}
     results = {
-        way: {name: best(name, [run[name] for run in found]) for name in found[0]}
-        for way, found in runs.items()
+        way: {name: best(name, [run[name] for run in way_runs]) for name in way_runs[0]}
+        for way, way_runs in runs.items()
     }
     for way, run in results.items():
         run["gigabytes"] = sizes[way] / 10**9
         run["relative"] = run["steps_per_second"] / results["in memory"]["steps_per_second"]
     content = {"steps": args.steps, "rounds": args.rounds, "results": results, "runs": runs}
     sides.report("large_text", as_table(results), content, args.out)
-    if found := too_much(results["in a file"]):
-        sys.exit("large_text: the text in a file takes " + "; ".join(found))
+    if exceeded := exceeded_limits(results["in a file"]):
+        sys.exit("large_text: the text in a file has " + "; ".join(exceeded))
 
 
 if __name__ == "__main__":

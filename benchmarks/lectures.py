@@ -1,9 +1,9 @@
-"""The lectures' networks beside the losses that the course prints: python -m benchmarks.lectures
+"""The lectures' networks, compared with the course's losses: python -m benchmarks.lectures
 
-Trains every row of the course's table with train.py on makemore's list, under the lecture's split
-(python -m makemore_jax.download names). Writes docs/lectures/: results.json, the table, and a
-picture of each run: its losses, and what went through its layers before the first step and after
-the last. Exits with 1, naming the rows, where a loss is further than 0.02 from the course's.
+Trains each network of the course with train.py on makemore's list and the lecture's split
+(python -m makemore_jax.download names). Writes results.json, the table, and a figure of each run to
+docs/lectures/. A figure shows the losses, and the activations before the first and after the last
+step. Exits with 1 if a loss differs by more than 0.02 from the course's, and names the networks.
 """
 
 import argparse
@@ -19,7 +19,7 @@ FLAT = ("model.n_layer=1", "model.fuse=None", "model.n_embd=10", "model.n_embd2=
 
 
 class Row(NamedTuple):
-    """One network of the course: what it is called here, and the losses printed there."""
+    """A network of the course, and the losses that the course prints."""
 
     name: str
     title: str
@@ -69,49 +69,50 @@ ROWS = (
     ),
     Row("wavenet", "hierarchical, wide", "lecture_wavenet", (), 1.7690, 1.9937),
 )
-BOUND = 0.02
+TOLERANCE = 0.02
 
 
 def command(row: Row) -> list[str]:
-    """What a reader types, but for the path of the data."""
+    """Return the arguments of Python that train a network, without the path of the data."""
     overrides = [f"--config.{override}" for override in row.overrides]
     return ["train.py", "--config", f"configs/{row.config}.py", *overrides]
 
 
 def train(row: Row, data: Path) -> dict[str, Any]:
-    """Run it; its summary and all that it wrote on the way."""
-    given = [f"--config.data.path={data}"]
-    given += [f"--config.train.diagnose_every={1_000 if 'deep' in row.name else 100_000}"]
-    seconds, lines, summary = whole_training.train([*command(row), *given])
-    kept = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss")
-    found = {name: summary[name] for name in kept} | {"seconds": seconds}
-    return {"found": found, "lines": lines}
+    """Train a network. Return its results and the lines of metrics.jsonl."""
+    flags = [f"--config.data.path={data}"]
+    flags += [f"--config.train.diagnose_every={1_000 if 'deep' in row.name else 100_000}"]
+    seconds, lines, summary = whole_training.train([*command(row), *flags])
+    fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss")
+    results = {name: summary[name] for name in fields} | {"seconds": seconds}
+    return {"results": results, "lines": lines}
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    """The rows that have been measured, each with its command."""
+    """Return a table of the measured networks, each with its command."""
     header = ["network", "command", "parameters", "train", "published", "dev", "published", "s"]
     rows = []
     for row in ROWS:
         if row.name in results:
-            found = results[row.name]
-            shown = f"`python {' '.join(command(row))}`"
-            losses = [f"{found['train_loss']:.4f}", f"{row.train:.4f}"]
-            losses += [f"{found['dev_loss']:.4f}", f"{row.dev:.4f}"]
-            cells = [row.title, shown, f"{found['num_params']:,}", *losses]
-            rows.append([*cells, f"{found['seconds']:.0f}"])
+            measured = results[row.name]
+            python_command = f"`python {' '.join(command(row))}`"
+            losses = [f"{measured['train_loss']:.4f}", f"{row.train:.4f}"]
+            losses += [f"{measured['dev_loss']:.4f}", f"{row.dev:.4f}"]
+            cells = [row.title, python_command, f"{measured['num_params']:,}", *losses]
+            rows.append([*cells, f"{measured['seconds']:.0f}"])
     return sides.as_table(header, rows)
 
 
-def too_far(results: dict[str, dict[str, float]]) -> list[str]:
-    """The rows whose losses are not the course's."""
-    far = []
+def deviations(results: dict[str, dict[str, float]]) -> list[str]:
+    """Describe the networks with losses outside the tolerance."""
+    messages = []
     for row in ROWS:
-        if found := results.get(row.name):
-            apart = (abs(found["train_loss"] - row.train), abs(found["dev_loss"] - row.dev))
-            if not max(apart) <= BOUND:
-                far.append(f"{row.title}: train and dev are {apart[0]:.4f}, {apart[1]:.4f} away")
-    return far
+        if measured := results.get(row.name):
+            train = abs(measured["train_loss"] - row.train)
+            dev = abs(measured["dev_loss"] - row.dev)
+            if not max(train, dev) <= TOLERANCE:
+                messages.append(f"{row.title}: train differs by {train:.4f}, dev by {dev:.4f}")
+    return messages
 
 
 def main() -> None:
@@ -130,11 +131,11 @@ def main() -> None:
     for row in ROWS:
         if row.name in args.rows:
             trained = train(row, data.absolute())
-            results[row.name] = trained["found"]
+            results[row.name] = trained["results"]
             curves.losses_and_layers(trained["lines"], args.out / f"{row.name}.png")
     sides.report("results", as_table(results), {"results": results}, args.out)
-    if far := too_far(results):
-        sys.exit("lectures: " + "; ".join(far))
+    if messages := deviations(results):
+        sys.exit("lectures: " + "; ".join(messages))
 
 
 if __name__ == "__main__":

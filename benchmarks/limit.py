@@ -1,8 +1,7 @@
-"""What a core can do at most, and what an operation costs at least: python -m benchmarks.limit
+"""Limits of one core: rate of matrix products, overhead of an operation: python -m benchmarks.limit
 
-The rate of matrix products, of a size that is good for it and of the sizes that the transformer
-multiplies in a step, and the time of one operation on a handful of numbers. From these
-docs/performance.md reckons how fast a step could be.
+Measures a large matrix product, products with the shapes of the transformer's training step, and
+one operation on 8 numbers. docs/performance.md estimates the fastest possible step from these.
 """
 
 import argparse
@@ -25,46 +24,48 @@ PRODUCTS = {
 }
 
 
-def seconds_each(function: Callable[[Array], Array], x: Array, rounds: int, repeats: int) -> float:
-    """The median seconds of one call within a compiled loop of `repeats` calls."""
+def seconds_per_call(
+    function: Callable[[Array], Array], x: Array, rounds: int, repeats: int
+) -> float:
+    """Return the median seconds per call in a compiled loop of `repeats` calls."""
     loop = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, x: function(x), x))
     jax.block_until_ready(loop(x))
-    found = []
+    times = []
     for _ in range(rounds):
         began = time.perf_counter()
         jax.block_until_ready(loop(x))
-        found.append((time.perf_counter() - began) / repeats)
-    return statistics.median(found)
+        times.append((time.perf_counter() - began) / repeats)
+    return statistics.median(times)
 
 
 def measure(rounds: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Microseconds, and GFLOP/s where there is arithmetic, of each."""
-    found = {}
+    """Return the microseconds of each operation, and the GFLOP/s of products."""
+    results = {}
     for name, (n, k, m) in PRODUCTS.items():
         a, b = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((n, k), (k, m))))
 
         def multiply(a: Array, b: Array = b) -> Array:
-            """One product, of which the next depends on a single number."""
-            whole = jax.lax.optimization_barrier(a @ b)  # or XLA would compute that number alone
-            return a.at[0, 0].add(1e-9 * whole[0, 0])
+            """Multiply. One entry of the result goes into the next product."""
+            product = jax.lax.optimization_barrier(a @ b)  # or XLA would compute one entry only
+            return a.at[0, 0].add(1e-9 * product[0, 0])
 
-        seconds = seconds_each(multiply, a, rounds, repeats)
-        found[name] = {"microseconds": 1e6 * seconds, "gflops": 2e-9 * n * k * m / seconds}
-    seconds = seconds_each(lambda x: jnp.sort(x) + 1, jnp.arange(8.0), rounds, repeats)
-    plain = seconds_each(lambda x: x + 1, jnp.arange(8.0), rounds, repeats)
-    found["one more operation on 8 numbers"] = {"microseconds": 1e6 * (seconds - plain)}
-    return found
+        seconds = seconds_per_call(multiply, a, rounds, repeats)
+        results[name] = {"microseconds": 1e6 * seconds, "gflops": 2e-9 * n * k * m / seconds}
+    seconds = seconds_per_call(lambda x: jnp.sort(x) + 1, jnp.arange(8.0), rounds, repeats)
+    plain = seconds_per_call(lambda x: x + 1, jnp.arange(8.0), rounds, repeats)
+    results["one more operation on 8 numbers"] = {"microseconds": 1e6 * (seconds - plain)}
+    return results
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    """Microseconds and rate."""
+    """Return a table of times and rates."""
     rows = [
         [
             name,
-            f"{found['microseconds']:.1f}",
-            f"{found['gflops']:.0f}" if "gflops" in found else "",
+            f"{cost['microseconds']:.1f}",
+            f"{cost['gflops']:.0f}" if "gflops" in cost else "",
         ]
-        for name, found in results.items()
+        for name, cost in results.items()
     ]
     return sides.as_table(["on one core's device", "us", "GFLOP/s"], rows)
 

@@ -1,15 +1,15 @@
-"""The losses of all eight models, beside the published ones: python -m benchmarks.reproduce
+"""Losses of all eight models, compared with published ones: python -m benchmarks.reproduce
 
-Trains every config twice over: on makemore's list and split, where PyTorch's losses are known, and
-on names.txt as it is shipped, which is what a new user runs. Writes docs/results.json (every digit)
-and docs/results.md (the tables, with the command of each row). `--check` writes nothing: it trains
-again and fails unless every loss equals that of docs/results.json to the last digit, which holds
-on the same machine with the same versions.
+Trains every config twice: on makemore's list and split, with known losses of PyTorch, and on
+names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
+with the command of each row). `--check` writes nothing. It trains again and fails unless every loss
+equals that of docs/results.json to the last digit, as it does on the same machine with the same
+versions.
 
 `--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty
-compilation cache (first run) and with the programs kept from that run (later runs). It writes
-docs/times.json, the table docs/times.md, and this table into the README. With `--models` it keeps
-the other models' times.
+compilation cache (first run) and with the cache of that run (later runs). It writes
+docs/times.json, docs/times.md, and the table of the README. With `--models` it keeps the times of
+the other models.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -31,8 +31,8 @@ from makemore_jax.workdir import write_json
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
 
-# Test losses of makemore's own models under PyTorch 2.13, by step: defaults, seed 3407, all 1,000
-# test words, weighted by tokens. makemore has no cnn and no lstm.
+# Test losses of makemore's models in PyTorch 2.13 after COLUMNS steps: default settings, seed 3407,
+# mean per token over all 1,000 test words. makemore has no cnn and no lstm.
 PUBLISHED = {
     "bigram": (2.965, 2.744, 2.501, 2.455, 2.450),
     "bow": (2.283, 2.255, 2.214, 2.188, 2.166),
@@ -52,7 +52,7 @@ MAKEMORE = (
 
 
 def train(model: str, overrides: tuple[str, ...]) -> dict:
-    """Run train.py as a user does; its dev losses by step, its summary and its wall time."""
+    """Run train.py. Return its command, dev losses by step, summary and wall time."""
     command = ["train.py", "--config", f"configs/{model}.py", *overrides]
     seconds, lines, summary = whole_training.train(command)
     losses = {str(line["step"]): line["dev_loss"] for line in lines if "dev_loss" in line}
@@ -61,7 +61,7 @@ def train(model: str, overrides: tuple[str, ...]) -> dict:
 
 
 def measure(models: list[str]) -> dict:
-    """Both trainings of each model, with the versions and the machine."""
+    """Run both trainings of each model. Return them with the versions and the machine."""
     path = locate("names", ROOT / "data")
     if path is None:
         sys.exit("reproduce: needs makemore's list: python -m makemore_jax.download names")
@@ -75,8 +75,8 @@ def measure(models: list[str]) -> dict:
     }
 
 
-def only_losses(results: dict) -> dict:
-    """What must be the same in a second run."""
+def comparable_losses(results: dict) -> dict:
+    """Return what must be equal in a second run."""
     fields = ("steps", "best_step", "train_loss", "dev_loss", "test_loss", "num_params")
     return {
         (part, model): (run["losses"], [run["summary"][field] for field in fields])
@@ -86,8 +86,8 @@ def only_losses(results: dict) -> dict:
 
 
 def as_markdown(results: dict) -> str:
-    """The tables of docs/results.md."""
-    found = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    """Return the page docs/results.md."""
+    version_list = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     lines = [
         "# Results",
         "",
@@ -96,7 +96,7 @@ def as_markdown(results: dict) -> str:
         "unless every loss is the same to the last digit. Losses are mean negative log likelihoods",
         "per token, in nats, over every example of a split.",
         "",
-        f"Machine: {results['device']}, {results['cores']} cores. Versions: {found}.",
+        f"Machine: {results['device']}, {results['cores']} cores. Versions: {version_list}.",
         "",
         "## makemore's list and split, beside makemore under PyTorch",
         "",
@@ -111,8 +111,8 @@ def as_markdown(results: dict) -> str:
         cells = [model, f"{run['summary']['num_params']:,}"]
         for i, step in enumerate(COLUMNS):
             loss = run["losses"][str(step)]
-            known = f" ({loss - PUBLISHED[model][i]:+.3f})" if model in PUBLISHED else ""
-            cells.append(f"{loss:.3f}{known}")
+            difference = f" ({loss - PUBLISHED[model][i]:+.3f})" if model in PUBLISHED else ""
+            cells.append(f"{loss:.3f}{difference}")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "The command of each row, with its model in place of MODEL:", "", "```"]
     lines += [f"python train.py --config configs/MODEL.py {_wrapped(MAKEMORE)}", "```", ""]
@@ -136,7 +136,7 @@ def as_markdown(results: dict) -> str:
 
 
 def measure_times(model: str) -> dict[str, float]:
-    """Seconds of the whole command, start-up and evaluations included: first and later run."""
+    """Return the seconds of the whole command, in the first and in a later run."""
     command = ["train.py", "--config", f"configs/{model}.py"]
     with tempfile.TemporaryDirectory() as cache:
         first, later = (whole_training.train(command, Path(cache)).seconds for _ in range(2))
@@ -144,7 +144,7 @@ def measure_times(model: str) -> dict[str, float]:
 
 
 def write_times(models: list[str]) -> None:
-    """Measure these models; update docs/times.json, docs/times.md and the README's table."""
+    """Measure these models. Update docs/times.json, docs/times.md and the README's table."""
     file, readme = ROOT / "docs" / "times.json", ROOT / "README.md"
     stored = json.loads(file.read_text("utf-8"))["seconds"] if file.exists() else {}
     seconds = stored | {model: measure_times(model) for model in models}
@@ -160,7 +160,7 @@ def write_times(models: list[str]) -> None:
 
 
 def times_table(times: dict) -> str:
-    """The table of docs/times.md: a column per model, "-" if it was not measured."""
+    """Return the table of docs/times.md: a column per model, "-" if it was not measured."""
     machine = f"{times['processor']}, {times['cores']} cores, jax {times['versions']['jax']}"
     names = {"first": "first run, seconds", "later": "later runs, seconds"}
     rows = [
@@ -191,14 +191,15 @@ def main() -> None:
     results = measure(arguments.models)
     print(as_markdown(results))
     if arguments.check:
-        known, again = only_losses(json.loads(stored.read_text("utf-8"))), only_losses(results)
-        differing = [name for name in again if again[name] != known[name]]
+        expected = comparable_losses(json.loads(stored.read_text("utf-8")))
+        measured = comparable_losses(results)
+        differing = [name for name in measured if measured[name] != expected[name]]
         for part, model in differing:
             print(f"reproduce: {model} on {part} differs from {stored.name}", file=sys.stderr)
-        print(f"{len(again) - len(differing)} of {len(again)} runs equal to the last digit")
+        print(f"{len(measured) - len(differing)} of {len(measured)} runs equal to the last digit")
         sys.exit(1 if differing else 0)
     elif len(arguments.models) == len(MODELS):
-        for part in ("makemore", "names"):  # paths of this machine do not belong into the page
+        for part in ("makemore", "names"):  # remove paths of this machine
             for run in results[part].values():
                 run["command"] = [word for word in run["command"] if "data.path" not in word]
         write_json(stored, results)

@@ -1,11 +1,11 @@
-"""Drawing 1,000 and 10,000 names, beside makemore's loop: python -m benchmarks.sample_speed
+"""Sample 1,000 and 10,000 names, compared with makemore's loop: python -m benchmarks.sample_speed
 
-Here: `assemble.sample`, each character one `step` of the model with its carry. PyTorch: makemore's
-loop, which computes the whole line anew for each character, for all lines up to the longest that
-there may be. Both from first tokens to text, after a first call; ours of a model trained for 1,000
-steps, so that its lines are as long as names (makemore's loop takes the same time for any
-parameters); each side in a process of its own, taking turns of half a second, so that neither is
-timed right after the other has emptied the caches; medians over the rounds.
+JAX: `assemble.sample`, one `step` of the model with its carry per character. PyTorch: makemore's
+loop, which processes the whole line again for each character, always up to the maximum length. Both
+sides are timed from tokens to text, after a warm-up call. The JAX model is trained for 1,000 steps,
+so that its lines have the length of names; the time of makemore's loop does not depend on the
+parameters. Each side has its own process. The sides alternate every half second, so that cold CPU
+caches do not dominate. Results are medians over the rounds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STEPS = 1_000
 
 
 def make_jax_sampler(kind: str):
-    """The function (number of names, how often) -> seconds each time."""
+    """Return the function (number of names, number of calls) -> seconds per call."""
     import jax
 
     from benchmarks.jax_side import Trainer
@@ -39,7 +39,7 @@ def make_jax_sampler(kind: str):
 
 
 def make_torch_sampler(kind: str, chars: tuple[str, ...], block_size: int, threads: int):
-    """Likewise, with makemore's loop."""
+    """Return the same function for makemore's loop."""
     import torch
 
     from benchmarks.torch_run import decode, generate
@@ -59,41 +59,41 @@ def make_torch_sampler(kind: str, chars: tuple[str, ...], block_size: int, threa
 
 
 def measure(
-    kind: str, nums: list[int], rounds: int, seconds: float, threads: int
+    kind: str, nums: list[int], rounds: int, min_seconds: float, threads: int
 ) -> dict[str, dict]:
-    """The seconds of both sides for each number of names."""
+    """Return the seconds of both sides for each number of names."""
     from makemore_jax.assemble import load_data
 
     config = config_of(kind)
     dataset = load_data(config.data, config.seed)
     ours = sides.Side(make_jax_sampler, kind)
     theirs = sides.Side(make_torch_sampler, kind, dataset.vocab.chars, dataset.block_size, threads)
-    found = {}
+    results = {}
     for num in nums:
-        ways = {}
+        runs = {}
         for name, side in (("makemore_jax", ours), ("PyTorch", theirs)):
             side(num, 1)  # compiles
-            calls = sides.calls_in(seconds, side(num, 1))
-            ways[name] = lambda side=side, num=num, calls=calls: side(num, calls)
-        medians = sides.alternate(ways, rounds)
-        found[str(num)] = medians | {"ratio": medians["PyTorch"] / medians["makemore_jax"]}
+            calls = sides.calls_in(min_seconds, side(num, 1))
+            runs[name] = lambda side=side, num=num, calls=calls: side(num, calls)
+        medians = sides.alternate(runs, rounds)
+        results[str(num)] = medians | {"ratio": medians["PyTorch"] / medians["makemore_jax"]}
     ours.close()
     theirs.close()
-    return found
+    return results
 
 
 def as_table(results: dict[str, dict]) -> str:
-    """Milliseconds of both sides, and the ratio."""
+    """Return a table of the milliseconds of both sides, and the ratio."""
     nums = list(next(iter(results.values())))
     header = ["model"]
     for num in nums:
         header += [f"{int(num):,} names, ms", "PyTorch, ms", "ratio"]
     rows = []
-    for kind, found in results.items():
+    for kind, by_num in results.items():
         row = [kind]
         for num in nums:
-            row += [f"{1e3 * found[num][side]:.1f}" for side in ("makemore_jax", "PyTorch")]
-            row.append(f"{found[num]['ratio']:.1f}")
+            row += [f"{1e3 * by_num[num][side]:.1f}" for side in ("makemore_jax", "PyTorch")]
+            row.append(f"{by_num[num]['ratio']:.1f}")
         rows.append(row)
     return sides.as_table(header, rows)
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=sides.KINDS, default=list(sides.KINDS))
     parser.add_argument("--nums", nargs="+", type=int, default=[1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one side in one round")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per side and round")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     threads = sides.machine()["cores"]

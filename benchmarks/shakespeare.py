@@ -1,9 +1,9 @@
 """The losses of configs/shakespeare_cpu.py: python -m benchmarks.shakespeare
 
 Trains the config with each learning rate and writes docs/shakespeare/results.json and the table
-results.md beside it, which docs/shakespeare.md includes. `--check` writes nothing: it trains again
-and fails unless every loss equals that of results.json to the last digit, which holds on the same
-machine with the same versions.
+results.md, which docs/shakespeare.md includes. `--check` writes nothing. It trains again and fails
+unless every loss equals that of results.json to the last digit, as it does on the same machine with
+the same versions.
 
 Needs the text: python -m makemore_jax.download shakespeare
 """
@@ -29,7 +29,7 @@ COLUMNS = (250, 500, 1_000, 1_500, 2_000)
 
 
 def command(row: str) -> list[str]:
-    """What a user types after `python`."""
+    """Return the arguments of Python that train one row."""
     return ["train.py", "--config", CONFIG, *ROWS[row][1]]
 
 
@@ -40,7 +40,7 @@ def train(row: str, data: Path) -> dict[str, float]:
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    """One line per learning rate: its command and its dev losses by step."""
+    """Return a table with the command and the dev losses of each learning rate."""
     header = ["learning rate", "command", *(f"{n:,} steps" for n in COLUMNS)]
     rows = [
         [
@@ -53,7 +53,7 @@ def as_table(results: dict[str, dict[str, float]]) -> str:
 
 
 def write(dev_losses: dict[str, dict[str, float]], file: Path) -> None:
-    """Write all losses with the machine and versions to `file`, and the table beside it."""
+    """Write all losses with the machine and versions to `file`, and the table next to it."""
     dev_losses = {row: dev_losses[row] for row in ROWS if row in dev_losses}
     machine = {"processor": startup.processor(), "cores": startup.num_cores()}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def main() -> None:
     print(as_table(measured))
     if args.check:
         if stale := [row for row in measured if measured[row] != stored.get(row)]:
-            sys.exit(f"shakespeare: the losses of {', '.join(stale)} are not those of {file}")
+            sys.exit(f"shakespeare: the losses of {', '.join(stale)} differ from {file}")
         return
     write(stored | measured, file)
 

@@ -1,4 +1,4 @@
-"""Two worlds timed side by side: each in a process of its own, alternating, never at once."""
+"""Time several implementations: each in its own process, alternating, never in parallel."""
 
 import importlib.metadata
 import math
@@ -14,7 +14,7 @@ from makemore_jax.cli import startup
 from makemore_jax.versions import device, versions
 from makemore_jax.workdir import write_json
 
-# Several processes share one GPU.
+# Several processes share one GPU, so none may allocate all of its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 ROOT = Path(__file__).parent.parent
@@ -23,14 +23,14 @@ KINDS = ("bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer")
 
 
 class Side:
-    """What `make(*args)` returns, made and called in a process of its own."""
+    """Create the function `make(*args)` in its own process, which also runs the calls."""
 
     def __init__(self, make: Callable[..., Callable], *args: Any):
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+        self._pipe, remote_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(remote_pipe, make, args), daemon=True)
         self._process.start()
-        theirs.close()
+        remote_pipe.close()
 
     def __call__(self, *args: Any) -> Any:
         self._pipe.send(args)
@@ -46,40 +46,40 @@ def _serve(pipe: Any, make: Callable[..., Callable], args: tuple) -> None:
     function = make(*args)
     while True:
         try:
-            given = pipe.recv()
+            call_args = pipe.recv()
         except EOFError:
             return
-        pipe.send(function(*given))
+        pipe.send(function(*call_args))
 
 
-def alternate(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The median seconds of each way over the rounds; in each round every way has its turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Call all functions in turn, once per round. Return the median of each one's results."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, way in ways.items():
-            seconds[name].append(way())
-    return {name: statistics.median(found) for name, found in seconds.items()}
+        for name, run in runs.items():
+            seconds[name].append(run())
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def calls_in(seconds: float, one: float, least: int = 1) -> int:
-    """How often a call that takes `one` second is made, so that all take about so many."""
-    return max(least, round(seconds / one))
+def calls_in(seconds: float, per_call: float, at_least: int = 1) -> int:
+    """Return the number of calls that take about `seconds` at `per_call` seconds each."""
+    return max(at_least, round(seconds / per_call))
 
 
 def peak_memory() -> float:
-    """Peak memory of this process so far in MiB; NaN on Windows, which does not record it."""
+    """Return the peak memory of this process in MiB, or nan on Windows."""
     if os.name == "nt":
         return math.nan
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, threads and versions."""
-    found = {"processor": startup.processor(), "cores": startup.num_cores(), "device": device()}
-    return found | {"versions": versions() | {"torch": _torch_version()}}
+    """Return what the results depend on: processor, cores, device and versions."""
+    hardware = {"processor": startup.processor(), "cores": startup.num_cores(), "device": device()}
+    return hardware | {"versions": versions() | {"torch": _torch_version()}}
 
 
 def _torch_version() -> str:
@@ -90,15 +90,15 @@ def _torch_version() -> str:
 
 
 def as_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def report(name: str, table: str, results: dict[str, Any], folder: Path) -> None:
-    """Print the table; write both into docs, the numbers as docs/benchmarks/NAME.json."""
+    """Print the table. Write the results to `folder`/NAME.json and the table to NAME.md."""
     print(table)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", {"machine": machine(), **results})
     (folder / f"{name}.md").write_text(table + "\n", "utf-8")
-    print(f"\n{folder / name}.json and .md hold it", file=sys.stderr)
+    print(f"\nwritten to {folder / name}.json and .md", file=sys.stderr)

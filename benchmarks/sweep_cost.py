@@ -1,8 +1,8 @@
-"""What runs trained together cost beside runs one by one: python -m benchmarks.sweep_cost
+"""Cost of a sweep, compared with single runs: python -m benchmarks.sweep_cost
 
-`sweep.sweep` of one config with 1, 4, 16 and 64 learning rates on one device, compiling included,
-beside as many times the run of one; and what 200 more steps take, beside as many steps of one model
-as train.py takes them on that device.
+Runs `sweep.sweep` with 1, 4, 16 and 64 learning rates on one device, including compilation, and
+compares it with as many sweeps over one learning rate. Then compares 200 more steps with the same
+number of steps of train.py on that device.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from makemore_jax import sweep
 
 
 def seconds(kind: str, members: int, steps: int) -> float:
-    """Of a sweep over so many learning rates, programs compiled anew."""
+    """Return the seconds of a sweep over `members` learning rates, including compilation."""
     config = config_of(kind)
     config.train.steps = config.train.eval_every = steps
     rates = np.geomspace(1e-4, 1e-2, members).tolist()
@@ -31,20 +31,20 @@ def seconds(kind: str, members: int, steps: int) -> float:
 
 
 def measure(kind: str, nums: list[int], steps: int) -> dict[str, dict[str, float]]:
-    """Seconds of a whole sweep of `steps` steps, and milliseconds of each further step."""
+    """Return the seconds of a sweep of `steps` + 200 steps, and milliseconds per step."""
     trainer = Trainer(config_of(kind))
     trainer(100)  # compiles
     alone = 1e3 * trainer(100, calls=5)
-    found = {}
+    results = {}
     for num in nums:
         short, long = (seconds(kind, num, n) for n in (steps, steps + 200))
-        each = 1e3 * (long - short) / 200
-        found[str(num)] = {"seconds": long, "milliseconds": each, "alone": alone}
-    return found
+        per_step = 1e3 * (long - short) / 200
+        results[str(num)] = {"seconds": long, "milliseconds": per_step, "alone": alone}
+    return results
 
 
 def as_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Each size beside as many times one."""
+    """Return a table of each size, also relative to as many single runs."""
     header = [
         "model",
         "runs",
@@ -54,16 +54,16 @@ def as_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
         "of as many by train.py",
     ]
     rows = []
-    for kind, found in results.items():
-        one = found["1"]
-        for num, cost in found.items():
+    for kind, by_num in results.items():
+        one = by_num["1"]
+        for num, cost in by_num.items():
             row = [kind, num]
             row += [
                 f"{cost['seconds']:.1f}",
                 f"{cost['seconds'] / (int(num) * one['seconds']):.2f}",
             ]
-            each = cost["milliseconds"]
-            row += [f"{each:.2f}", f"{each / (int(num) * cost['alone']):.2f}"]
+            per_step = cost["milliseconds"]
+            row += [f"{per_step:.2f}", f"{per_step / (int(num) * cost['alone']):.2f}"]
             rows.append(row)
     return sides.as_table(header, rows)
 

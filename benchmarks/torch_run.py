@@ -1,9 +1,9 @@
-"""A training in plain PyTorch that does what train.py does: python -m benchmarks.torch_run
+"""The same training as train.py in plain PyTorch: python -m benchmarks.torch_run
 
-makemore's loop, tidied: the reference model, AdamW, batches drawn from tensors in memory, the exact
-dev loss every `eval_every` steps, samples every `sample_every`, the model saved whenever it is the
-best. `--sample` draws from what was saved, with makemore's loop, which computes the whole line anew
-for each character.
+This is makemore's loop: the reference model, AdamW, batches from tensors in memory, the exact dev
+loss every `eval_every` steps, samples every `sample_every` steps. It saves the model with the
+lowest dev loss. `--sample` samples from the saved model with makemore's loop, which processes the
+whole line again for each character.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from makemore_jax.torch_parity import weights
 
 
 def read(path: Path) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """The characters of a file of lines, and all lines as inputs and targets (N, T)."""
+    """Return the characters of a file of lines, and the inputs and targets (N, T) of all lines."""
     words = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     chars = sorted(set("".join(words)))
-    number = {char: i + 1 for i, char in enumerate(chars)}
+    token_of = {char: i + 1 for i, char in enumerate(chars)}
     block_size = max(map(len, words)) + 1
     inputs = torch.zeros(len(words), block_size, dtype=torch.long)
     targets = torch.full((len(words), block_size), -1)
     for i, word in enumerate(words):
-        tokens = torch.tensor([number[char] for char in word])
+        tokens = torch.tensor([token_of[char] for char in word])
         inputs[i, 1 : len(word) + 1] = tokens
         targets[i, : len(word)] = tokens
         targets[i, len(word)] = 0
@@ -35,7 +35,7 @@ def read(path: Path) -> tuple[list[str], torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def generate(module: torch.nn.Module, num: int, block_size: int) -> torch.Tensor:
-    """`num` lines (num, T), each character by a pass over the whole line so far."""
+    """Sample `num` lines (num, T). Each character takes a pass over the whole line so far."""
     tokens = torch.zeros(num, 1, dtype=torch.long, device=next(module.parameters()).device)
     for _ in range(block_size - 1):
         probs = F.softmax(module(tokens)[:, -1], dim=-1)
@@ -44,7 +44,7 @@ def generate(module: torch.nn.Module, num: int, block_size: int) -> torch.Tensor
 
 
 def decode(tokens: torch.Tensor, chars: list[str]) -> list[str]:
-    """Lines as text, each cut off at its first 0."""
+    """Convert tokens to text. Each line ends at its first 0."""
     texts = []
     for row in tokens.tolist():
         end = row.index(0) if 0 in row else len(row)
@@ -54,7 +54,7 @@ def decode(tokens: torch.Tensor, chars: list[str]) -> list[str]:
 
 @torch.no_grad()
 def mean_loss(module: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """The loss over all lines, weighted by tokens."""
+    """Return the mean loss per token over all lines."""
     total, count = 0.0, 0
     for x, y in zip(inputs.split(512), targets.split(512), strict=True):
         logits = module(x)
@@ -66,7 +66,7 @@ def mean_loss(module: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tens
 
 
 def train(kind: str, steps: int, folder: Path) -> None:
-    """Train the reference model of configs/KIND.py and save it."""
+    """Train the reference model of configs/KIND.py and save the best state."""
     config = config_of(kind)
     torch.manual_seed(config.seed)
     chars, inputs, targets = read(CONFIGS.parent / config.data.path)
@@ -84,9 +84,9 @@ def train(kind: str, steps: int, folder: Path) -> None:
     best = float("inf")
     began = time.perf_counter()
     for step in range(1, steps + 1):
-        chosen = rest[torch.randint(len(rest), (config.train.batch_size,))]
-        logits = module(inputs[chosen])
-        loss = F.cross_entropy(logits.flatten(0, 1), targets[chosen].flatten(), ignore_index=-1)
+        batch = rest[torch.randint(len(rest), (config.train.batch_size,))]
+        logits = module(inputs[batch])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[batch].flatten(), ignore_index=-1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -101,8 +101,8 @@ def train(kind: str, steps: int, folder: Path) -> None:
                 states = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(saved | states, folder / "model.pt")
         if step % config.train.sample_every == 0 or step == steps:
-            drawn = generate(module, config.train.num_samples or 10, block_size)
-            print(", ".join(decode(drawn, chars)))
+            samples = generate(module, config.train.num_samples or 10, block_size)
+            print(", ".join(decode(samples, chars)))
     module.load_state_dict(torch.load(folder / "model.pt")["model"])
     first = rest[: config.train.train_eval_examples]
     for name, part in (("train", first), ("dev", dev), ("test", test)):
@@ -110,7 +110,7 @@ def train(kind: str, steps: int, folder: Path) -> None:
 
 
 def sample(num: int, folder: Path) -> None:
-    """Draw lines from what `train` saved."""
+    """Sample `num` lines from the model that `train` saved."""
     saved = torch.load(folder / "model.pt")
     module = weights.reference(
         config_of(saved["kind"]), len(saved["chars"]) + 1, saved["block_size"]
@@ -121,10 +121,10 @@ def sample(num: int, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where model.pt is")
+    parser.add_argument("folder", type=Path, help="folder of model.pt")
     parser.add_argument("--model", default="transformer")
     parser.add_argument("--steps", type=int, default=5_000)
-    parser.add_argument("--sample", type=int, help="draw so many lines instead of training")
+    parser.add_argument("--sample", type=int, help="sample this many lines instead of training")
     args = parser.parse_args()
     if args.sample:
         sample(args.sample, args.folder)

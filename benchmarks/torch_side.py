@@ -1,9 +1,9 @@
-"""The PyTorch side: makemore's loop around the reference models, in the ways that PyTorch has.
+"""The PyTorch side of benchmarks: makemore's loop around the reference models, in several variants.
 
-`eager` is makemore's loop with its batches ready in memory; `fused` the same with the fused AdamW;
-`compiled` the same with torch.compile; `compiled, fused` with both; on a GPU `cuda graphs` is
-torch.compile with mode="reduce-overhead". On a text it is nanoGPT's loop: attention is PyTorch's
-own, some parameters do not decay, gradients are clipped and the learning rate follows its schedule.
+`eager` is makemore's loop with batches in memory, `fused` uses the fused AdamW, `compiled` uses
+torch.compile, and `compiled, fused` uses both. On a GPU `cuda graphs` is torch.compile with
+mode="reduce-overhead". On a text it is nanoGPT's loop, with PyTorch's attention kernel, weight
+decay on matrices only, gradient clipping and a learning rate schedule.
 """
 
 import time
@@ -23,7 +23,7 @@ USUAL = ("eager", "fused", "compiled")
 
 
 def ways() -> list[str]:
-    """The ways that this machine has."""
+    """Return the variants that this machine supports."""
     on_gpu = ["cuda graphs"] if DEVICE == "cuda" else []
     return [*USUAL, "compiled, fused", *on_gpu]
 
@@ -37,10 +37,10 @@ def synchronize() -> None:
 def make_step(
     module: torch.nn.Module, way: str, config: Config
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """One training step (inputs, targets) -> loss, as makemore or nanoGPT takes it."""
+    """Return a training step of makemore or nanoGPT: (inputs, targets) -> loss."""
     optimizer, schedule = config.optimizer, None
     adamw = make_torch_optimizer(module, optimizer, fused="fused" in way or None)
-    if optimizer.schedule != "constant":  # which makemore has, and does not pay for
+    if optimizer.schedule != "constant":  # makemore has none
         schedule = make_torch_schedule(adamw, optimizer, config.train.steps)
     modes = {"compiled": {}, "compiled, fused": {}, "cuda graphs": {"mode": "reduce-overhead"}}
     forward = torch.compile(module, **modes[way]) if way in modes else module
@@ -61,17 +61,17 @@ def make_step(
 
 
 def make_trainer(kind: str, vocab_size: int, block_size: int, batches: list, threads: int):
-    """The function (way, number of steps) -> seconds, around one model for each way.
+    """Return the function (variant, number of steps) -> seconds. Each variant has its own model.
 
-    `batches` are pairs of NumPy arrays; steps go round in them.
+    `batches` are pairs of NumPy arrays. The steps cycle through them.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if DEVICE == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, which is JAX's default on a GPU
+        torch.set_float32_matmul_precision("high")  # TF32, JAX's default on a GPU
     config = config_of(kind)
-    fused_attention = config.data.kind == "text"  # makemore writes its attention out
-    ready = [tuple(torch.tensor(a, dtype=torch.long, device=DEVICE) for a in b) for b in batches]
+    fused_attention = config.data.kind == "text"  # makemore computes attention explicitly
+    tensors = [tuple(torch.tensor(a, dtype=torch.long, device=DEVICE) for a in b) for b in batches]
     steps = {}
 
     def run(way: str, num_steps: int) -> float:
@@ -82,7 +82,7 @@ def make_trainer(kind: str, vocab_size: int, block_size: int, batches: list, thr
         synchronize()
         began = time.perf_counter()
         for i in range(num_steps):
-            loss = step(*ready[i % len(ready)])
+            loss = step(*tensors[i % len(tensors)])
         assert np.isfinite(loss.item())
         synchronize()
         return time.perf_counter() - began

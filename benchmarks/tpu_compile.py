@@ -1,7 +1,7 @@
 """Compile the training steps of every config for a TPU: python -m benchmarks.tpu_compile
 
-Needs the TPU's compiler, pip install "jax[tpu]", and no TPU. Each config is compiled in a process
-of its own, for one chip of a v5e or for the mesh that MESHES names.
+Needs the TPU's compiler, pip install "jax[tpu]", but no TPU. Each config is compiled in its own
+process, for one chip of a v5e or for the mesh in MESHES.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def configure(name: str) -> tuple[Config, str]:
 
 
 def make_compiler() -> Any:
-    """Return the function name -> measurements, for a process of its own."""
+    """Return the function (name) -> measurements, to run in its own process."""
     return measure
 
 
@@ -60,10 +60,10 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def sizes(config: Config) -> dict[str, Any]:
-    """Return the fields of a config on which memory and arithmetic depend."""
-    found = asdict(config.model) | asdict(config.mesh)
-    found |= {"data_kind": config.data.kind, "block_size": config.data.block_size}
-    return found | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
+    """Return the config fields that determine memory and arithmetic."""
+    fields = asdict(config.model) | asdict(config.mesh)
+    fields |= {"data_kind": config.data.kind, "block_size": config.data.block_size}
+    return fields | {"batch_size": config.train.batch_size, "accumulate": config.train.accumulate}
 
 
 def load() -> float | None:
@@ -72,22 +72,22 @@ def load() -> float | None:
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each config."""
+    """Return a table with a row for each config."""
     rows = []
-    for name, found in results.items():
-        mesh = MeshConfig(**{f: found["config"][f] for f in ("data", "model", "fsdp")})
-        sent = ", ".join(f"{count} {kind}" for kind, count in found["collectives"].items())
+    for name, result in results.items():
+        mesh = MeshConfig(**{f: result["config"][f] for f in ("data", "model", "fsdp")})
+        collectives = ", ".join(f"{count} {kind}" for kind, count in result["collectives"].items())
         rows.append(
             [
                 name,
                 f"{mesh.data}x{mesh.model}{' fsdp' if mesh.fsdp else ''}",
-                f"{found['seconds']:.1f}",
-                f"{found['cpu_seconds']:.1f}",
-                f"{found['memory'] / 2**20:,.1f}",
-                sent or "none",
-                f"{found['flops'] / 1e9:,.3g}"
-                if found["flops"] < 1e11
-                else f"{found['flops'] / 1e9:,.0f}",
+                f"{result['seconds']:.1f}",
+                f"{result['cpu_seconds']:.1f}",
+                f"{result['memory'] / 2**20:,.1f}",
+                collectives or "none",
+                f"{result['flops'] / 1e9:,.3g}"
+                if result["flops"] < 1e11
+                else f"{result['flops'] / 1e9:,.0f}",
             ]
         )
     header = ["config", "mesh", "compile, s", "CPU, s", "MiB a chip", "collectives", "GFLOP a step"]
@@ -96,12 +96,12 @@ def as_table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    help_text = "measure these alone; keep the results of the others"
+    help_text = "configs to measure; the results of the others stay"
     parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES, help=help_text)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     if not tpu.is_available():
-        parser.error('needs the compiler of the TPU: pip install "jax[tpu]"')
+        parser.error('needs the TPU compiler: pip install "jax[tpu]"')
     os.environ.update(tpu.ENVIRONMENT)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "tpu_compile.json"
@@ -118,10 +118,10 @@ def main() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the seconds of the last config depend on."""
+    """Return what the compile time of the last config depends on."""
     libtpu = {"libtpu": importlib.metadata.version("libtpu")}
-    found = {"processor": startup.processor(), "cores": startup.num_cores()}
-    return found | {"load": load(), "versions": versions() | libtpu}
+    hardware = {"processor": startup.processor(), "cores": startup.num_cores()}
+    return hardware | {"load": load(), "versions": versions() | libtpu}
 
 
 if __name__ == "__main__":

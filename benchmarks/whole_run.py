@@ -1,9 +1,9 @@
-"""Whole runs as a user has them, beside plain PyTorch: python -m benchmarks.whole_run
+"""Time and memory of whole runs, compared with plain PyTorch: python -m benchmarks.whole_run
 
-Wall time and peak memory of `train.py` for 5,000 steps with its evaluations, samples and
-checkpoints, start-up and compiling included: with an empty compilation cache (cold) and with that
-of the run before (warm). Beside it `benchmarks.torch_run`, which does the same in plain PyTorch.
-Then `sample.py --num 20`, the first and the second time, beside makemore's sampling.
+Measures `train.py` for 5,000 steps, including start-up, compilation, evaluations, samples and
+checkpoints: with an empty compilation cache (cold) and with the cache of that run (warm).
+`benchmarks.torch_run` does the same in plain PyTorch. Then measures `sample.py --num 20`, the first
+and the second time, and compares it with makemore's sampling.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from benchmarks import sides
 
 
 def timed(command: list[str], cache: Path) -> dict[str, float]:
-    """Seconds and MiB of a command, all its processes together; it must succeed."""
+    """Run a command. Return its seconds and its peak memory in MiB, with its child processes."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not hasattr(os, "wait4"):
-        sys.exit("whole_run: needs os.wait4 for the peak memory, which Windows does not have")
+        sys.exit("whole_run: needs os.wait4 to measure peak memory; Windows has no such function")
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=sides.ROOT, env=env, stdout=subprocess.DEVNULL
@@ -44,39 +44,39 @@ WAYS = (
 
 
 def measure(kind: str, steps: int, rounds: int, ways: list[str]) -> dict[str, dict[str, float]]:
-    """The medians of the ways, which are in the order of WAYS, over the rounds."""
-    found: dict[str, list[dict[str, float]]] = {}
+    """Return the medians over the rounds. `ways` are in the order of WAYS."""
+    runs: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            at = Path(folder)
+            root = Path(folder)
             train = ["train.py", "--config", f"configs/{kind}.py", f"--config.train.steps={steps}"]
             torch = ["-m", "benchmarks.torch_run", folder, "--model", kind, "--steps", str(steps)]
-            sample = ["sample.py", "--num", "20", "--workdir", str(at / "cold")]
+            sample = ["sample.py", "--num", "20", "--workdir", str(root / "cold")]
             torch_sample = ["-m", "benchmarks.torch_run", folder, "--sample", "20"]
             commands = {
-                "cold": [*train, "--workdir", str(at / "cold")],
-                "warm": [*train, "--workdir", str(at / "warm")],
+                "cold": [*train, "--workdir", str(root / "cold")],
+                "warm": [*train, "--workdir", str(root / "warm")],
                 "PyTorch": torch,
                 "sample, first time": sample,
                 "sample, second time": sample,
                 "sample, PyTorch": torch_sample,
             }
             for way in ways:
-                # What training kept of its own sampling is of no use to sample.py's first time.
-                cache = at / ("cache of sample" if "sample" in way else "cache")
-                found.setdefault(way, []).append(timed(commands[way], cache))
+                # sample.py has its own cache, so that its first run does not profit from training.
+                cache = root / ("cache of sample" if "sample" in way else "cache")
+                runs.setdefault(way, []).append(timed(commands[way], cache))
     return {
-        way: {unit: statistics.median(run[unit] for run in runs) for unit in runs[0]}
-        for way, runs in found.items()
+        way: {unit: statistics.median(run[unit] for run in way_runs) for unit in way_runs[0]}
+        for way, way_runs in runs.items()
     }
 
 
 def as_table(results: dict[str, Any]) -> str:
-    """Seconds, memory, and how many times as fast as PyTorch."""
+    """Return a table of seconds, memory, and speed relative to PyTorch."""
     rows = []
-    for kind, found in results.items():
-        for way, run in found.items():
-            peer = found["sample, PyTorch" if "sample" in way else "PyTorch"]
+    for kind, by_way in results.items():
+        for way, run in by_way.items():
+            peer = by_way["sample, PyTorch" if "sample" in way else "PyTorch"]
             ratio = f"{peer['seconds'] / run['seconds']:.2f}"
             row = [kind, way, f"{run['seconds']:.2f}", f"{run['mebibytes']:.0f}", ratio]
             rows.append(row)

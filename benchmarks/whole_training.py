@@ -1,4 +1,4 @@
-"""One training by train.py, as a user runs it, and all that it wrote."""
+"""Run train.py as a user does, and read its results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Training(NamedTuple):
-    """What a run has told."""
+    """The results of a run."""
 
     seconds: float  # of the whole command
     lines: list[dict[str, Any]]  # of metrics.jsonl
@@ -21,9 +21,9 @@ class Training(NamedTuple):
 
 
 def train(command: list[str], cache: Path | None = None) -> Training:
-    """Run `train.py ...` in a folder of its own, which is gone afterwards; it must succeed.
+    """Run `train.py ...` in a temporary folder. CalledProcessError if it fails.
 
-    `cache` replaces the folder of the user's caches, with compiled programs among them.
+    `cache` replaces the user's cache folder, which contains compiled programs.
     """
     env = dict(os.environ)
     if cache is not None:
@@ -31,8 +31,8 @@ def train(command: list[str], cache: Path | None = None) -> Training:
         env.pop("JAX_COMPILATION_CACHE_DIR", None)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        given = [sys.executable, *command, "--workdir", folder]
-        subprocess.run(given, cwd=ROOT, env=env, check=True, stdout=sys.stderr)
+        arguments = [sys.executable, *command, "--workdir", folder]
+        subprocess.run(arguments, cwd=ROOT, env=env, check=True, stdout=sys.stderr)
         seconds = time.perf_counter() - began
         written = (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines()
         summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))

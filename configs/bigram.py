@@ -1,4 +1,4 @@
-"""A table of bigrams: the next character looked up by the current one.
+"""A bigram table: the logits of the next character depend on the current one only.
 
 Shannon 1948, A Mathematical Theory of Communication, section 3.
 

@@ -1,6 +1,6 @@
 """A causal bag of words: the average of all characters so far.
 
-After CBOW of Mikolov et al. 2013, arXiv:1301.3781, section 3.1, made causal as in makemore.
+Like CBOW (Mikolov et al. 2013, arXiv:1301.3781, section 3.1), but causal, as in makemore.
 
     python train.py --config configs/bow.py
 

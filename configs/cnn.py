@@ -1,4 +1,4 @@
-"""Dilated causal convolutions: four layers, each reaching twice as far back.
+"""Dilated causal convolutions: four layers with dilations 1, 2, 4 and 8.
 
 van den Oord et al. 2016, WaveNet: A Generative Model for Raw Audio, arXiv:1609.03499.
 

@@ -1,9 +1,9 @@
 """GPT-2 small, 124M parameters with GPT-2's vocabulary, for many devices: 12 layers, 768 channels.
 
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2. Tokens are the
-characters of the text, so there are 85M parameters and those of its characters. Sizes of batch and
-schedule are those of nanoGPT's config/train_gpt2.py: 0.5M tokens a step. How to start it on many
-devices and hosts, and what that costs, is in docs/scaling.md.
+characters of the text, so the model has 85M parameters plus the embeddings of its characters. Batch
+size and schedule are those of nanoGPT's config/train_gpt2.py: 0.5M tokens per step.
+docs/scaling.md explains how to run it on many devices and hosts, and what that costs.
 
 Without --config.data.path it trains on the text that the first command downloads.
 

@@ -1,8 +1,8 @@
-"""The GPT of the lecture, on Tiny Shakespeare: 6 layers, 384 channels, ReLU, a constant rate.
+"""The GPT of the lecture on Tiny Shakespeare: 6 layers, 384 channels, ReLU, constant learning rate.
 
-karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. Its queries, keys and values have no
-bias and its initial weights are all N(0, 0.02); this is GPT-2's block otherwise. The infinite
-Shakespeare of the lecture's page is this model trained on 80% of the text. The text is not part of
+karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. There queries, keys and values have
+no bias, and all initial weights are N(0, 0.02). Here the block is that of GPT-2. The infinite
+Shakespeare of the lecture's page is this model, trained on 80% of the text. The text is not part of
 the project; the first command downloads it.
 
     python -m makemore_jax.download shakespeare

@@ -1,4 +1,4 @@
-"""Six layers, each with batch norm; 1,000 steps, to look inside.
+"""Six layers, each with batch norm. Only 1,000 steps, to examine the layer statistics.
 
 Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lecture 4.
 
@@ -38,5 +38,5 @@ def get_config() -> Config:
     config.train.sample_every = 1_000
     config.train.checkpoint_every = 1_000
     config.train.num_samples = 20
-    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    config.train.train_eval_examples = 200_000  # all examples, as in the lecture
     return config

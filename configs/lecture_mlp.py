@@ -1,4 +1,4 @@
-"""Three characters of context, ten numbers each, 200 hidden units; nothing scaled yet.
+"""The MLP of the lectures: 3 characters of context, 10 channels, 200 hidden units, N(0, 1) weights.
 
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3; the course's lectures 3 and 4.
 
@@ -36,5 +36,5 @@ def get_config() -> Config:
     config.train.sample_every = 50_000
     config.train.checkpoint_every = 50_000
     config.train.num_samples = 20
-    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    config.train.train_eval_examples = 200_000  # all examples, as in the lecture
     return config

@@ -1,4 +1,4 @@
-"""The MLP of the lectures with batch norm before tanh.
+"""The MLP of the lectures, with batch norm before tanh.
 
 Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167; the course's lecture 4.
 
@@ -38,5 +38,5 @@ def get_config() -> Config:
     config.train.sample_every = 50_000
     config.train.checkpoint_every = 50_000
     config.train.num_samples = 20
-    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    config.train.train_eval_examples = 200_000  # all examples, as in the lecture
     return config

@@ -1,4 +1,4 @@
-"""The MLP of the lectures, with initial values that keep tanh out of saturation.
+"""The MLP of the lectures, with initial weights that do not saturate tanh.
 
 He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852; the course's lecture 4.
 
@@ -36,5 +36,5 @@ def get_config() -> Config:
     config.train.sample_every = 50_000
     config.train.checkpoint_every = 50_000
     config.train.num_samples = 20
-    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    config.train.train_eval_examples = 200_000  # all examples, as in the lecture
     return config

@@ -1,4 +1,4 @@
-"""Eight characters, joined two by two in three layers, with batch norm.
+"""8 characters of context, fused in pairs in three layers, with batch norm.
 
 van den Oord et al. 2016, WaveNet, arXiv:1609.03499, figure 3; the course's lecture 6.
 
@@ -38,5 +38,5 @@ def get_config() -> Config:
     config.train.sample_every = 50_000
     config.train.checkpoint_every = 50_000
     config.train.num_samples = 20
-    config.train.train_eval_examples = 200_000  # all of them, as in the lecture
+    config.train.train_eval_examples = 200_000  # all examples, as in the lecture
     return config

@@ -1,4 +1,4 @@
-"""An MLP on the characters so far, embedded side by side.
+"""An MLP on the concatenated embeddings of the characters so far.
 
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3.
 

@@ -1,7 +1,7 @@
 """A GPT on Tiny Shakespeare, for one GPU: 6 layers, 6 heads, 384 channels, context 256.
 
-nanoGPT's character model (karpathy/nanoGPT, config/train_shakespeare_char.py), whose validation
-loss is 1.4697, after about 3 minutes on an A100.
+nanoGPT's character model (karpathy/nanoGPT, config/train_shakespeare_char.py). nanoGPT's validation
+loss is 1.4697 after about 3 minutes on an A100.
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2).
 
 Needs the text, which is not part of the project; the first command downloads it.

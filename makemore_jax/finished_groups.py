@@ -1,4 +1,4 @@
-"""The finished groups of a sweep that was interrupted, kept until the whole sweep is finished."""
+"""Results of the finished groups of a sweep, stored until the whole sweep is finished."""
 
 import hashlib
 import json
@@ -12,24 +12,24 @@ from makemore_jax.versions import versions
 
 
 class FinishedGroups:
-    """Results by group, one file each in `folder`/finished, which is created when needed.
+    """Store the results of each group in a file of `folder`/finished.
 
-    A file belongs to the group's config, members, data file and library versions: if one of them
-    changes, the group is trained again. Files are pickles, so use a `folder` that you trust.
+    The name of a file is a hash of the group's config, members, data file and library versions. If
+    one of them changes, the group is trained again. The files are pickles, so use a trusted folder.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder / "finished"
 
     def load(self, config: Config, members: list[dict[str, Any]]) -> list[Any] | None:
-        """The results of a group, or None if it is not finished or its file can't be read."""
+        """Return the results of a group, or None if it is not finished or can't be read."""
         try:
             return pickle.loads(self._file(config, members).read_bytes())
         except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, ValueError):
             return None
 
     def save(self, config: Config, members: list[dict[str, Any]], results: list[Any]) -> None:
-        """Keep the results of a finished group."""
+        """Store the results of a finished group."""
         file = self._file(config, members)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
@@ -37,7 +37,7 @@ class FinishedGroups:
         partial.replace(file)
 
     def delete(self) -> None:
-        """Delete the files, when all results are written elsewhere."""
+        """Delete all files. Call this when the sweep has written its results."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, config: Config, members: list[dict[str, Any]]) -> Path:

@@ -47,8 +47,8 @@ from makemore_jax.cli import command_line, interrupts, progress, resources, star
 from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.errors import UserError
-from makemore_jax.facts import show_value
 from makemore_jax.finished_groups import FinishedGroups
+from makemore_jax.report.facts import show_value
 from makemore_jax.sweep_run import Trained, write_run
 from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib

@@ -1,13 +1,13 @@
-"""Write every notebook from its source, and the project's address into the files that contain it.
+"""Generate all notebooks from their sources, and update the project's address in the README.
 
     python -m notebooks.build
 
-The source of a notebook is a Python file in jupytext's percent format, which is easy to read, to
-lint and to compare. Cells start with `# %%` or `# %% [markdown]`, and may have tags, as in
-`# %% tags=["parameters"]`. Magics are comments, such as `# %run train.py`. The content of a cell
-with the tag `setup` is that of setup_cell.py, in all notebooks. A cell with the tag `parameters`
-sets `steps` and the other variables that a reader may change; the tests override them. The notebook
-has no outputs: they would change with every run.
+The source of a notebook is a Python file in jupytext's percent format, which is easy to read, lint
+and diff. Cells start with `# %%` or `# %% [markdown]`, and may have tags, as in
+`# %% tags=["parameters"]`. Magics are comments, such as `# %run train.py`. Cells with the tag
+`setup` get the content of setup_cell.py. A cell with the tag `parameters` sets `steps` and other
+variables that a reader may change; tests override them. Notebooks have no outputs, since outputs
+change with every run.
 
 The address of the project is `Repository` in pyproject.toml. Each notebook gets a row of badges,
 and `{repository}` in its source is replaced by the address. The README gets the badges of
@@ -37,19 +37,19 @@ CLONE = re.compile(r"(?<=^git clone )\S+", re.MULTILINE)
 
 
 def repository(root: Path = ROOT) -> str:
-    """The public address of the project."""
+    """Return the public address of the project."""
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     return project["urls"]["Repository"]
 
 
 def sources(root: Path = ROOT) -> list[Path]:
-    """The source of every notebook, relative to `root`: the .py files that have cells."""
+    """Return the sources of all notebooks, relative to `root`: the .py files with cells."""
     files = sorted((root / FOLDER).rglob("*.py"))
     return [file.relative_to(root) for file in files if file.read_text("utf-8").startswith("# %%")]
 
 
 def outputs(root: Path = ROOT) -> dict[Path, str]:
-    """The files that this program writes, relative to `root`, with their contents."""
+    """Return the generated files, relative to `root`, with their contents."""
     address = repository(root)
     files = {}
     for source in sources(root):
@@ -65,7 +65,7 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
 
 
 def badges(address: str, notebook: Path) -> str:
-    """A Markdown row of badges that open a notebook in Colab, in Kaggle and on GitHub."""
+    """Return a Markdown row of badges that open a notebook in Colab, in Kaggle and on GitHub."""
     file = f"{address}/blob/main/{notebook.as_posix()}"
     on_colab = file.replace("https://github.com/", "https://colab.research.google.com/github/")
     return "\n".join(
@@ -91,7 +91,7 @@ def badges(address: str, notebook: Path) -> str:
 
 
 def as_ipynb(source: str, badge_row: str, setup: str) -> str:
-    """The .ipynb of a percent file, with a row of badges as its first cell.
+    """Return the .ipynb of a percent file, with a row of badges as its first cell.
 
     `setup` is the content of the cells with the tag `setup`. ValueError if a cell marker has an
     unknown form.
@@ -134,7 +134,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _unique_id(cell: dict[str, Any], ids: set[str]) -> str:
-    """An id that depends on the text of a cell, and on a number if cells are equal."""
+    """Return a hash of the text of a cell. Equal cells get different ids."""
     text, number = "".join(cell["source"]), 0
     while (name := hashlib.sha256(f"{number}{text}".encode()).hexdigest()[:8]) in ids:
         number += 1

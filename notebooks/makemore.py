@@ -122,13 +122,16 @@ summary = assemble.train(config, str(runs / "bigram"))
 # one the frequencies in the training split. `•` is the start and the end of a name.
 
 # %%
-from makemore_jax import report, workdir
+from makemore_jax import workdir
 from makemore_jax.data.lines import encode
 from makemore_jax.plots import learned
+from makemore_jax.report.bigrams import bigram_tables
+from makemore_jax.report.collect import load_best_model
+from makemore_jax.report.labels import token_labels
 
-bigram, _ = report.load(runs / "bigram", workdir.read(runs / "bigram"))
-tables = report.bigrams(bigram, encode(dataset.words["train"], bigram.vocab, bigram.max_len))
-labels, largest = report.labels(bigram.vocab), float(tables.counted.max())
+bigram, _ = load_best_model(runs / "bigram", workdir.read(runs / "bigram"))
+tables = bigram_tables(bigram, encode(dataset.words["train"], bigram.vocab, bigram.max_len))
+labels, largest = token_labels(bigram.vocab), float(tables.counted.max())
 cells.figures(
     (learned.bigrams, tables.learnt, labels, largest),
     (learned.bigrams, tables.counted, labels, largest),
@@ -175,8 +178,8 @@ stop_button.cancel()
 # ## Loss curves
 
 # %%
-from makemore_jax.comparison import read_runs
 from makemore_jax.plots.comparison import draw_losses
+from makemore_jax.report.comparison import read_runs
 
 cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
 
@@ -198,7 +201,7 @@ cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
 # %%
 from makemore_jax import sampling
 
-gpt, best_step = report.load(runs / "transformer", workdir.read(runs / "transformer"))
+gpt, best_step = load_best_model(runs / "transformer", workdir.read(runs / "transformer"))
 names = ["emma", "olivia", "karpathy", "xqzvk"]
 scores = zip(names, sampling.score(bigram, names), sampling.score(gpt, names), strict=True)
 print(f"{'ln p':<10} {'bigram':>8} {'transformer':>12}")
@@ -219,11 +222,14 @@ cells.surprise(gpt, names)
 # predicts the next.
 
 # %%
+from makemore_jax.report.attention import attention_weights
+from makemore_jax.report.labels import char_label
+
 name = "olivia"
-(weights,) = report.attention_weights(gpt, [name])  # (layer, head, T, T)
-along = [report.shown(char) for char in ("", *name)]
+(weights,) = attention_weights(gpt, [name])  # (layer, head, T, T)
+chars = [char_label(char) for char in ("", *name)]
 cells.figures(
-    *((learned.attention, layer, along) for layer in weights),
+    *((learned.attention, layer, chars) for layer in weights),
     captions=[f"layer {i}" for i in range(1, len(weights) + 1)],
     width=270,
 )

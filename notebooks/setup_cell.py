@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def find_project() -> Path:
-    """The checkout around this notebook, an uploaded archive, or else a new clone."""
+    """Return the folder of the checkout, of an uploaded archive, or of a new clone."""
     here = Path.cwd()
     for folder in (here, *here.parents, here / "makemore_jax"):
         if (folder / "makemore_jax" / "__init__.py").exists():

@@ -170,8 +170,8 @@ def test_command(tmp_path, capsys, monkeypatch):
     *_, losses, files = printed.splitlines()
     assert re.fullmatch(r"train 3\.\d{4}, dev 3\.\d{4} after \d+\.\d s", losses)
     assert files == (
-        f"{tmp_path / 'dlogits.png'} shows the gradient by the logits, "
-        f"{tmp_path / 'losses.png'} the training"
+        f"{tmp_path / 'dlogits.png'} shows the gradient with respect to the logits, "
+        f"{tmp_path / 'losses.png'} the losses"
     )
     for file in ("dlogits.png", "losses.png"):
         assert pictures.plt.imread(tmp_path / file).shape[1] == 1_000

@@ -153,7 +153,7 @@ def test_the_network_comes_near_to_the_counts_of_makemores_list(makemore_counts)
 
 
 @pytest.mark.parametrize("smoothing", [0.5, 1.0, 17.0])
-def test_kl_regulariser_is_smoothing(smoothing):
+def test_kl_regularizer_is_smoothing(smoothing):
     """Exactly, also where the count is 0."""
     counts = every_pair()
     counts[[0, 3, 3], [2, 0, 4]] = 0
@@ -171,7 +171,7 @@ def test_l2_lends_counts_from_likely_pairs_to_unlikely_ones():
     lent = -bc.l2_smoothing(strength, counts) * np.asarray(W)
     expected = (counts + lent) / counts.sum(axis=1, keepdims=True)
     assert_close(np.exp(log_probs(W)), expected, 1e-4)
-    assert np.abs(lent).max() > 1  # which tells it from no regulariser
+    assert np.abs(lent).max() > 1  # not so without a regularizer
     assert_close(lent.sum(axis=1), np.zeros(5), 1e-2)
 
 
@@ -305,8 +305,8 @@ def test_command(tmp_path, capsys, monkeypatch):
         (["--data", "empty.txt"], "--data: empty.txt is empty; it needs one word per line"),
         (["--data", "latin.txt"], "--data: latin.txt is not utf-8 at byte 1; convert it"),
         (["--data", "."], "--data: . is a folder, not a text file"),
-        (["--smoothing", "-1"], "--smoothing: -1.0 must be a number, 0 or above"),
-        (["--smoothing", "nan"], "--smoothing: nan must be a number, 0 or above"),
+        (["--smoothing", "-1"], "--smoothing: -1.0 must be a finite number, 0 or above"),
+        (["--smoothing", "nan"], "--smoothing: nan must be a finite number, 0 or above"),
         (["--smoothing", "much"], "argument --smoothing: invalid float value: 'much'"),
         (["--num", "0"], "--num: 0 must be at least 1"),
         (["--seed", "-1"], "--seed: -1 must be between 0 and 4294967295"),

@@ -205,7 +205,7 @@ def bad_files(folder, case: str):
         message = "cell.xh_to_r.weight is (64, 129), the config needs (64, 128)"
     elif case == "missing":
         del tensors["start"]
-        message = "start is missing; is it of a model of the kind gru?"
+        message = "start is missing; is this a model of kind gru?"
     elif case == "more":
         tensors["other"] = torch.zeros(3)
         message = "other is not a tensor of a gru with the sizes of the config"
@@ -217,11 +217,11 @@ def bad_files(folder, case: str):
         message = "lm_head.bias holds int64"
     elif case == "no tensors":
         tensors = {"epoch": 3}
-        message = "holds no state_dict"
+        message = "does not contain a state_dict"
     torch.save(tensors, file)
     if case == "evil":
         file.write_bytes(pickle.dumps(Evil(str(folder / "pwned"))))
-        message = "is not opened: it holds more than tensors"
+        message = "is incomplete, or contains more than tensors"
     elif case == "cut":
         file.write_bytes(file.read_bytes()[:1000])
         message = "can't be read as .pt"

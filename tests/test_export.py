@@ -157,7 +157,7 @@ def test_the_card_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
     files.export_run(tmp_path / "run", tmp_path / "out", "best")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     summary = json.loads((trained / "run" / "summary.json").read_text("utf-8"))
-    assert f"dev {summary['dev_loss']:.4f} nats per token. Training has not ended." in card
+    assert f"dev {summary['dev_loss']:.4f} nats per token. Training is not finished." in card
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(trained, tmp_path):

@@ -21,7 +21,7 @@ from conftest import (
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from makemore_jax import assemble, losses, models, report, workdir
+from makemore_jax import assemble, losses, models, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import create_model, programs
 from makemore_jax.config import MeshConfig, OptimizerConfig
@@ -30,6 +30,8 @@ from makemore_jax.kernels.layouts import Rows
 from makemore_jax.models import transformer
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.report.attention import attention_weights
+from makemore_jax.report.collect import load_best_model
 from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -442,7 +444,7 @@ def test_a_run_with_its_layers_in_a_loop_is_inspected_layer_by_layer(tmp_path):
     config.model.layer_loop = "scan"
     assemble.train(config, str(tmp_path))
     assert "h_1.mlp tanh" in (tmp_path / "metrics.jsonl").read_text("utf-8")
-    lm, _ = report.load(tmp_path, workdir.read(tmp_path))
-    assert report.attention_weights(lm, ["emma"])[0].shape == (2, 2, 5, 5)
+    lm, _ = load_best_model(tmp_path, workdir.read(tmp_path))
+    assert attention_weights(lm, ["emma"])[0].shape == (2, 2, 5, 5)
     config.model.layer_loop, config.train.steps = "unroll", 3
     assert assemble.train(config, str(tmp_path))["steps"] == 3

@@ -141,7 +141,7 @@ def test_what_rounds_in_another_way_is_not_compared(tmp_path):
     done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "compare: model.dtype: must be float32, the two worlds round bfloat16 differently\n"
+        "compare: model.dtype: must be float32; JAX and PyTorch round bfloat16 differently\n"
     )
     assert not (tmp_path / "run").exists()
 

@@ -22,27 +22,36 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import (
-    assemble,
-    comparison,
-    facts,
-    history,
-    html_parts,
-    page,
-    passage,
-    report,
-    sampling,
-    workdir,
-)
+from makemore_jax import assemble, sampling, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
-from makemore_jax.history import Curves, Histogram
-from makemore_jax.plots import curves, inside, learned, style
+from makemore_jax.plots import curves, diagnostics, learned, style
 from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
 from makemore_jax.plots.write import write
+from makemore_jax.report import (
+    attention,
+    bigrams,
+    comparison,
+    embeddings,
+    facts,
+    history,
+    html_parts,
+    page,
+    samples,
+    surprise,
+)
+from makemore_jax.report.collect import (
+    MAX_TEXT_SAMPLES,
+    check_names,
+    collect,
+    find_data,
+    load_best_model,
+)
+from makemore_jax.report.history import Curves, Histogram
+from makemore_jax.report.labels import char_class
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 WORDS = ["dill", "a", "gecked", "fee"]
@@ -86,7 +95,7 @@ def files_of(folder):
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
 def test_surprise_adds_up_to_the_log_probability(kind):
     lm = small_lm(kind)
-    found = report.surprise(lm, WORDS)
+    found = surprise.name_surprise(lm, WORDS)
     assert [len(nats) for nats in found] == [5, 2, 7, 4]
     assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
 
@@ -96,7 +105,7 @@ def test_surprise_beyond_the_window():
     model = create_model(small_config("window_mlp").model, VOCAB, 3)
     variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))
     lm = LanguageModel(model, variables, CHARS, BLOCK)
-    found = report.surprise(lm, WORDS)
+    found = surprise.name_surprise(lm, WORDS)
     assert [len(nats) for nats in found] == [5, 2, 7, 4]
     assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
 
@@ -105,12 +114,12 @@ def test_surprise_of_a_bigram_is_read_off_its_table():
     lm = small_lm("bigram")
     p = jax.nn.softmax(lm.variables["params"]["logits"])
     expected = [-np.log(p[i, j]) for i, j in ((0, 6), (6, 5), (5, 5), (5, 0))]  # 0 f e e 0
-    assert_close(report.surprise(lm, ["fee"])[0], expected)
+    assert_close(surprise.name_surprise(lm, ["fee"])[0], expected)
 
 
 def test_attention_is_a_distribution_over_the_past():
     lm = small_lm("transformer")
-    found = report.attention_weights(lm, WORDS)
+    found = attention.attention_weights(lm, WORDS)
     assert [a.shape for a in found] == [(2, 2, T, T) for T in (5, 2, 7, 4)]
     for weights in found:
         assert_close(weights.sum(axis=-1), np.ones(weights.shape[:-1]))
@@ -122,8 +131,8 @@ def test_attention_is_a_distribution_over_the_past():
 def test_attention_is_what_the_model_computes_with():
     """The weights by the values, through c_proj, are what the model's own c_proj gave."""
     lm = small_lm("transformer")
-    (weights,) = report.attention_weights(lm, ["gecked"])
-    for layer, captured in enumerate(report._captured(lm, ["gecked"])):
+    (weights,) = attention.attention_weights(lm, ["gecked"])
+    for layer, captured in enumerate(attention.capture_outputs(lm, ["gecked"])):
         v = np.split(np.asarray(captured["c_attn"]), 3, axis=-1)[2].reshape(7, 2, -1)  # T, nh, hs
         y = np.einsum("nts,snh->tnh", weights[layer], v).reshape(7, -1)
         c_proj = lm.variables["params"][f"h_{layer}"]["attn"]["c_proj"]
@@ -132,7 +141,7 @@ def test_attention_is_what_the_model_computes_with():
 
 @pytest.mark.parametrize("kind", [k for k in FAMILIES if k != "transformer"])
 def test_families_without_attention_show_none(kind):
-    assert report.attention_weights(small_lm(kind), WORDS) == []
+    assert attention.attention_weights(small_lm(kind), WORDS) == []
 
 
 def test_projection_finds_the_plane_in_which_points_lie():
@@ -140,7 +149,7 @@ def test_projection_finds_the_plane_in_which_points_lie():
     plane = noise.randn(11, 2) * [5, 2]
     plane -= plane.mean(axis=0)
     directions, _ = np.linalg.qr(noise.randn(7, 2))
-    found = report.project(plane @ directions.T + noise.randn(7))
+    found = embeddings.project(plane @ directions.T + noise.randn(7))
     assert_close(found.shares.sum(), 1)
     assert found.shares[0] > found.shares[1]
     distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (plane, found.points)]
@@ -150,19 +159,19 @@ def test_projection_finds_the_plane_in_which_points_lie():
 
 
 def test_projection_of_what_has_one_direction_alone():
-    found = report.project(np.array([[0.0], [1.0], [5.0]]))
+    found = embeddings.project(np.array([[0.0], [1.0], [5.0]]))
     assert_close(found.points, [[-2, 0], [-1, 0], [3, 0]])
     assert_close(found.shares, [1, 0])
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_token_is_embedded_or_none(kind):
-    found = report.embedded_characters(small_lm(kind))
+    found = embeddings.project_embeddings(small_lm(kind))
     assert found is None if kind == "bigram" else found.points.shape == (VOCAB, 2)
 
 
 def test_kinds_of_characters():
-    kinds = {c: report.kind_of(c) for c in "aEéöxñ•7-я"}
+    kinds = {c: char_class(c) for c in "aEéöxñ•7-я"}
     assert [c for c, kind in kinds.items() if kind == "vowel"] == list("aEéö")
     assert [c for c, kind in kinds.items() if kind == "other"] == list("•7-")
 
@@ -170,7 +179,7 @@ def test_kinds_of_characters():
 def test_bigrams_of_the_bigram_model_are_its_table():
     lm = small_lm("bigram")
     split = encode(WORDS * 3, CHARS, BLOCK)
-    found = report.learnt_bigrams(lm, split)
+    found = bigrams.learnt_bigrams(lm, split)
     stand = sorted({0, *CHARS.encode("".join(WORDS))})
     assert_close(found[stand], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(stand)])
     others = [i for i in range(VOCAB) if i not in stand]
@@ -185,7 +194,7 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
     words = ["".join(noise.choice(list("abcde"), noise.randint(1, BLOCK))) for _ in range(650)]
     words[600:] = ["f"] * 50
     split = encode(words, CHARS, BLOCK)
-    found = report.learnt_bigrams(lm, split, at_most=600)
+    found = bigrams.learnt_bigrams(lm, split, max_lines=600)
     inputs, targets, _ = split.take(np.arange(600))
     probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
     for token in range(6):
@@ -196,7 +205,7 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
 
 
 def test_counted_bigrams_and_their_difference():
-    found = report.counted_bigrams(encode(["ab", "aab"], CHARS, BLOCK), VOCAB)
+    found = bigrams.counted_bigrams(encode(["ab", "aab"], CHARS, BLOCK), VOCAB)
     a, b = 1, 2
     assert found[0, a] == 1 and found[b, 0] == 1
     assert_close(found[a, [a, b]], [1 / 3, 2 / 3])
@@ -204,7 +213,7 @@ def test_counted_bigrams_and_their_difference():
     assert np.isnan(found[3:]).all()
     learnt = found.copy()
     learnt[0, :2] = 0.25, 0.75
-    assert_close(report.Bigrams(learnt, found).difference, 0.5 / (3 * VOCAB))
+    assert_close(bigrams.BigramTables(learnt, found).difference, 0.5 / (3 * VOCAB))
 
 
 def by_hand(a: str, b: str) -> int:
@@ -220,24 +229,24 @@ def test_edit_distances():
     words = ["".join(noise.choice(list("abé"), noise.randint(0, 6))) for _ in range(60)]
     for text in ["", "a", "ab", "abéba", "bbbbbb"]:
         expected = [by_hand(text, word) for word in words]
-        np.testing.assert_array_equal(report.edit_distances(text, words), expected)
+        np.testing.assert_array_equal(samples.edit_distances(text, words), expected)
 
 
 def test_nearest_words(monkeypatch):
     words = ["maria", "mariana", "ann", "anna", "elisabeth", "ann"]
     texts = ["mario", "anna", "anni", "", "lisabet", "nna"]
     expected = [("maria", 1), ("anna", 0), ("anna", 1), ("ann", 3), ("elisabeth", 2), ("anna", 1)]
-    assert report.nearest(texts, words) == expected
-    monkeypatch.setattr(report, "WORDS_AT_ONCE", 1)
-    assert report.nearest(texts, words) == expected
+    assert samples.nearest_words(texts, words) == expected
+    monkeypatch.setattr(samples, "WORD_BATCH", 1)
+    assert samples.nearest_words(texts, words) == expected
 
 
 def test_nearest_of_all_names(names):
     """The distance is the least over all of train, whichever words are left out on the way."""
     texts = ["jonathon", "xqz", "maryannabella"]
     words = names.words["train"]
-    least = [int(report.edit_distances(text, words).min()) for text in texts]
-    assert [edits for _, edits in report.nearest(texts, words)] == least
+    least = [int(samples.edit_distances(text, words).min()) for text in texts]
+    assert [edits for _, edits in samples.nearest_words(texts, words)] == least
 
 
 # What was found inside.
@@ -259,9 +268,9 @@ def text_run(tmp_path_factory):
 def test_surprise_of_a_passage(text_run):
     """Each character but the first once, in contexts of at least half the block size."""
     run_dir = text_run / "run"
-    lm, _ = report.load(run_dir, workdir.read(run_dir))
-    dev = report.find_data(workdir.read(run_dir), run_dir).splits["dev"]
-    text, nats = passage.read_passage(lm, dev, max_chars=50)
+    lm, _ = load_best_model(run_dir, workdir.read(run_dir))
+    dev = find_data(workdir.read(run_dir), run_dir).splits["dev"]
+    text, nats = surprise.read_passage(lm, dev, max_chars=50)
     source = (text_run / "few.txt").read_text("utf-8")
     assert text == source[int(0.9 * len(source)) :][:50]
     tokens = np.array(lm.vocab.encode(text))
@@ -276,9 +285,9 @@ def test_surprise_of_a_passage(text_run):
 
 
 def test_passage_of_a_short_text(text_run):
-    lm, _ = report.load(text_run / "run", workdir.read(text_run / "run"))
+    lm, _ = load_best_model(text_run / "run", workdir.read(text_run / "run"))
     for size in (1, 2, BLOCK + 1, BLOCK + 2):
-        found = passage.choose_passage(lm, None, "line 1: not to be"[:size])
+        found = surprise.choose_passage(lm, None, "line 1: not to be"[:size])
         assert (found.text, found.source) == ("line 1: not to be"[:size], "first sample")
         assert found.nats.shape == (size - 1,) and np.isfinite(found.nats).all()
 
@@ -286,8 +295,8 @@ def test_passage_of_a_short_text(text_run):
 def test_page_of_a_text(text_run):
     """Samples keep their newlines, Surprise has every character, captions know no lines."""
     folder = text_run / "run"
-    found = report.collect(folder, None, seed=5, num=20)
-    assert len(found.samples) == report.MOST_TEXTS and "\n" in found.samples[0].text
+    found = collect(folder, None, seed=5, num=20)
+    assert len(found.samples) == MAX_TEXT_SAMPLES and "\n" in found.samples[0].text
     write(found, text_run / "page")
     page = (text_run / "page" / "index.html").read_text("utf-8")
     assert re.findall("<h2>(.*)</h2>", page) == [
@@ -309,7 +318,7 @@ def test_facts(runs, tmp_path, is_finished):
     shutil.copytree(runs / "bigram", tmp_path / "run")
     if not is_finished:
         (tmp_path / "run" / "summary.json").unlink()
-    found = report.collect(tmp_path / "run", None, seed=5, num=1).facts
+    found = collect(tmp_path / "run", None, seed=5, num=1).facts
     assert "model.kind=bigram" in found["config"] and "train.steps=20" in found["config"]
     assert "optimizer" not in found["config"]  # which is as the defaults have it
     assert ("device" in found) == is_finished
@@ -373,7 +382,7 @@ def inside_of(folder, lines):
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines), "utf-8"
     )
-    return history.read_inside(folder, PARAMS)
+    return history.read_diagnostics(folder, PARAMS)
 
 
 def test_what_was_found_inside_is_read(tmp_path):
@@ -390,7 +399,7 @@ def test_what_was_found_inside_is_read(tmp_path):
     inside_of(tmp_path, lines)
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(found_at(30))[:400])  # it is being written
-    found = history.read_inside(tmp_path, PARAMS)
+    found = history.read_diagnostics(tmp_path, PARAMS)
     assert found.steps == [0, 10, 20]
     np.testing.assert_equal(found.dead, {"h tanh": [np.nan, 0, 0], "h relu": [0.5, 0, 0]})
     assert found.saturated == {"h tanh": [0.25] * 3, "h relu": [0.25] * 3}
@@ -407,14 +416,14 @@ def test_what_was_found_inside_is_read(tmp_path):
 
 @pytest.mark.parametrize("lines", [[], [{"step": 5, "train_loss": 2.0, "learning_rate": 0.1}]])
 def test_nothing_was_looked_at(lines, tmp_path):
-    assert history.read_inside(tmp_path, PARAMS) is None  # there is no file
+    assert history.read_diagnostics(tmp_path, PARAMS) is None  # there is no file
     assert inside_of(tmp_path, lines) is None
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_parameters_in_the_order_of_their_use(kind):
     model, params = small_model(kind)
-    found = history.in_order_of_use(model, BLOCK)
+    found = history.parameter_order(model, BLOCK)
     paths = jax.tree_util.tree_leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
     assert sorted(found) == sorted(names)
@@ -426,7 +435,7 @@ def test_parameters_in_the_order_of_their_use(kind):
 @pytest.mark.slow
 def test_the_looks_of_a_run_are_on_its_page(runs):
     """With the names that training writes, all of those that have two axes."""
-    found = report.collect(runs / "transformer", None, seed=1, num=1).inside
+    found = collect(runs / "transformer", None, seed=1, num=1).diagnostics
     lines = read_metrics(runs / "transformer")
     *_, last = (line for line in lines if "gradients" in line)
     assert found.steps == [0, 10, 20]
@@ -448,7 +457,7 @@ def figures(monkeypatch):
 
 def test_pictures_show_the_numbers(figures, tmp_path):
     found = inside_of(tmp_path, [found_at(0), found_at(10), found_at(20)])
-    inside.draw(found, tmp_path)
+    diagnostics.draw(found, tmp_path)
     assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
     (ax,) = figures["inside_updates"].axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
@@ -472,7 +481,7 @@ def test_pictures_show_the_numbers(figures, tmp_path):
 
 def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
     found = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
-    inside.histograms({0: {"h relu": found}}, "", tmp_path / "one")
+    diagnostics.histograms({0: {"h relu": found}}, "", tmp_path / "one")
     (ax,) = figures["one"].axes
     (line,) = ax.collections
     assert_close(line.get_segments()[0][:, 0], [0.5, 0.5])
@@ -482,10 +491,10 @@ def test_a_single_number_is_drawn_as_a_line(figures, tmp_path):
 def test_pictures_of_many_matrices(figures, tmp_path):
     """The legend names some of them, the first and the last among them."""
     names = [f"h_{i}" for i in range(101)]
-    inside.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
+    diagnostics.ratios([0, 1], {name: [0.1, 0.2] for name in names}, "", tmp_path / "many", None)
     (legend,) = figures["many"].legends
     told = [text.get_text() for text in legend.get_texts()]
-    assert len(told) <= inside.MOST_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
+    assert len(told) <= diagnostics.MAX_LEGEND_NAMES + 1 and (told[0], told[-1]) == ("h_0", "h_100")
     assert len(figures["many"].axes[0].lines) == 101
 
 
@@ -518,7 +527,7 @@ def test_pictures_of_many_matrices(figures, tmp_path):
     ids=["one look", "no ratio", "neither layers nor matrices", "all zero"],
 )
 def test_what_cannot_be_drawn_is_left_out(lines, drawn, figures, tmp_path):
-    inside.draw(inside_of(tmp_path, lines), tmp_path)
+    diagnostics.draw(inside_of(tmp_path, lines), tmp_path)
     for figure in figures.values():
         figure.canvas.draw()
     assert set(figures) == {f"inside_{name}" for name in drawn}
@@ -534,7 +543,7 @@ def test_the_best_step_is_marked_at_its_dev_loss(figures, tmp_path):
 
 def test_red_is_what_the_model_gives_too_much(figures, tmp_path):
     learnt, counted = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]])
-    learned.difference(report.Bigrams(learnt, counted), ["a", "b"], tmp_path / "difference")
+    learned.difference(bigrams.BigramTables(learnt, counted), ["a", "b"], tmp_path / "difference")
     (image,) = figures["difference"].axes[0].images
     assert image.get_array().tolist() == [[0.25, -0.25], [0, 0]]
     assert image.cmap(image.norm(0.25))[0] > image.cmap(image.norm(0.25))[2]  # more red than blue
@@ -581,7 +590,7 @@ def test_other_names(runs, tmp_path):
     """The pictures of an earlier call go, and nothing else that lies there."""
     (tmp_path / "attention_2_1.png").write_bytes(b"")
     (tmp_path / "mine.png").write_bytes(b"")
-    found = report.collect(runs / "transformer", ["élise"], seed=5, num=4)
+    found = collect(runs / "transformer", ["élise"], seed=5, num=4)
     write(found, tmp_path)
     now = {file.stem for file in tmp_path.glob("[am]*.png")}
     assert now == {"attention_1_1", "attention_1_2", "mine"}
@@ -592,21 +601,21 @@ def test_other_names(runs, tmp_path):
 @pytest.mark.slow
 def test_looks_of_an_earlier_call_go(runs, tmp_path):
     """As where a run was trained anew without them."""
-    found = report.collect(runs / "bigram_inside", None, seed=5, num=1)
+    found = collect(runs / "bigram_inside", None, seed=5, num=1)
     write(found, tmp_path)
     assert {file.stem for file in tmp_path.glob("inside_*.png")} == {
         f"inside_{name}" for name in BY_MATRIX
     }
-    write(found._replace(inside=None), tmp_path)
+    write(found._replace(diagnostics=None), tmp_path)
     assert not list(tmp_path.glob("inside_*.png"))
     assert "<h2>Inside</h2>" not in (tmp_path / "index.html").read_text("utf-8")
 
 
 def test_what_is_collected(runs):
     """Samples and places as sample.py tells them; losses and the best step as training wrote."""
-    found = report.collect(runs / "bigram", None, seed=5, num=40)
+    found = collect(runs / "bigram", None, seed=5, num=40)
     known = workdir.read(runs / "bigram")
-    lm, best_step = report.load(runs / "bigram", known)
+    lm, best_step = load_best_model(runs / "bigram", known)
     drawn = sampling.sample(lm, jax.random.key(5), 40)
     dataset = load_data(known.config.data, known.config.seed)
     assert [(line.text, line.log_prob) for line in found.samples] == [line[:2] for line in drawn]
@@ -631,27 +640,27 @@ def test_without_data_and_metrics(runs, tmp_path):
     content = json.loads((folder / "config.json").read_text("utf-8"))
     content["data_file"] = str(tmp_path / "gone.txt")
     (folder / "config.json").write_text(json.dumps(content), "utf-8")
-    found = report.collect(folder, None, seed=1, num=5)
+    found = collect(folder, None, seed=1, num=5)
     assert found.names == list(dict.fromkeys(d.text for d in found.samples if d.text))[:3]
     write(found, folder / "plots")
     assert [file.name for file in (folder / "plots").iterdir()] == ["index.html"]
     page = (folder / "plots" / "index.html").read_text("utf-8")
     assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise", "Config"]
-    assert "gone.txt, gone or changed since" in page
+    assert "gone.txt, missing or changed" in page
     assert "<b>" not in page and "a &lt;b&gt;run&lt;b&gt;" in page
 
 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["fee", "Zoe"], "--names: training never saw 'Z', which is in 'Zoe'"),
+        (["fee", "Zoe"], "--names: 'Zoe' has 'Z', which is not in the vocabulary"),
         (["feefeef"], "'feefeef' has 7 characters; the lines of this model have at most 6"),
-        (["fee", ""], "--names: one of them is empty"),
+        (["fee", ""], "--names: a name is empty"),
     ],
 )
 def test_bad_names(names, told):
     with pytest.raises(UserError, match=re.escape(told)):
-        report.check_names(names, CHARS, BLOCK)
+        check_names(names, CHARS, BLOCK)
 
 
 @pytest.mark.parametrize(
@@ -659,8 +668,8 @@ def test_bad_names(names, told):
     [
         (("--workdir", "{tmp}/none"), "none holds no run"),
         (("--names", "anna"), "--workdir is missing"),
-        (("--workdir", "{run}", "--names", "anna,Zoe"), "never saw 'Z', which is in 'Zoe'"),
-        (("--workdir", "{run}", "--names=", "--num=1"), "--names: no name is given"),
+        (("--workdir", "{run}", "--names", "anna,Zoe"), "'Zoe' has 'Z'"),
+        (("--workdir", "{run}", "--names=", "--num=1"), "--names is empty"),
         (("--workdir", "{run}", "--num", "0"), "--num: 0 must be at least 1"),
     ],
 )
@@ -674,7 +683,7 @@ def test_bad_input_ends_in_one_line(flags, told, runs, tmp_path):
 
 def test_a_folder_that_cannot_be_written(runs, tmp_path):
     (tmp_path / "plots").write_text("mine", "utf-8")
-    found = report.collect(runs / "bigram", None, seed=1, num=1)
+    found = collect(runs / "bigram", None, seed=1, num=1)
     with pytest.raises(UserError, match="plots can't be written: File exists"):
         write(found, tmp_path / "plots")
     assert (tmp_path / "plots").read_text("utf-8") == "mine"
@@ -688,7 +697,7 @@ def test_help_names_the_defaults():
 def test_without_matplotlib(runs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')", "utf-8")
     done = command("--workdir", runs / "bigram", fresh=True, PYTHONPATH=str(tmp_path))
-    assert_one_line(done, "plots", "pictures need matplotlib: pip install matplotlib")
+    assert_one_line(done, "plots", "figures need matplotlib: pip install matplotlib")
 
 
 # Several runs.
@@ -764,7 +773,7 @@ def test_curves_of_all_runs_are_in_one_chart(figures, runs, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "is given twice"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "appears twice"),
         (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
         (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
     ],

@@ -21,12 +21,14 @@ from conftest import (
     small_config,
 )
 
-from makemore_jax import assemble, history, report, sweep, workdir
+from makemore_jax import assemble, sweep, workdir
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.report import history
+from makemore_jax.report.collect import load_best_model
 from makemore_jax.sweep_run import write_run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
@@ -145,7 +147,7 @@ def test_the_best_run_is_kept(tmp_path):
     summary = write_run(tmp_path / "best", chosen, best.trained)
     assert summary["steps"] == 60 and summary["dev_loss"] == best.best_dev_loss
     run_dir = workdir.read(tmp_path / "best")
-    lm, step = report.load(tmp_path / "best", run_dir)
+    lm, step = load_best_model(tmp_path / "best", run_dir)
     assert step == summary["best_step"] == 40
     dataset = load_data(chosen.data, chosen.seed)
     assert_close(

@@ -357,7 +357,7 @@ def test_no_twin_in_pytorch_is_said():
     command = ("-m", "makemore_jax.torch_parity.compare", "--config", "configs/lecture_mlp.py")
     done = run(*command, f"--config.data.path={ROOT / 'names.txt'}", "--steps", "1")
     assert done.returncode == 2
-    assert done.stderr == "compare: model.kind: window_mlp has no twin in PyTorch here\n"
+    assert done.stderr == "compare: model.kind: window_mlp has no PyTorch reference model\n"
 
 
 def test_normed_logits_start_small():

@@ -13,7 +13,7 @@ from makemore_jax.cli import command_line
 from makemore_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-OUT = flags.DEFINE_string("out", None, "folder to write; it must be new or empty")
+OUT = flags.DEFINE_string("out", None, "folder to write to; it must be new or empty")
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest"
 )

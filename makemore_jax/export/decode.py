@@ -17,11 +17,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class _Inputs(NamedTuple):
-    """What does not change during sampling."""
+    """The constants of the sampling loop."""
 
     variables: Any
-    keys: Array  # (B,) of the rows
-    tokens: Array  # (L,); the first num_given start every row
+    keys: Array  # (B,) one per row
+    tokens: Array  # (L,); every row starts with the first num_given
     num_given: Array  # () int32
     temperature: Array  # () float32
 
@@ -30,10 +30,10 @@ class _Loop(NamedTuple):
     """State of the sampling loop."""
 
     t: Array  # () int32: index of the newest token
-    carry: Any  # of the model, with a leading axis for the rows
+    carry: Any  # of the model, with a leading axis of rows
     tokens: Array  # (B, L) int32
     log_probs: Array  # (B,)
-    is_ended: Array  # (B,) bool: whether the row has the end of its line
+    is_ended: Array  # (B,) bool: the row contains the end of its line
 
 
 def decode(
@@ -45,22 +45,23 @@ def decode(
     num_given: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """Sample what `sampling.sample` samples. -> tokens (B, L), log-probabilities (B,)
+    """Return the same samples as `sampling.sample`: tokens (B, L), log-probabilities (B,).
 
-    Rows are independent (`vmap`), so B is symbolic in the exported function, and for a text L too.
+    Rows are independent (`vmap`), so the exported function has a symbolic B. For a text L is
+    symbolic, too.
 
     Args:
-        variables: {path: array}, what the model is applied to.
+        variables: the variables of the model, by path.
         seed: () uint32.
-        rows: (B,) int32; a row depends on the seed and on its number here only.
-        tokens: (L,) int32; the first `num_given` start every row, the others are ignored. A line
-            starts with token 0 and has L = max_len + 1.
+        rows: (B,) int32 row numbers. A row depends only on the seed and its number.
+        tokens: (L,) int32. Every row starts with the first `num_given`; the others are ignored. A
+            line starts with token 0 and has L = max_len + 1.
         num_given: () int32, at least 1.
         temperature: () float32; 0 is greedy.
 
     Returns:
-        Tokens, 0 after the end of a line, and natural log-probabilities at temperature 1: of the
-        whole line, or of the text after the given tokens.
+        Tokens, which are 0 after the end of a line, and natural log-probabilities at temperature 1
+        of the whole line, or of the text after the given tokens.
     """
     is_lines, block_size = lm.vocab.has_end, lm.block_size
     variables = traverse_util.unflatten_dict(variables, sep=".")
@@ -80,7 +81,7 @@ def decode(
         return models.read_lines(lm.model, variables, context[None])[0, -1]
 
     def use_context(loop: _Loop) -> _Loop:
-        """Read the last tokens again: each token shifts their positions."""
+        """Process the last tokens again, since each new token shifts their positions."""
         context = loop.tokens[:, loop.t + 1 - block_size + jnp.arange(block_size)]
         return _append(lm, inputs, loop, loop.carry, jax.vmap(read)(context))
 
@@ -100,7 +101,7 @@ def decode(
 
 
 def _append(lm: LanguageModel, inputs: _Inputs, loop: _Loop, carry: Any, logits: Array) -> _Loop:
-    """Write the token after position t. `logits` (B, V) are the model's for it."""
+    """Sample the token after position t from `logits` (B, V) and write it."""
     is_lines, L = lm.vocab.has_end, loop.tokens.shape[1]
     is_given = loop.t + 1 < inputs.num_given
     keys_index = loop.t if is_lines else loop.t + 1 - inputs.num_given
@@ -110,7 +111,7 @@ def _append(lm: LanguageModel, inputs: _Inputs, loop: _Loop, carry: Any, logits:
     most_probable = sample_token(keys, logits, Decoding(temperature=0))
     token = jnp.where(is_greedy, most_probable, sampled).astype(jnp.int32)
     token = jnp.where(is_given, loop.tokens[:, loop.t + 1], token)
-    if is_lines:  # the last token is always the end
+    if is_lines:  # the last token is always an end
         token = jnp.where(loop.is_ended | (loop.t == L - 2), 0, token)
     is_counted = ~loop.is_ended & (is_lines | ~is_given)
     return _Loop(

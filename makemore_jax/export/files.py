@@ -29,24 +29,24 @@ def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
         start, end = end, end + len(parts[-1])
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # aligns the data
+    text += b" " * (-len(text) % 8)  # align the data
     return len(text).to_bytes(8, "little") + text + b"".join(parts)
 
 
-def to_files(lm: LanguageModel, about: dict[str, Any]) -> dict[str, bytes]:
-    """Return the files that a loader needs. config.json has `about` as well."""
+def to_files(lm: LanguageModel, metadata: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files that a loader needs, by name. `metadata` is added to config.json."""
     arrays = traverse_util.flatten_dict(jax.device_get(lm.variables), sep=".")
     chars, is_lines = lm.vocab.chars, lm.vocab.has_end
     sizes = {
         "is_lines": is_lines,
         "max_len": lm.max_len,
-        # before the first character of a line, and of a text without a prompt
+        # the token before a line, or before a text without a prompt
         "start_token": chars.index("\n") if not is_lines and "\n" in chars else 0,
     }
     return {
         "model.safetensors": to_safetensors(arrays),
         "decode.jax": serialize_decode(lm, arrays),
-        "config.json": _to_json(sizes | about),
+        "config.json": _to_json(sizes | metadata),
         "vocab.json": _to_json(chars),
     }
 
@@ -56,7 +56,7 @@ def _to_json(content: Any) -> bytes:
 
 
 def export_run(folder: Path, out: Path, checkpoint: str) -> None:
-    """Write a run to `out`. UserError, with nothing written, if either folder is unsuitable."""
+    """Export the run in `folder` to `out`. UserError if one of them can't be used."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists and is not an empty folder; give another")
     run = workdir.read(folder)
@@ -66,8 +66,8 @@ def export_run(folder: Path, out: Path, checkpoint: str) -> None:
     template = models.variable_shapes(model, block_size)
     variables = checkpoints.restore_variables(checkpoint, template)
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
-    about = {"config": model_card.public_config(run.config), "versions": versions()}
-    files = to_files(lm, about)
+    metadata = {"config": model_card.public_config(run.config), "versions": versions()}
+    files = to_files(lm, metadata)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     card = model_card.as_markdown(folder, run, num_params, checkpoint, checkpoints)
     files["README.md"] = card.encode()

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, how it was trained, how good it is."""
+"""The model card of an exported run: model, training command and losses."""
 
 import copy
 import json
@@ -70,7 +70,7 @@ def as_markdown(
         vocab_size=run.vocab.size,
         block_size=config.data.block_size,
         step=step,
-        checkpoint="that with the lowest dev loss" if checkpoint == "best" else "the latest",
+        checkpoint="lowest dev loss" if checkpoint == "best" else "latest",
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         losses=_losses(folder, config, step, checkpoints),
         command=train_command(config),
@@ -78,21 +78,20 @@ def as_markdown(
 
 
 def _losses(folder: Path, config: Config, step: int, checkpoints: Checkpoints) -> str:
-    """The losses that were measured for the checkpoint of `step`, with the examples used."""
+    """Return a table of the losses of the checkpoint at `step`, or a sentence if there are none."""
     steps = checkpoints.steps()
     summary = workdir.read_summary(folder, steps["latest"])
     if step != steps["best"]:
-        return "None is recorded for this checkpoint."
+        return "No losses are recorded for this checkpoint."
     if summary is None or summary["best_step"] != step:
-        return f"dev {checkpoints.best_dev_loss():.4f} nats per token. Training has not ended."
-    some = config.train.eval_examples
-    counts = {"test": some, "dev": some, "train": config.train.train_eval_examples}
+        return f"dev {checkpoints.best_dev_loss():.4f} nats per token. Training is not finished."
+    num_eval = config.train.eval_examples
+    counts = {"test": num_eval, "dev": num_eval, "train": config.train.train_eval_examples}
     share = {name: f"at most {n:,}" if n else "all" for name, n in counts.items()}
     rows = [f"| {name} | {summary[f'{name}_loss']:.4f} | {share[name]} |" for name in counts]
     return "\n".join(
         [
-            "Nats per token, the mean over the tokens of each example once. The checkpoint was",
-            "chosen by its dev loss.",
+            "Mean nats per token over each example once. The checkpoint has the lowest dev loss.",
             "",
             "| split | loss | examples |",
             "|---|---|---|",
@@ -109,25 +108,25 @@ def public_config(config: Config) -> dict[str, Any]:
 
 
 def public_path(path: str) -> str:
-    """Return a path as it may be published: an absolute one without its folders."""
-    for kind in (PurePosixPath, PureWindowsPath):  # a run may come from another system
+    """Return a path without private folders: only the file name of an absolute path."""
+    for kind in (PurePosixPath, PureWindowsPath):  # a run may come from another operating system
         if kind(path).is_absolute():
             return kind(path).name
     return path
 
 
 def train_command(config: Config) -> str:
-    """Return the train.py command for a config: the bundled config that needs fewest overrides."""
-    wanted = config_lib.flatten(config)
-    wanted["data.path"] = public_path(wanted["data.path"])
+    """Return the train.py command for a config, with the bundled config that needs fewest flags."""
+    target = config_lib.flatten(config)
+    target["data.path"] = public_path(target["data.path"])
     if config.data.kind == "lines":
-        wanted["data.block_size"] = None  # comes from the data
+        target["data.block_size"] = None  # comes from the data
     overrides = {}
     for name in resources.config_names():
         get_config = runpy.run_path(str(resources.CONFIGS / f"{name}.py"))["get_config"]
         bundled = config_lib.flatten(get_config())
         overrides[name] = {
-            field: value for field, value in wanted.items() if value != bundled[field]
+            field: value for field, value in target.items() if value != bundled[field]
         }
     name = min(overrides, key=lambda name: len(overrides[name]))
     parts = [f"--config.{field}={value}" for field, value in overrides[name].items()]

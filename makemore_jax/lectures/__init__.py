@@ -1,1 +1,1 @@
-"""Systems of the lectures that are no trainable model: each module is one of them, whole."""
+"""The course's lectures as programs: each module with a command is one lecture."""

@@ -1,14 +1,15 @@
 """Lecture 5, back-propagation by hand: python -m makemore_jax.lectures.backprop --data FILE
 
-The MLP of Bengio et al. 2003 with batch norm (Ioffe and Szegedy 2015), in steps so small that the
-derivative of each is one line; then the short forms that cross-entropy and batch norm have as a
-whole (https://youtu.be/q8SA3rM6ckI). The command holds every gradient against jax.grad, trains
-with the short forms for 200,000 steps, and prints the losses: on the course's names 2.0737 on train
-and 2.1144 on dev. Four other keys gave 2.0695 to 2.0746 and 2.1091 to 2.1147; the lecture has
-2.0705 and 2.1099. It draws the first gradient by the logits as dlogits.png, and losses.png.
+The MLP of Bengio et al. 2003 with batch norm (Ioffe and Szegedy 2015) is split into steps with
+one-line derivatives. Then cross-entropy and batch norm get a short formula each
+(https://youtu.be/q8SA3rM6ckI). The command compares every gradient with jax.grad, trains with the
+short formulas for 200,000 steps, and prints the losses: 2.0737 on train and 2.1144 on dev of the
+course's names. Four other keys gave 2.0695 to 2.0746 and 2.1091 to 2.1147; the lecture has 2.0705
+and 2.1099. The command draws the gradient with respect to the logits as dlogits.png, and the
+losses as losses.png.
 
-B batch, T characters of context, C channels, H hidden, V vocabulary. Where a parameter has the
-lecture's name it has its shape too: `C` is also the table of embeddings.
+B batch, T characters of context, C channels, H hidden, V vocabulary. Parameters have the lecture's
+names and shapes. `C` is therefore also the embedding table.
 """
 
 import argparse
@@ -32,18 +33,18 @@ from makemore_jax.lectures.bigram_counts import symbols
 from makemore_jax.losses import mean_loss
 
 BLOCK_SIZE, N_EMBD, N_HIDDEN = 3, 10, 200  # T, C and H of the lecture
-LEARNING_RATES = 0.1, 0.01  # of the first half of all steps, and of the second
-EPSILON = 1e-5  # keeps the root of a variance of 0 away from 0
+LEARNING_RATES = 0.1, 0.01  # in the first and the second half of the steps
+EPSILON = 1e-5  # added to the variance
 
 Windows = tuple[Array, Array]  # x (N, T) and y (N,)
 
 
 class Params(NamedTuple):
-    """The lecture's parameters: 12,297 with its sizes."""
+    """The lecture's parameters, 12,297 numbers with its sizes."""
 
     C: Array  # (V, C)
     W1: Array  # (T * C, H)
-    b1: Array  # (H,), of no use before a norm that takes the mean away: its gradient is 0
+    b1: Array  # (H,); its gradient is 0, since batch norm subtracts the mean
     W2: Array  # (H, V)
     b2: Array  # (V,)
     bngain: Array  # (H,)
@@ -51,7 +52,7 @@ class Params(NamedTuple):
 
 
 class Intermediates(NamedTuple):
-    """All that is computed between the parameters and the loss, in this order."""
+    """All intermediate results of the forward pass, in order."""
 
     emb: Array  # (B, T, C)
     embcat: Array  # (B, T * C)
@@ -60,13 +61,13 @@ class Intermediates(NamedTuple):
     bndiff: Array  # (B, H)
     bndiff2: Array  # (B, H)
     bnvar: Array  # (H,)
-    bnvar_inv: Array  # (H,): 1 / the standard deviation
+    bnvar_inv: Array  # (H,): 1 / standard deviation
     bnraw: Array  # (B, H)
     hpreact: Array  # (B, H)
     h: Array  # (B, H)
     logits: Array  # (B, V)
     logit_maxes: Array  # (B, 1)
-    norm_logits: Array  # (B, V): the largest of each row is 0, so that exp can't overflow
+    norm_logits: Array  # (B, V): at most 0, so that exp can't overflow
     counts: Array  # (B, V)
     counts_sum: Array  # (B, 1)
     counts_sum_inv: Array  # (B, 1)
@@ -82,8 +83,8 @@ def init(
     n_embd: int = N_EMBD,
     n_hidden: int = N_HIDDEN,
 ) -> Params:
-    """The lecture's initial values: what could be 0 or 1 is a little off, so that no gradient is
-    right by chance. W1 as He et al. 2015 have it, with the gain of tanh."""
+    """Draw the lecture's initial parameters. Biases and gains are not exactly 0 and 1, so that no
+    gradient is correct by accident. W1 has the scale of He et al. 2015, with the gain of tanh."""
     keys = Params(*jax.random.split(key, len(Params._fields)))
     fan_in = block_size * n_embd
     return Params(
@@ -98,21 +99,21 @@ def init(
 
 
 def count_params(params: Params) -> int:
-    """How many numbers there are to train."""
+    """Return the number of trainable numbers."""
     return sum(a.size for a in params)
 
 
-NOTHING = Intermediates(*[0.0] * len(Intermediates._fields))
+ZEROS = Intermediates(*[0.0] * len(Intermediates._fields))
 
 
 def forward(
-    params: Params, x: Array, y: Array, add: Intermediates = NOTHING
+    params: Params, x: Array, y: Array, add: Intermediates = ZEROS
 ) -> tuple[Array, Intermediates]:
-    """Return the mean loss in nats over windows x (B, T), y (B,), and all intermediate results.
+    """Return the mean loss in nats over windows x (B, T), y (B,), and all intermediates.
 
-    `add` is added to each intermediate result. The gradient with respect to `add`, at 0, is the
-    gradient with respect to the intermediate results, so jax.grad can compute these too.
-    ValueError for fewer than two windows: the variance divides by B - 1 (Bessel's correction).
+    `add` is added to the intermediates. At 0 the gradient with respect to `add` is the gradient
+    with respect to the intermediates, so jax.grad can compute it. ValueError for fewer than two
+    windows: the variance divides by B - 1 (Bessel's correction).
     """
     B = len(y)
     if B < 2:
@@ -146,10 +147,10 @@ def forward(
 def backward(
     params: Params, x: Array, y: Array, saved: Intermediates
 ) -> tuple[Params, Intermediates]:
-    """Return the gradients of the loss for all parameters and all intermediates of `forward`.
+    """Return the gradients of the loss with respect to all parameters and intermediates.
 
-    The gradient of the loss with respect to `z` is called `dz` and has the shape of `z`. A value
-    that `forward` broadcasts along an axis gets a sum over that axis here, and a sum a broadcast.
+    The gradient with respect to `z` is called `dz` and has the shape of `z`. A broadcast along an
+    axis in `forward` becomes a sum over this axis here, and a sum becomes a broadcast.
     """
     B, V = saved.logits.shape
     is_target = jax.nn.one_hot(y, V, dtype=saved.logits.dtype)
@@ -184,7 +185,7 @@ def backward(
     dW1 = saved.embcat.T @ dhprebn
     db1 = dhprebn.sum(axis=0)
     demb = dembcat.reshape(saved.emb.shape)
-    dC = jnp.zeros_like(params.C).at[x].add(demb)  # sums over all places of a character
+    dC = jnp.zeros_like(params.C).at[x].add(demb)  # a character's gradients add up
 
     return Params(dC, dW1, db1, dW2, db2, dbngain, dbnbias), Intermediates(
         demb, dembcat, dhprebn, dbnmeani, dbndiff, dbndiff2, dbnvar, dbnvar_inv, dbnraw, dhpreact,
@@ -196,25 +197,26 @@ def backward(
 def cross_entropy_backward(logits: Array, y: Array) -> Array:
     """Return the gradient of the mean loss: (probs - one_hot(y)) / B. (B, V) -> (B, V)
 
-    In each row the target is pulled up as much as all others together are pushed down.
+    In each row the gradient of the target is minus the sum of all others.
     """
     B, V = logits.shape
     return (jax.nn.softmax(logits) - jax.nn.one_hot(y, V, dtype=logits.dtype)) / B
 
 
 def batch_norm_backward(dhpreact: Array, bngain: Array, bnraw: Array, bnvar_inv: Array) -> Array:
-    """Return the gradient for the input of batch norm, given that for its output. (B, H) each
+    """Return the gradient with respect to the input of batch norm, given that of its output.
 
-    It has no mean and no part along bnraw, since shifting or scaling the input has no effect. The
-    variance divides by B - 1 (Bessel's correction); the paper, section 3.1, divides by B.
+    Both are (B, H). Shifting or scaling the input has no effect, so the gradient has mean 0 and no
+    component along bnraw. The variance divides by B - 1 (Bessel's correction); the paper, section
+    3.1, divides by B.
     """
     B = len(dhpreact)
-    along = bnraw * (dhpreact * bnraw).sum(axis=0) / (B - 1)
-    return bngain * bnvar_inv * (dhpreact - dhpreact.mean(axis=0) - along)
+    along_bnraw = bnraw * (dhpreact * bnraw).sum(axis=0) / (B - 1)
+    return bngain * bnvar_inv * (dhpreact - dhpreact.mean(axis=0) - along_bnraw)
 
 
 def short_backward(params: Params, x: Array, y: Array, saved: Intermediates) -> Params:
-    """The gradients by the parameters alone, with the short forms: what training needs."""
+    """Return the gradients with respect to the parameters only, with the short formulas."""
     dlogits = cross_entropy_backward(saved.logits, y)
     dhpreact = dlogits @ params.W2.T * (1 - saved.h**2)
     dhprebn = batch_norm_backward(dhpreact, params.bngain, saved.bnraw, saved.bnvar_inv)
@@ -234,25 +236,26 @@ LossAndGrads = Callable[[Params, Array, Array], tuple[Array, Params]]
 
 
 def loss_and_grads_by_hand(params: Params, x: Array, y: Array) -> tuple[Array, Params]:
-    """What jax.value_and_grad gives of `forward`'s loss."""
+    """Compute the same as jax.value_and_grad of the loss of `forward`."""
     loss, saved = forward(params, x, y)
     return loss, short_backward(params, x, y, saved)
 
 
-# In exact arithmetic these gradients are 0; they are measured against what they are the sum of.
+# The exact gradients of these are 0. Each is a sum; compare with the size of its terms.
 SUMS_OF = {"logit_maxes": "norm_logits", "b1": "hprebn"}
 
 
 def differences(params: Params, x: Array, y: Array) -> dict[str, float]:
-    """How far each gradient by hand is from jax.grad's, relative to its largest entry.
+    """Return the difference of each gradient from jax.grad's, relative to its largest entry.
 
-    The short forms have rows of their own: those by the logits, by hprebn and by each parameter.
+    Entries named "..., short" belong to the short formulas: gradients with respect to the logits,
+    hprebn and each parameter.
     """
-    # On an accelerator a product would else have fewer digits than there are to compare.
+    # The default precision of accelerators is lower than the differences to measure.
     with jax.default_matmul_precision("highest"):
-        found = _differences(params, x, y)
+        result = _differences(params, x, y)
     short = [f"{name}, short" for name in ("logits", "hprebn", *Params._fields)]
-    return {name: float(found[name]) for name in (*Intermediates._fields, *Params._fields, *short)}
+    return {name: float(result[name]) for name in (*Intermediates._fields, *Params._fields, *short)}
 
 
 @jax.jit
@@ -271,12 +274,12 @@ def _differences(params: Params, x: Array, y: Array) -> dict[str, Array]:
     short = short_backward(params, x, y, saved)._asdict()
     short |= {"logits": cross_entropy_backward(saved.logits, y), "hprebn": dhprebn}
     by_hand = hand_saved._asdict() | hand_params._asdict()
-    found = {name: difference(name, a) for name, a in by_hand.items()}
-    return found | {f"{name}, short": difference(name, a) for name, a in short.items()}
+    long = {name: difference(name, a) for name, a in by_hand.items()}
+    return long | {f"{name}, short": difference(name, a) for name, a in short.items()}
 
 
 def first_half(steps: int) -> int:
-    """How many of so many steps have the first learning rate."""
+    """Return the number of steps with the first learning rate."""
     return (steps + 1) // 2
 
 
@@ -289,16 +292,15 @@ def train(
     batch_size: int = 32,
     loss_and_grads: LossAndGrads = loss_and_grads_by_hand,
 ) -> tuple[Params, Array]:
-    """Plain gradient descent, with LEARNING_RATES.
+    """Train with gradient descent and LEARNING_RATES. -> new parameters, losses (steps,)
 
-    Each batch is drawn from all windows of the split. -> the new parameters, and the loss of each
-    step (steps,).
+    Each batch is drawn from all windows of the split.
     """
     x, y = split
 
     def step(params: Params, i: Array) -> tuple[Params, Array]:
-        chosen = jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(y))
-        loss, grads = loss_and_grads(params, x[chosen], y[chosen])
+        indices = jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(y))
+        loss, grads = loss_and_grads(params, x[indices], y[indices])
         learning_rate = jnp.where(i < first_half(steps), *LEARNING_RATES)
         return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads), loss
 
@@ -306,7 +308,7 @@ def train(
 
 
 class NormStatistics(NamedTuple):
-    """What batch norm takes off and divides by where there is no batch."""
+    """The mean and variance that batch norm uses for evaluation."""
 
     mean: Array  # (H,)
     variance: Array  # (H,)
@@ -314,14 +316,14 @@ class NormStatistics(NamedTuple):
 
 @jax.jit
 def calibrate(params: Params, x: Array) -> NormStatistics:
-    """The statistics of batch norm over all windows x (N, T), N at least 2, at once."""
+    """Compute the statistics of batch norm over all windows x (N, T), N >= 2, at once."""
     hprebn = _hprebn(params, x)
     return NormStatistics(hprebn.mean(axis=0), hprebn.var(axis=0, ddof=1))
 
 
 @jax.jit
 def evaluate(params: Params, statistics: NormStatistics, split: Windows) -> Array:
-    """The mean loss over a whole split, in nats, with these statistics in batch norm."""
+    """Return the mean loss over a split in nats, with these statistics in batch norm."""
     x, y = split
     bndiff = _hprebn(params, x) - statistics.mean
     bnraw = bndiff * (statistics.variance + EPSILON) ** -0.5
@@ -330,12 +332,12 @@ def evaluate(params: Params, statistics: NormStatistics, split: Windows) -> Arra
 
 
 def _hprebn(params: Params, x: Array) -> Array:
-    """What goes into batch norm. (N, T) -> (N, H)"""
+    """Compute the input of batch norm. (N, T) -> (N, H)"""
     return params.C[x].reshape(len(x), -1) @ params.W1 + params.b1
 
 
 def load(path: str) -> tuple[dict[str, Windows], Vocab]:
-    """The windows of the lecture's train and dev split of a file of lines, and its vocabulary.
+    """Load the windows of the lecture's train and dev split of a file of lines, and its vocabulary.
 
     UserError if the file can't be read or has too few lines.
     """
@@ -349,29 +351,29 @@ def load(path: str) -> tuple[dict[str, Windows], Vocab]:
     return splits, dataset.vocab
 
 
-BOUNDS = {"float32": 1e-6, "float64": 1e-12}  # for what `differences` gives
+BOUNDS = {"float32": 1e-6, "float64": 1e-12}  # on the result of `differences`
 
 
 class GradientsDiffer(UserError):
-    """By more than their bound. Nothing was wrong with the command line, so exit with 1."""
+    """Gradients differ by more than their bound."""
 
-    exit_code = 1
+    exit_code = 1  # 2 is for errors of the command line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.Parser("backprop", __doc__)
     parser.add_argument("--data", default="names.txt", help="a file of lines (names.txt)")
-    parser.add_argument("--out", default="runs/backprop", help="where files go (runs/backprop)")
-    parser.add_argument("--steps", type=int, default=200_000, help="how many to train (200,000)")
+    parser.add_argument("--out", default="runs/backprop", help="folder (runs/backprop)")
+    parser.add_argument("--steps", type=int, default=200_000, help="training steps (200,000)")
     parser.add_argument("--float64", action="store_true", help="compute in float64")
     arguments = parser.parse_args(argv)
     if arguments.float64:
         jax.config.update("jax_enable_x64", True)
-    command.run("backprop", lambda: _tell(arguments))
+    command.run("backprop", lambda: _run(arguments))
 
 
-def _tell(arguments: argparse.Namespace) -> None:
-    """Check the gradients, train, and draw both."""
+def _run(arguments: argparse.Namespace) -> None:
+    """Check the gradients, train, and draw the gradient and the losses."""
     command.need_matplotlib("dlogits.png")
     from makemore_jax.lectures import pictures
 
@@ -382,8 +384,8 @@ def _tell(arguments: argparse.Namespace) -> None:
     init_key, batch_key, train_key = jax.random.split(jax.random.key(0), 3)
     params = init(init_key, vocab.size)
     x, y = splits["train"]
-    chosen = jax.random.randint(batch_key, (32,), 0, len(y))
-    batch = x[chosen], y[chosen]
+    indices = jax.random.randint(batch_key, (32,), 0, len(y))
+    batch = x[indices], y[indices]
     with command.writing(folder, "dlogits.png") as dlogits_file:
         _, saved = jax.jit(forward)(params, *batch)
         dlogits = cross_entropy_backward(saved.logits, batch[1])
@@ -395,8 +397,8 @@ def _tell(arguments: argparse.Namespace) -> None:
     print(f"{count_params(params):,} parameters\n")
     dtype = str(params.C.dtype)
     print(f"gradients by hand and by jax.grad in {dtype}: largest difference / largest entry")
-    found = differences(params, *batch)
-    for title, difference in found.items():
+    by_name = differences(params, *batch)
+    for title, difference in by_name.items():
         print(f"  {title:<16} {difference:.1e}")
 
     print(f"\ntraining for {steps:,} steps with the gradients by hand", flush=True)
@@ -408,8 +410,8 @@ def _tell(arguments: argparse.Namespace) -> None:
     print(f"{', '.join(means)} after {seconds:.1f} s")
     with command.writing(folder, "losses.png") as losses_file:
         pictures.losses(np.asarray(losses), first_half(steps), LEARNING_RATES, losses_file)
-    print(f"{dlogits_file} shows the gradient by the logits, {losses_file} the training")
-    exceeded = [title for title, difference in found.items() if not difference <= BOUNDS[dtype]]
+    print(f"{dlogits_file} shows the gradient with respect to the logits, {losses_file} the losses")
+    exceeded = [title for title, difference in by_name.items() if not difference <= BOUNDS[dtype]]
     if exceeded:
         raise GradientsDiffer(f"gradients differ too much: {'; '.join(exceeded)}")
 

@@ -1,10 +1,10 @@
 """Lecture 2, counting bigrams: python -m makemore_jax.lectures.bigram_counts --data names.txt
 
-The course's first language model (https://youtu.be/PaCmpygFfXo), twice: as a table of how often
-one character follows another, and as one layer of a neural network that gradient descent brings
-to the same table. Token 0 stands before and after each line and is shown as a dot. The command
-prints what it counts, the loss of both models and lines drawn from the table, and draws the
-matrix as counts.png.
+The course's first language model (https://youtu.be/PaCmpygFfXo), in two forms: a table that counts
+how often one character follows another, and one layer of a neural network, which gradient descent
+brings to the same table. Token 0 is the start and the end of each line and is shown as a dot. The
+command prints the counts, the losses of both models and samples from the table, and draws the
+count matrix as counts.png.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from makemore_jax.models.bigram import Bigram
 
 
 class Statistics(NamedTuple):
-    """What a list of words looks like from afar."""
+    """Summary of a list of words."""
 
     num_lines: int
     shortest: int  # characters
     longest: int
-    chars: tuple[str, ...]  # those that occur, sorted
+    chars: tuple[str, ...]  # sorted
 
 
 def statistics(words: Sequence[str]) -> Statistics:
-    """The statistics of a list of at least one word."""
+    """Summarize a list of at least one word."""
     lengths = [len(word) for word in words]
     return Statistics(len(words), min(lengths), max(lengths), tuple(sorted(set("".join(words)))))
 
@@ -49,9 +49,10 @@ def statistics(words: Sequence[str]) -> Statistics:
 
 
 def count(words: Sequence[str], vocab: Vocab) -> np.ndarray:
-    """How often the second token follows the first, over all lines. -> (V, V) int64
+    """Count how often each token (column) follows each other (row). -> (V, V) int64
 
-    A word of n characters, all of them known, has n + 1 pairs: a 0 stands at both of its ends.
+    A word of n characters has n + 1 pairs, since a 0 is added at both ends. All characters must be
+    in the vocabulary.
     """
     tokens = [0]
     for word in words:
@@ -62,37 +63,37 @@ def count(words: Sequence[str], vocab: Vocab) -> np.ndarray:
 
 
 def count_splits(words: Sequence[str], vocab: Vocab) -> dict[str, np.ndarray]:
-    """The count matrices of train, dev and test, as the lectures from part 3 on split the list."""
+    """Return the count matrices of train, dev and test in the split that lectures 3 to 6 use."""
     indices = SPLITS["lecture"](len(words), seed=42)
-    return {name: count([words[i] for i in chosen], vocab) for name, chosen in indices.items()}
+    return {name: count([words[i] for i in part], vocab) for name, part in indices.items()}
 
 
 def most_frequent(counts: np.ndarray, num: int) -> list[tuple[int, int, int]]:
-    """At most `num` pairs that occur: first token, second token, count; the most frequent leads."""
+    """Return the `num` most frequent pairs in order: first token, second token, count."""
     order = np.argsort(-counts, axis=None, kind="stable")[:num]
     firsts, seconds = np.unravel_index(order, counts.shape)
-    found = zip(firsts.tolist(), seconds.tolist(), counts[firsts, seconds].tolist(), strict=True)
-    return [pair for pair in found if pair[2] > 0]
+    pairs = zip(firsts.tolist(), seconds.tolist(), counts[firsts, seconds].tolist(), strict=True)
+    return [pair for pair in pairs if pair[2] > 0]
 
 
 def probabilities(counts: np.ndarray, smoothing: float = 1.0) -> np.ndarray:
-    """P(second | first) after `smoothing` is added to each count; rows add up to 1. (V, V) float64
+    """Return P(second | first) after adding `smoothing` to each count. (V, V) float64
 
-    A row without any count is uniform: with smoothing it is, and without it that is the limit.
-    UserError unless the smoothing is a number, 0 or above.
+    Rows add up to 1. A row without counts is uniform, the limit for small smoothing. UserError
+    unless the smoothing is a finite number >= 0.
     """
     if not 0 <= smoothing < math.inf:
-        raise UserError(f"--smoothing: {smoothing} must be a number, 0 or above")
+        raise UserError(f"--smoothing: {smoothing} must be a finite number, 0 or above")
     added = counts + float(smoothing)
     totals = added.sum(axis=1, keepdims=True)
     return np.where(totals > 0, added / np.where(totals > 0, totals, 1), 1 / len(counts))
 
 
 def nll(probs: np.ndarray, counts: np.ndarray) -> float:
-    """The mean negative log likelihood, in nats, of all the pairs that `counts` holds (V, V).
+    """Return the mean negative log likelihood of all pairs in `counts` (V, V), in nats.
 
-    Infinite where one of them has probability 0. Times the number of pairs and with its sign
-    turned it is the log likelihood of the text.
+    It is infinite if one of the pairs has probability 0. The log likelihood of the text is minus
+    this mean times the number of pairs.
     """
     occurs = counts > 0
     with np.errstate(divide="ignore"):
@@ -101,20 +102,17 @@ def nll(probs: np.ndarray, counts: np.ndarray) -> float:
 
 
 def language_model(probs: np.ndarray, vocab: Vocab, block_size: int) -> LanguageModel:
-    """The table as the model that `sampling` draws from and scores with.
-
-    Drawn lines are cut at `block_size` - 1 characters.
-    """
+    """Return the table as a model for `sampling`. Lines have up to `block_size` - 1 characters."""
     with np.errstate(divide="ignore"):
         logits = jnp.asarray(np.log(probs), jnp.float32)
     return LanguageModel(Bigram(vocab.size), {"params": {"logits": logits}}, vocab, block_size)
 
 
 def sample(key: Array, probs: np.ndarray, vocab: Vocab, num: int, longest: int = 1000) -> list[str]:
-    """Draw `num` lines, each token from the row of the one before, up to a 0.
+    """Sample `num` lines. Each token is drawn from the row of the previous token, up to a 0.
 
-    The table forgets where it is in a line, so that no length is out of the question: what has
-    more than `longest` characters is cut there.
+    The table does not know its position in the line, so lines can have any length. They are cut at
+    `longest` characters.
     """
     lines = sampling.sample(language_model(probs, vocab, longest + 1), key, num)
     return [line.text for line in lines]
@@ -124,91 +122,91 @@ def sample(key: Array, probs: np.ndarray, vocab: Vocab, num: int, longest: int =
 
 
 def init_weights(key: Array, vocab_size: int) -> Array:
-    """As the lecture starts: from the standard normal distribution. -> W (V, V)"""
+    """Draw the weights from the standard normal distribution, as in the lecture. -> W (V, V)"""
     return jax.random.normal(key, (vocab_size, vocab_size))
 
 
 def network(W: Array, inputs: Array) -> Array:
-    """The logits of one layer without a bias, on one-hot inputs. W (V, V), (n,) -> (n, V)
+    """Compute the logits of one layer without bias on one-hot inputs. W (V, V), (n,) -> (n, V)
 
-    A one-hot vector picks a row of W, which is therefore the log counts that the layer believes in.
+    A one-hot vector selects a row of W. The row acts as the logarithm of counts.
     """
     one_hot = jax.nn.one_hot(inputs, len(W), dtype=W.dtype)
-    return jnp.matmul(one_hot, W, precision="highest")  # else a GPU may round W to fewer bits
+    return jnp.matmul(one_hot, W, precision="highest")  # the default of a GPU may round W
 
 
 def network_nll(W: Array, counts: Array) -> Array:
-    """The mean negative log likelihood in nats of all the pairs that `counts` holds. -> ()
+    """Return the network's mean negative log likelihood of all pairs in `counts`, in nats.
 
-    The network sees each token once and not once for each pair, since equal inputs have equal
-    logits: 27 rows for the 228,146 pairs of makemore's list, and the same loss.
+    Equal inputs have equal logits, so the network runs once per token instead of once per pair: 27
+    rows instead of the 228,146 pairs of makemore's list, with the same loss.
     """
     log_probs = jax.nn.log_softmax(network(W, jnp.arange(len(W))))
     return -(counts * log_probs).sum() / counts.sum()
 
 
 def l2(W: Array) -> Array:
-    """The lecture's regulariser: the mean square of the weights. -> ()
+    """Return the lecture's regularizer, the mean square of the weights.
 
-    Where the loss is smallest, its gradient of 0 says that P(j | i) = (count[i, j] - s W[i, j]) /
-    row total, with s = `l2_smoothing` of its strength: a pair below the mean of its row in W is
-    lent counts by those above it. Under a large strength, that is near W = 0, this is to first
-    order the same as s added to each count.
+    At the minimum of the loss its gradient is 0, so P(j | i) = (count[i, j] - s W[i, j]) / (total
+    of row i) with s = `l2_smoothing(strength, counts)`. Pairs with W < 0 gain counts, pairs with
+    W > 0 lose counts. For a large strength W is near 0, and the effect is to first order that of
+    adding s to each count.
     """
     return jnp.mean(W**2)
 
 
 def l2_smoothing(strength: float, counts: np.ndarray) -> float:
-    """The s of `l2`, in counts: 2 strength N / V**2 for N pairs."""
+    """Return the s of `l2` in counts: 2 strength N / V**2 for N pairs."""
     return 2 * strength * float(counts.sum()) / counts.size
 
 
 def kl(W: Array) -> Array:
-    """The regulariser that is smoothing: KL(uniform || P( . | i)), added up over the rows i. -> ()
+    """Return the regularizer that is smoothing: the sum over rows i of KL(uniform || P( . | i)).
 
-    Up to a constant it is the sum of -log P(j | i) over all pairs, divided by V. Under a strength
-    of `kl_strength` the whole loss is therefore the likelihood of the text with s more of each
-    pair, and smallest exactly where softmax(W) is `probabilities(counts, s)`.
+    Up to a constant it is the sum of -log P(j | i) over all pairs, divided by V. With the strength
+    `kl_strength(s, counts)` the whole loss is the negative log likelihood of the text with s added
+    to the count of each pair. Its minimum is softmax(W) = `probabilities(counts, s)`.
     """
     return (-jax.nn.log_softmax(W).mean(axis=1) - math.log(len(W))).sum()
 
 
 def kl_strength(smoothing: float, counts: np.ndarray) -> float:
-    """The strength under which `kl` adds `smoothing` to each count: smoothing V / N."""
+    """Return the strength at which `kl` adds `smoothing` to each count: smoothing V / N."""
     return smoothing * len(counts) / float(counts.sum())
 
 
 def steady_rate(counts: np.ndarray) -> float:
-    """A learning rate with which, without a regulariser, no step can raise the loss.
+    """Return a learning rate with which no step can raise the loss without a regularizer.
 
-    It is 1 / L for a gradient that changes by no more than L times the way: that of a softmax has
-    L = 1/2, and a row has its part of all pairs as weight.
+    It is 1 / L for a gradient with Lipschitz constant L. Cross-entropy has L = 1/2 for its logits,
+    weighted by a row's share of all pairs.
     """
     return 2 * float(counts.sum() / counts.sum(axis=1).max())
 
 
-@partial(jax.jit, static_argnames=("num_steps", "regulariser"))
+@partial(jax.jit, static_argnames=("num_steps", "regularizer"))
 def train(
     W: Array,
     counts: np.ndarray | Array,
     num_steps: int,
     learning_rate: float,
     strength: float = 0.0,
-    regulariser: Callable[[Array], Array] = l2,
+    regularizer: Callable[[Array], Array] = l2,
 ) -> tuple[Array, Array]:
-    """Gradient descent on network_nll + strength * regulariser, over all pairs at each step.
+    """Minimize network_nll + strength * regularizer with gradient descent over all pairs.
 
-    -> the new W, and the negative log likelihood alone before each step (num_steps,).
+    -> the new W, the negative log likelihood without the regularizer before each step (num_steps,)
     """
-    counts = jnp.asarray(counts, W.dtype)  # integers of 32 bits may have no room for their sum
+    counts = jnp.asarray(counts, W.dtype)  # the sum of int32 counts could overflow
 
     def loss(W: Array) -> tuple[Array, Array]:
-        nll_alone = network_nll(W, counts)
-        return nll_alone + strength * regulariser(W), nll_alone
+        nll = network_nll(W, counts)
+        return nll + strength * regularizer(W), nll
 
     def step(W: Array, _: None) -> tuple[Array, Array]:
-        gradient, nll_alone = jax.grad(loss, has_aux=True)(W)
-        return W - learning_rate * gradient, nll_alone
+        gradient, nll = jax.grad(loss, has_aux=True)(W)
+        return W - learning_rate * gradient, nll
 
     return jax.lax.scan(step, W, length=num_steps)
 
@@ -224,14 +222,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     parser.add_argument("--out", default="runs/bigram_counts", help="folder (runs/bigram_counts)")
     parser.add_argument("--smoothing", type=float, default=1.0, help="added to each count (1)")
-    parser.add_argument("--seed", type=int, default=3407, help="of all that is drawn (3407)")
-    parser.add_argument("--num", type=int, default=10, help="how many lines are drawn (10)")
+    parser.add_argument("--seed", type=int, default=3407, help="random seed (3407)")
+    parser.add_argument("--num", type=int, default=10, help="number of samples (10)")
     arguments = parser.parse_args(argv)
-    command.run("bigram_counts", lambda: _tell(arguments))
+    command.run("bigram_counts", lambda: _run(arguments))
 
 
-def _tell(arguments: argparse.Namespace) -> None:
-    """Check everything, draw the picture, then print."""
+def _run(arguments: argparse.Namespace) -> None:
+    """Check the arguments, draw the picture, then print the results."""
     command.need_matplotlib("counts.png")
     from makemore_jax.lectures import pictures
 
@@ -240,27 +238,27 @@ def _tell(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
     if arguments.num < 1:
         raise UserError(f"--num: {arguments.num} must be at least 1")
-    found = statistics(words)
-    vocab = Vocab(found.chars)
+    summary = statistics(words)
+    vocab = Vocab(summary.chars)
     counts = count(words, vocab)
     probs = probabilities(counts, arguments.smoothing)
     with command.writing(Path(arguments.out), "counts.png") as file:
         pictures.bigram_table(counts, symbols(vocab), file)
     init_key, sample_key = jax.random.split(jax.random.key(arguments.seed))
     print(
-        f"{arguments.data}: {found.num_lines:,} lines of {found.shortest} to {found.longest} "
+        f"{arguments.data}: {summary.num_lines:,} lines of {summary.shortest} to {summary.longest} "
         f"characters, {len(vocab.chars)} different: {''.join(vocab.chars)}"
     )
     _print_table(counts, probs, symbols(vocab), arguments.smoothing)
     _print_splits(count_splits(words, vocab), arguments.smoothing)
     _print_network(counts, init_key)
-    print("\ndrawn from the table:")
+    print("\nsamples from the table:")
     print("\n".join(sample(sample_key, probs, vocab, arguments.num)))
-    print(f"\n{file} shows the matrix")
+    print(f"\n{file} shows the count matrix")
 
 
 def _read(path: str) -> list[str]:
-    """The words of a file. UserError if it can't be read or has none."""
+    """Read the words of a file. UserError if it can't be read or is empty."""
     with command.reading_data():
         text, _ = text_file.read(path, "utf-8")
     words = split_lines(text)
@@ -270,7 +268,7 @@ def _read(path: str) -> list[str]:
 
 
 def symbols(vocab: Vocab) -> list[str]:
-    """What is shown for each token: for the 0 a dot, or <> where the text has dots of its own."""
+    """Return a label for each token. Token 0 is a dot, or <> if the text contains dots."""
     return ["<>" if "." in vocab.chars else ".", *vocab.chars]
 
 
@@ -283,15 +281,15 @@ def _print_table(
     print(f"\nnegative log likelihood, nats per character\ncounted{plain:16.6f}")
     smoothed = nll(probs, counts)
     print(f"{f'{smoothing:g} added':14}{smoothed:9.6f}")
-    print(f"log likelihood of the whole: {-plain * counts.sum():,.0f} and ", end="")
+    print(f"log likelihood of the text: {-plain * counts.sum():,.0f} and ", end="")
     print(f"{-smoothed * counts.sum():,.0f}")
 
 
 def _print_splits(counts: dict[str, np.ndarray], smoothing: float) -> None:
-    if not all(each.any() for each in counts.values()):
+    if not all(table.any() for table in counts.values()):
         return  # too few lines
     probs = probabilities(counts["train"], smoothing)
-    losses = [f"{name} {nll(probs, each):.6f}" for name, each in counts.items()]
+    losses = [f"{name} {nll(probs, table):.6f}" for name, table in counts.items()]
     print(f"counted on 80% of the lines, {smoothing:g} added: {', '.join(losses)}")
 
 
@@ -299,11 +297,11 @@ def _print_network(counts: np.ndarray, key: Array) -> None:
     rate = steady_rate(counts)
     W = init_weights(key, len(counts))
     _, plain = train(W, counts, STEPS + 1, rate)
-    _, regularised = train(W, counts, STEPS + 1, rate, L2)
-    print(f"\nthe same as one layer of a network, gradient descent at rate {rate:.3g}")
+    _, regularized = train(W, counts, STEPS + 1, rate, L2)
+    print(f"\none layer of a network, gradient descent with learning rate {rate:.3g}")
     print(f"  step            with {L2:g} L2")
     for step in (0, 10, 100, 1000, STEPS):
-        print(f"{step:6,} {plain[step]:9.6f} {regularised[step]:9.6f}")
+        print(f"{step:6,} {plain[step]:9.6f} {regularized[step]:9.6f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the lectures' commands share: their arguments, and mistakes told in one line."""
+"""Shared by the lectures' commands: arguments, and one-line error messages."""
 
 import argparse
 import importlib.util
@@ -14,7 +14,7 @@ from makemore_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of python -m makemore_jax.lectures.NAME, whose docstring is the help."""
+    """The arguments of python -m makemore_jax.lectures.NAME. The help is the module's docstring."""
 
     def __init__(self, name: str, doc: str):
         super().__init__(
@@ -26,25 +26,26 @@ class Parser(argparse.ArgumentParser):
         self.name = name
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.name}: {message}\n")  # one line, where argparse adds its usage
+        self.exit(2, f"{self.name}: {message}\n")  # argparse would print its usage, too
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """Call `main`. A UserError ends as one line and its exit code, a closed pipe or ^C as 130."""
+    """Call `main`. Exit with one line for a UserError, and with 130 for a closed pipe or Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # a character the terminal lacks must not end this
+        if stream is not None:  # escape characters that the terminal can't show
             stream.reconfigure(errors="backslashreplace")
     startup.use_compilation_cache()
     try:
         main()
-        print(end="", flush=True)  # what nobody reads is to fail here
+        print(end="", flush=True)  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's end flushes again
+        # Python flushes again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(130)
 
 
@@ -57,15 +58,12 @@ def need_matplotlib(picture: str) -> None:
         raise UserError(f"{picture} needs matplotlib: pip install matplotlib")
     import matplotlib
 
-    matplotlib.use("Agg")  # not in pictures.py: a notebook keeps its own backend
+    matplotlib.use("Agg")  # pictures.py must not do this: a notebook has its own backend
 
 
 @contextmanager
 def writing(folder: Path, name: str = "") -> Iterator[Path]:
-    """For what writes into `folder`, which is made: the file `name` in it, or the folder itself.
-
-    What can't be written is a UserError about --out.
-    """
+    """Create `folder` and yield the path of the file `name` in it. OSErrors become UserErrors."""
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +74,11 @@ def writing(folder: Path, name: str = "") -> Iterator[Path]:
 
 @contextmanager
 def reading_data() -> Iterator[None]:
-    """For what reads a config's data.path: its mistakes, told of --data, which is UTF-8."""
+    """Report errors about the config field data.path as errors about the flag --data."""
     try:
         yield
     except UserError as error:
-        told, told_config, _ = str(error).partition("; name its encoding")
-        way_out = "; convert it" if told_config else ""
-        raise UserError(told.replace("data.path:", "--data:", 1) + way_out) from None
+        # A config can name the encoding of the file; these commands read UTF-8 only.
+        message, encoding_hint, _ = str(error).partition("; name its encoding")
+        hint = "; convert it" if encoding_hint else ""
+        raise UserError(message.replace("data.path:", "--data:", 1) + hint) from None

@@ -1,7 +1,7 @@
-"""Train a config without files, for notebooks: the whole state of the experiment is one value.
+"""Train a config in a notebook, without files. The state of an experiment is one value.
 
-`train.py` trains the same models with checkpoints, logs and evaluation during training. Here a
-function takes an experiment and returns the next, so a notebook can keep any of them.
+`train.py` trains the same models with checkpoints, logging and evaluation during training. Here a
+function takes an experiment and returns the next one, so a notebook can keep any of them.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ from makemore_jax.training.step import gradients, make_train_step
 
 
 class Experiment(NamedTuple):
-    """A config with everything that it determines, and the state of its training."""
+    """A config with its dataset, model and optimizer, and the training state."""
 
     config: Config
     dataset: Dataset
@@ -37,7 +37,7 @@ class Experiment(NamedTuple):
 
 
 def names_file() -> str:
-    """Return the path of makemore's list of names, or of the project's own list without it."""
+    """Return the path of makemore's list of names, or of names.txt if it is not downloaded."""
     folder = resources.FOLDER
     return str(locate("names", folder / "data") or folder / "names.txt")
 
@@ -45,7 +45,7 @@ def names_file() -> str:
 def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
     """Load the data and initialize the model with the config's seed. UserError as in train.py.
 
-    A `dataset` of the same `config.data` saves loading it again.
+    Pass a `dataset` with the same `config.data` to avoid loading it again.
     """
     validate(config)
     dataset = dataset or load_data(config.data, config.seed)
@@ -76,7 +76,7 @@ def train_state(
 ) -> tuple[TrainState, Array]:
     """Train for `num_steps` steps in one compiled call. -> the new state, losses (num_steps,).
 
-    Pure, so `jax.vmap` trains a stack of states at once.
+    This is a pure function, so `jax.vmap` can train a stack of states at once.
     """
     train_step = make_train_step(gradients(model), optimizer, batch_size)
 
@@ -98,7 +98,7 @@ def evaluate(experiment: Experiment, split: str, max_examples: int | None = None
 
 
 def language_model(experiment: Experiment) -> LanguageModel:
-    """Return the model with its parameters, as sampling and scoring need it."""
+    """Return the model with its parameters, for sampling and scoring."""
     dataset = experiment.dataset
     return LanguageModel(
         experiment.model,

@@ -1,7 +1,7 @@
 """Figures of the lectures, for files and for notebooks.
 
-Each function takes plain arrays, saves the figure to `file` if one is given, and returns it closed:
-a notebook shows it as the value of a cell. Imports matplotlib, so import this only to draw.
+Each function takes plain arrays and returns a closed figure, which a notebook shows as the value of
+a cell. With `file` it also saves the figure. This module imports matplotlib.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,24 @@ from matplotlib.colors import FuncNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-MOST_LABELLED = 64  # tokens; in the cells of more there is no room for text
+MAX_LABELED = 64  # tokens; the cells of larger tables have no space for text
 CELL = 0.5  # inches
 
 
 def bigram_table(
     counts: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
 ) -> Figure:
-    """Draw the count matrix (V, V): each cell has its pair above its count, and a shade.
+    """Draw the count matrix (V, V). Each cell has a shade, its pair and its count.
 
     `symbols` has a label per token. Rows are first characters, columns are second characters.
-    Cells of more than MOST_LABELLED tokens have only the shade.
+    With more than MAX_LABELED tokens the cells have only the shade.
     """
     V = len(symbols)
-    side = CELL * min(V, MOST_LABELLED) + 1
+    side = CELL * min(V, MAX_LABELED) + 1
     figure, ax = plt.subplots(figsize=(side, side), layout="constrained")
-    norm = PowerNorm(0.5, vmin=0, vmax=max(counts.max(), 1))  # else all but a few would be white
+    norm = PowerNorm(
+        0.5, vmin=0, vmax=max(counts.max(), 1)
+    )  # on a linear scale almost all cells look white
     ax.imshow(counts, cmap="Blues", norm=norm)
     ax.set_xlabel("second character")
     ax.set_ylabel("first character")
@@ -37,19 +39,19 @@ def bigram_table(
     ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
     ax.set_xticks([])
     ax.set_yticks([])
-    if V <= MOST_LABELLED:
-        # A $ is a character here, and not the beginning of a formula.
+    if V <= MAX_LABELED:
+        # parse_math=False: a $ is a character here, not the start of a formula.
         ax.set_xticks(range(V), symbols, parse_math=False)
         ax.set_yticks(range(V), symbols, parse_math=False)
         for (i, j), count in np.ndenumerate(counts):
             color = "white" if norm(count) > 0.6 else "0.55" if count == 0 else "black"
-            given = {"ha": "center", "color": color, "parse_math": False, "in_layout": False}
-            ax.text(j, i - 0.05, symbols[i] + symbols[j], va="bottom", fontsize=10, **given)
-            ax.text(j, i + 0.08, str(count), va="top", fontsize=8, **given)
+            style = {"ha": "center", "color": color, "parse_math": False, "in_layout": False}
+            ax.text(j, i - 0.05, symbols[i] + symbols[j], va="bottom", fontsize=10, **style)
+            ax.text(j, i + 0.08, str(count), va="top", fontsize=8, **style)
     return _finish(figure, file, dpi=76)
 
 
-# The figures below are 1,000 pixels wide, with text that is legible at half that size.
+# The figures below are 1,000 pixels wide. Their text is legible at half that size.
 
 
 def attention(
@@ -58,7 +60,7 @@ def attention(
     measures: Mapping[str, np.ndarray],
     file: str | Path | None = None,
 ) -> Figure:
-    """Draw what `attention_weights` and `score_scaling` draw, one above the other."""
+    """Draw the figures of `attention_weights` and `score_scaling` above each other."""
     height = _height_of_weights(weights)
     figure = plt.figure(figsize=(6.25, height + 2.3), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[height, 2.3])
@@ -68,7 +70,7 @@ def attention(
 
 
 def attention_weights(weights: Mapping[str, np.ndarray], file: str | Path | None = None) -> Figure:
-    """Draw how much each query (row) takes from each key (column): (T, S) tables by title."""
+    """Draw the weight of each key (column) for each query (row): (T, S) tables by title."""
     figure = plt.figure(figsize=(6.25, _height_of_weights(weights)), layout="constrained")
     _draw_weights(figure, weights)
     return _finish(figure, file)
@@ -77,14 +79,14 @@ def attention_weights(weights: Mapping[str, np.ndarray], file: str | Path | None
 def score_scaling(
     head_sizes: Sequence[int], measures: Mapping[str, np.ndarray], file: str | Path | None = None
 ) -> Figure:
-    """Draw measures of softmax by head size: (2, N) by title, scores as they are and scaled."""
+    """Draw measures of softmax by head size: (2, N) by title, unscaled and scaled scores."""
     figure = plt.figure(figsize=(6.25, 2.3), layout="constrained")
     _draw_scaling(figure, head_sizes, measures)
     return _finish(figure, file)
 
 
 def _height_of_weights(weights: Mapping[str, np.ndarray]) -> float:
-    """Inches, for three tables side by side."""
+    """Return the height in inches, with three tables per row."""
     return 2.35 * -(-len(weights) // 3)
 
 
@@ -111,7 +113,7 @@ def _draw_scaling(
 ) -> None:
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     for ax, (title, (plain, scaled)) in zip(axes, measures.items(), strict=True):
-        ax.semilogx(head_sizes, plain, "s--", label="scores as they are", markersize=4)
+        ax.semilogx(head_sizes, plain, "s--", label="unscaled scores", markersize=4)
         ax.semilogx(head_sizes, scaled, "o-", label="divided by root of head size", markersize=4)
         ax.set_title(title, fontsize=9)
         ax.set_ylim(bottom=0)
@@ -128,30 +130,30 @@ def logit_gradients(
 ) -> Figure:
     """Draw the gradient of the loss with respect to the logits (B, V) of windows x (B, T).
 
-    The sign is flipped, so blue entries are raised by a step of gradient descent. The color scale
-    is a square root: the negative entries are many and small.
+    The sign is flipped: a step of gradient descent raises blue entries. The color scale is a square
+    root, because most gradients are small.
     """
     B, V = dlogits.shape
     figure, ax = plt.subplots(figsize=(6.25, 7.6), layout="constrained")
-    most = float(np.abs(dlogits).max())
-    root = FuncNorm((_signed_root, _signed_square), vmin=-most, vmax=most)
+    largest = float(np.abs(dlogits).max())
+    root = FuncNorm((_signed_root, _signed_square), vmin=-largest, vmax=largest)
     image = ax.imshow(-dlogits, cmap="RdBu", norm=root, aspect="auto")
     ax.set_xticks([])
-    if V <= MOST_LABELLED:
+    if V <= MAX_LABELED:
         ax.set_xticks(range(V), symbols, fontsize=9, parse_math=False)
-    told = ["".join(symbols[token] for token in window) for window in x.tolist()]
-    ax.set_yticks(range(B), told, fontsize=8, family="monospace", parse_math=False)
+    windows = ["".join(symbols[token] for token in window) for window in x.tolist()]
+    ax.set_yticks(range(B), windows, fontsize=8, family="monospace", parse_math=False)
     ax.tick_params(length=0, pad=3)
     ax.set_title(
-        "minus the gradient of the loss by each logit\n"
-        "up for the right character, down for all others; each row sums to 0",
+        "minus the gradient of the loss with respect to the logits\n"
+        "positive for the target, negative for all others; each row sums to 0",
         fontsize=9,
     )
     ax.set_xlabel("next character", fontsize=9)
-    ax.set_ylabel("the characters before", fontsize=9)
-    ends = [-most, -most / 10, 0, most / 10, most]
-    bar = figure.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=35, ticks=ends)
-    bar.ax.set_xticklabels([f"{end:.3f}" for end in ends], fontsize=8)
+    ax.set_ylabel("context", fontsize=9)
+    ticks = [-largest, -largest / 10, 0, largest / 10, largest]
+    bar = figure.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=35, ticks=ticks)
+    bar.ax.set_xticklabels([f"{tick:.3f}" for tick in ticks], fontsize=8)
     return _finish(figure, file)
 
 
@@ -169,16 +171,16 @@ def losses(
     rates: tuple[float, float],
     file: str | Path | None = None,
 ) -> Figure:
-    """Draw the loss of each step (steps,), averaged to about 200 points, and the rate's drop."""
+    """Draw the losses (steps,), averaged to about 200 points, and the drop of the learning rate."""
     width = max(1, len(losses) // 200)
     whole = len(losses) // width * width
     means = losses[:whole].reshape(-1, width).mean(axis=1)
     figure, ax = plt.subplots(figsize=(6.25, 3.8), layout="constrained")
     ax.plot(np.arange(len(means)) * width + width / 2, means, linewidth=1.5)
     ax.axvline(first_half, color="0.5", linewidth=1, linestyle="--")
-    for rate, align, told in zip(rates, ("right", "left"), ("learning rate ", ""), strict=True):
+    for rate, align, prefix in zip(rates, ("right", "left"), ("learning rate ", ""), strict=True):
         ax.annotate(
-            f"{told}{rate:g}", (first_half, 0.93), (-6 if told else 6, 0), fontsize=9,
+            f"{prefix}{rate:g}", (first_half, 0.93), (-6 if prefix else 6, 0), fontsize=9,
             xycoords=("data", "axes fraction"), textcoords="offset points", ha=align,
         )  # fmt: skip
     ax.set_title(
@@ -195,7 +197,7 @@ def losses(
 
 
 def loss_curves(curves: Mapping[str, np.ndarray], file: str | Path | None = None) -> Figure:
-    """Draw the losses by step of some trainings, (steps,) by label, averaged to about 100 points.
+    """Draw the loss curves of several runs, (steps,) by label, averaged to about 100 points.
 
     The y axis ends a little above the largest loss after the first tenth of the steps, so that the
     first steps do not flatten the rest.
@@ -242,7 +244,7 @@ def characters(
 def histograms(
     panels: Mapping[str, Mapping[str, np.ndarray]], file: str | Path | None = None
 ) -> Figure:
-    """Draw the densities of some arrays: a panel by title, with a line for each label."""
+    """Draw the densities of arrays: one panel per title, one line per label."""
     size = 6.25, 2.9 * len(panels)
     figure, axes = plt.subplots(len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (title, arrays) in zip(axes[:, 0], panels.items(), strict=True):
@@ -286,7 +288,7 @@ def tree(symbols: Sequence[str], fuse: int, file: str | Path | None = None) -> F
 
 
 def _finish(figure: Figure, file: str | Path | None, dpi: int = 160) -> Figure:
-    """Save the figure if there is a file, and close it, so that no notebook shows it twice."""
+    """Save the figure, if a file is given, and close it: a notebook shows open figures twice."""
     if file is not None:
         figure.savefig(file, dpi=dpi)
     plt.close(figure)

@@ -1,1 +1,1 @@
-"""Notebooks: set up a runtime, show figures in cells."""
+"""For notebooks: set up a runtime, and show figures in cells."""

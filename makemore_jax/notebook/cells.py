@@ -1,4 +1,4 @@
-"""What the cells of a notebook use: figures, surprise as colored text, a Stop button."""
+"""For the cells of a notebook: figures, surprise as colored text, a Stop button."""
 
 import base64
 import html
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from IPython.display import HTML
 
-from makemore_jax import report
 from makemore_jax.decoding import LanguageModel
-from makemore_jax.html_parts import warmth
+from makemore_jax.report.html_parts import heat_color
+from makemore_jax.report.labels import char_label
+from makemore_jax.report.surprise import name_surprise
 
 POLL_SECONDS = 0.02
 
@@ -23,8 +24,8 @@ POLL_SECONDS = 0.02
 class StopButton(threading.Thread):
     """Press a notebook's Stop button (SIGINT to this process) once a run has made progress.
 
-    `workdir` is the folder of the run, `steps` the number of steps to train from now on. The
-    thread starts at once; `cancel` ends it.
+    `workdir` is the folder of the run, `steps` the number of steps from now on. The thread starts
+    immediately; `cancel` ends it.
     """
 
     def __init__(self, workdir: Path, steps: int):
@@ -36,7 +37,7 @@ class StopButton(threading.Thread):
     def run(self) -> None:
         while not self._is_cancelled.wait(POLL_SECONDS):
             if _last_step(self._file) >= self._stop_step:
-                if os.name == "nt":  # where os.kill ends the process
+                if os.name == "nt":  # os.kill would end the process
                     signal.raise_signal(signal.SIGINT)
                 else:
                     os.kill(os.getpid(), signal.SIGINT)
@@ -49,18 +50,18 @@ class StopButton(threading.Thread):
 
 
 def _last_step(metrics: Path) -> int:
-    """The step of the last whole line of metrics.jsonl, 0 without one."""
+    """Return the step of the last complete line of metrics.jsonl, or 0."""
     lines = metrics.read_text("utf-8").splitlines(keepends=True) if metrics.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    return json.loads(whole[-1])["step"] if whole else 0
+    complete = [line for line in lines if line.endswith("\n")]
+    return json.loads(complete[-1])["step"] if complete else 0
 
 
 def figures(*drawings: tuple, captions: Sequence[str] = (), width: int = 460) -> HTML:
-    """Figures side by side, in as many rows as they need, for the output of a cell.
+    """Show figures next to each other in the output of a cell.
 
-    Each drawing is a function of makemore_jax.plots, which saves a PNG file, and its arguments
-    without the file. `captions` are one for each drawing, or none. `width` of a figure is in CSS
-    pixels.
+    A drawing is a function of makemore_jax.plots, which saves a PNG file, followed by its arguments
+    without the file. `captions` has one caption per drawing, or none. `width` is the width of a
+    figure in CSS pixels.
     """
     parts = []
     for i, (draw, *arguments) in enumerate(drawings):
@@ -77,14 +78,14 @@ def figures(*drawings: tuple, captions: Sequence[str] = (), width: int = 460) ->
 
 
 def surprise(lm: LanguageModel, names: Sequence[str]) -> HTML:
-    """A row for each name: its -ln p in nats, in total, for each character and for the end."""
+    """Show -ln p in nats of each name: in total, for each character, and for the end."""
     rows, uniform = [], math.log(lm.vocab.size)
-    for name, nats in zip(names, report.surprise(lm, list(names)), strict=True):
+    for name, nats in zip(names, name_surprise(lm, list(names)), strict=True):
         boxes = [f'<b style="min-width:4em;align-self:center">{nats.sum():.2f}</b>']
         for char, n in zip([*name, ""], nats, strict=True):
             style = "min-width:2.4em;padding:2px;text-align:center;color:#000"
-            style += f";background:{warmth(n / (2 * uniform))}"
-            text = f"{html.escape(report.shown(char))}<br><small>{n:.2f}</small>"
+            style += f";background:{heat_color(n / (2 * uniform))}"
+            text = f"{html.escape(char_label(char))}<br><small>{n:.2f}</small>"
             boxes.append(f'<span style="{style}">{text}</span>')
         row = "display:flex;flex-wrap:wrap;gap:2px;margin:4px 0"
         rows.append(f'<div style="{row}">{"".join(boxes)}</div>')

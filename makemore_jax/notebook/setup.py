@@ -1,4 +1,4 @@
-"""Set up a notebook on Colab, Kaggle or a local Jupyter: dependencies, devices, folder of the runs.
+"""Set up a notebook on Colab, Kaggle or a local Jupyter: dependencies, devices, folder for runs.
 
 A notebook imports this module before the dependencies of the project are installed, so the module
 itself imports only the standard library.
@@ -16,19 +16,19 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# Modules whose name differs from that of their package.
+# Package -> module, if the names differ.
 MODULES = {"orbax-checkpoint": "orbax.checkpoint", "absl-py": "absl"}
-# Packages that a runtime has in a version for its accelerator. pip must not replace them.
+# Runtimes have versions of these packages for their accelerator. pip must not replace them.
 PREINSTALLED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch")
-# Variables that have a value on the TPU runtimes of Colab and Kaggle.
+# Environment variables that are set on the TPU runtimes of Colab and Kaggle.
 TPU_VARIABLES = ("COLAB_TPU_ADDR", "COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_ID")
 
 
 def install_missing(project: Path, install: Callable[[list[str]], None] | None = None) -> None:
-    """Install the dependencies of the project, and matplotlib, where no version is installed.
+    """Install the dependencies of the project and matplotlib, if they are missing.
 
-    The packages of PREINSTALLED keep their versions: those of a runtime match its accelerator.
-    `install` runs pip with these arguments. RuntimeError if pip fails.
+    The packages of PREINSTALLED keep their versions. `install` runs pip with these arguments.
+    RuntimeError if pip fails.
     """
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     requirements = table["dependencies"] + table["optional-dependencies"]["plots"]
@@ -52,20 +52,20 @@ def install_missing(project: Path, install: Callable[[list[str]], None] | None =
 def _pip_install(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, **pipe, text=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        raise RuntimeError(f"pip could not install the missing packages:\n{done.stdout}")
+    result = subprocess.run(command, **pipe, text=True, encoding="utf-8", errors="replace")
+    if result.returncode:
+        raise RuntimeError(f"pip could not install the missing packages:\n{result.stdout}")
 
 
 def _package(requirement: str) -> str:
-    """The name in a requirement such as 'jax>=0.7.2'."""
+    """Return the package name of a requirement such as 'jax>=0.7.2'."""
     return re.match(r"[\w.-]+", requirement)[0]
 
 
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(MODULES.get(package, package)) is not None
-    except ModuleNotFoundError:  # the parent of a module is missing too
+    except ModuleNotFoundError:  # the parent of a module is missing
         return False
 
 
@@ -89,7 +89,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def platform(environment: Mapping[str, str] = os.environ) -> str:
-    """The service that runs this notebook: colab, kaggle or local."""
+    """Return the service that runs this notebook: colab, kaggle or local."""
     if environment.get("KAGGLE_KERNEL_RUN_TYPE"):
         return "kaggle"
     return "colab" if environment.get("COLAB_RELEASE_TAG") else "local"
@@ -98,7 +98,7 @@ def platform(environment: Mapping[str, str] = os.environ) -> str:
 def expected_accelerator(
     environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
 ) -> str | None:
-    """The accelerator of this machine, tpu or gpu, whether or not jax can use it."""
+    """Return the accelerator of this machine, tpu or gpu, even if jax can't use it."""
     if any(devices.glob("nvidia[0-9]*")):
         return "gpu"
     if any(environment.get(name) for name in TPU_VARIABLES) or any(devices.glob("accel[0-9]*")):
@@ -107,9 +107,9 @@ def expected_accelerator(
 
 
 def use_devices() -> None:
-    """Prepare jax as train.py does, and print its devices.
+    """Configure jax as train.py does, and print its devices.
 
-    Prints a warning if jax uses the CPU of a machine that has an accelerator.
+    Print a warning if jax uses the CPU of a machine with an accelerator.
     """
     import jax
 
@@ -125,7 +125,7 @@ def use_devices() -> None:
 
 
 def describe_devices(count: int, kind: str, backend: str) -> str:
-    """One sentence about the devices, such as 'jax has 1 device: TPU v5 lite.'"""
+    """Describe the devices in a sentence such as 'jax has 1 device: TPU v5 lite.'"""
     name = "CPU core" if backend == "cpu" else kind
     return f"jax has {count} device{'s' if count > 1 else ''}: {name}."
 
@@ -133,7 +133,7 @@ def describe_devices(count: int, kind: str, backend: str) -> str:
 def fallback_warning(
     backend: str, accelerator: str | None, environment: Mapping[str, str] = os.environ
 ) -> str | None:
-    """A warning if jax uses the CPU although the machine has an accelerator, or None."""
+    """Return a warning if jax uses the CPU of a machine with an accelerator, or None."""
     asked_for_cpu = "cpu" in environment.get("JAX_PLATFORMS", "").lower()
     if backend != "cpu" or accelerator is None or asked_for_cpu:
         return None
@@ -145,7 +145,7 @@ def fallback_warning(
 
 
 def runs_folder(on_drive: bool = False) -> Path:
-    """The folder for runs. `on_drive` chooses Google Drive, which Colab asks you to connect.
+    """Return the folder for runs. `on_drive` selects Google Drive, which Colab asks you to connect.
 
     Colab deletes its own files when the runtime is disconnected. RuntimeError without Colab.
     """

@@ -1,1 +1,1 @@
-"""Figures of runs and sweeps, and the page of a run: `python -m makemore_jax.plots`."""
+"""Figures of runs and sweeps. `python -m makemore_jax.plots` writes the page of a run."""

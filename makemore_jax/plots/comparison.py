@@ -1,13 +1,13 @@
-"""The page that compares runs: their table, and their losses in one chart."""
+"""Draw and write the page that compares runs: a table, and all losses in one chart."""
 
 import html
 from pathlib import Path
 
-from makemore_jax.comparison import ComparedRun, have_same_data, make_rows
 from makemore_jax.errors import UserError
-from makemore_jax.html_parts import document, picture, table
 from makemore_jax.plots import style
 from makemore_jax.plots.style import matplotlib, plt
+from makemore_jax.report.comparison import ComparedRun, have_same_data, make_rows
+from makemore_jax.report.html_parts import document, picture, table
 
 
 def write_comparison(runs: list[ComparedRun], folder: Path) -> None:
@@ -24,7 +24,7 @@ def write_comparison(runs: list[ComparedRun], folder: Path) -> None:
 
 
 def as_html(runs: list[ComparedRun], loss: bytes, loss_by_time: bytes) -> str:
-    """The page as one HTML file; the pictures are PNGs."""
+    """Return the page as one HTML file. The pictures are PNG files."""
     header = ["", *(run.name for run in runs)]
     rows = []
     for row in make_rows(runs):
@@ -33,13 +33,13 @@ def as_html(runs: list[ComparedRun], loss: bytes, loss_by_time: bytes) -> str:
             cells[row.best] = f'<span class="best">{cells[row.best]} (best)</span>'
         rows.append([html.escape(row.name), *cells])
     note = (
-        "The fields of the configs are those that differ. Losses are in nats per character, of the "
+        "The table has the config fields that differ. Losses are in nats per character, for the "
         "model with the best dev loss."
     )
     if not have_same_data(runs):
         note += (
-            " <b>The dev and test data differ between these runs, so their losses can only be "
-            "compared roughly.</b>"
+            " <b>The dev and test data differ between these runs, so compare their losses only "
+            "roughly.</b>"
         )
     images = picture(loss, "loss on train and dev by step")
     images += picture(loss_by_time, "loss on dev by time")
@@ -51,7 +51,7 @@ def as_html(runs: list[ComparedRun], loss: bytes, loss_by_time: bytes) -> str:
 
 
 def draw_losses(runs: list[ComparedRun], file: Path) -> None:
-    """Train and dev loss of all runs by step: a color for each run, dev solid, train dashed."""
+    """Draw train loss (dashed) and dev loss (solid) by step, one color per run."""
     figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
     for run, color in zip(runs, _colors(runs), strict=True):
         if run.curves is None:
@@ -69,7 +69,7 @@ def draw_losses(runs: list[ComparedRun], file: Path) -> None:
 
 
 def draw_losses_by_time(runs: list[ComparedRun], file: Path) -> None:
-    """Dev loss of all runs by the seconds of training."""
+    """Draw dev loss by seconds of training."""
     figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
     for run, color in zip(runs, _colors(runs), strict=True):
         if run.curves is None:

@@ -1,17 +1,17 @@
-"""Losses and learning rates by step."""
+"""Figures of losses and learning rates by step."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from makemore_jax.history import Curves
 from makemore_jax.plots import style
 from makemore_jax.plots.style import plt
+from makemore_jax.report.history import Curves
 
 
 def loss_curves(curves: Curves, best_step: int, file: Path) -> None:
-    """Loss on train and dev by step, with the step of the best model."""
+    """Draw train and dev loss by step, and mark the best step."""
     figure, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
     for split, points in (("train", curves.train_loss), ("dev", curves.dev_loss)):
         steps, losses = zip(*points, strict=True) if points else ((), ())
@@ -38,7 +38,7 @@ def loss_curves(curves: Curves, best_step: int, file: Path) -> None:
 
 
 def learning_rate(curves: Curves, best_step: int, file: Path) -> None:
-    """The schedule, as far as the run has come."""
+    """Draw the learning rate of the steps so far."""
     figure, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
     steps, rates = zip(*curves.learning_rate, strict=True)
     ax.plot(steps, rates, color="tab:green", linewidth=1.5)
@@ -51,9 +51,9 @@ def learning_rate(curves: Curves, best_step: int, file: Path) -> None:
 
 
 def paired_curves(curves: dict[str, dict[str, list[float]]], file: Path) -> None:
-    """For each name two curves over each other, and their absolute difference below (log scale).
+    """Draw pairs of curves, each with its absolute difference on a log scale below it.
 
-    `curves` is {name: {side: losses}} with two sides each.
+    `curves` is {title: {label: losses}} with two labels each.
     """
     columns = min(4, len(curves))
     bands = -(-len(curves) // columns)
@@ -66,16 +66,16 @@ def paired_curves(curves: dict[str, dict[str, list[float]]], file: Path) -> None
         squeeze=False,
         layout="constrained",
     )
-    for i, (name, sides) in enumerate(curves.items()):
+    for i, (title, pair) in enumerate(curves.items()):
         band, column = divmod(i, columns)
         above, below = axes[2 * band, column], axes[2 * band + 1, column]
-        for (side, losses), line_style in zip(sides.items(), ("-", "--"), strict=True):
-            above.plot(range(1, len(losses) + 1), losses, line_style, label=side, linewidth=1.5)
-        above.set_title(name)
+        for (label, losses), line_style in zip(pair.items(), ("-", "--"), strict=True):
+            above.plot(range(1, len(losses) + 1), losses, line_style, label=label, linewidth=1.5)
+        above.set_title(title)
         above.legend()
-        first, second = sides.values()
+        first, second = pair.values()
         difference = np.abs(np.subtract(first, second))
-        steps = np.arange(1, len(difference) + 1)[difference > 0]  # a logarithm has no place for 0
+        steps = np.arange(1, len(difference) + 1)[difference > 0]  # a log scale has no 0
         below.semilogy(steps, difference[difference > 0], ".", color="k", markersize=3)
         below.set_xlabel("step")
         if column == 0:
@@ -89,27 +89,27 @@ def paired_curves(curves: dict[str, dict[str, list[float]]], file: Path) -> None
 
 
 def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
-    """The losses of a run, and what its layers gave before the first step and after the last.
+    """Draw the losses of a run, and its activations before the first and after the last step.
 
-    `lines` are those of metrics.jsonl of a run with train.diagnose_every.
+    `lines` are the lines of metrics.jsonl. The run has train.diagnose_every.
     """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     for name, line_style in (("train_loss", "-"), ("dev_loss", "o-")):
         points = [(line["step"], line[name]) for line in lines if name in line]
         label = "train, by batches" if name == "train_loss" else "dev"
         axes[0].plot(*zip(*points, strict=True), line_style, label=label, linewidth=1, markersize=3)
-    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 3.5))  # the first steps would hide the others
+    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 3.5))  # the first losses are much larger
     axes[0].set_title("loss, nats per character", fontsize=9)
     axes[0].legend(fontsize=8)
     style.steps_on_x_axis(axes[0])
     diagnosed = [line for line in lines if "activations" in line]
     for ax, line in zip(axes[1:], (diagnosed[0], diagnosed[-1]), strict=True):
         shares = line["saturated"]
-        for layer, found in line["activations"].items():
-            density = np.array(found["counts"]) / max(sum(found["counts"]), 1)
+        for layer, histogram in line["activations"].items():
+            density = np.array(histogram["counts"]) / max(sum(histogram["counts"]), 1)
             label = f"{layer}, {shares[layer]:.0%} saturated"
-            ends = np.linspace(found["low"], found["high"], len(density) + 1)
-            ax.stairs(density * len(density) / np.ptp(ends), ends, label=label)
+            edges = np.linspace(histogram["low"], histogram["high"], len(density) + 1)
+            ax.stairs(density * len(density) / np.ptp(edges), edges, label=label)
         ax.set_title(f"activations after {line['step']:,} steps", fontsize=9)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "frameon": False}
         ax.legend(fontsize=8, ncols=2 if len(shares) > 1 else 1, **below)

@@ -1,4 +1,4 @@
-"""What all figures share: matplotlib without a display, axes in steps, legends, saving."""
+"""Shared by all figures: matplotlib without a display, a step axis, legends, saving."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ from makemore_jax.errors import UserError
 try:
     import matplotlib
 except ModuleNotFoundError:
-    raise UserError("pictures need matplotlib: pip install matplotlib") from None
+    raise UserError("figures need matplotlib: pip install matplotlib") from None
 
 if "inline" not in os.environ.get("MPLBACKEND", ""):  # a notebook keeps its own backend
-    matplotlib.use("Agg")  # draws into files, also without a display
+    matplotlib.use("Agg")  # draws to files and needs no display
 
 from matplotlib import pyplot as plt
 
@@ -31,7 +31,7 @@ def legend_below(figure: Any, ax: Any) -> None:
 
 
 def layer_name(name: str) -> str:
-    """A matrix is called by its layer, which has but one."""
+    """Return the name of a layer from that of its only matrix."""
     return name.removesuffix(".kernel").removesuffix(".embedding")
 
 

@@ -7,10 +7,10 @@ from makemore_jax.plots.style import plt
 
 
 def draw_sweep(rows: list[Any], file: Path) -> None:
-    """Best dev loss against the first swept field, a line for each combination of the others.
+    """Draw the best dev loss against the first swept field, one line per value of the others.
 
-    `rows` are those of `sweep.over_seeds`. The band is the range over seeds. A cross at the upper
-    edge marks a combination with a seed that diverged.
+    `rows` come from `sweep.over_seeds`. The band is the range over seeds. A cross at the upper edge
+    marks a combination with a seed that diverged.
     """
     names = list(rows[0].values)
     lines: dict[str, list[Any]] = {}
@@ -20,14 +20,14 @@ def draw_sweep(rows: list[Any], file: Path) -> None:
     firsts = [row.values[names[0]] for row in rows]
     is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in firsts)
     figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for label, found in lines.items():
-        x = [row.values[names[0]] if is_number else str(row.values[names[0]]) for row in found]
-        (line,) = ax.plot(x, [row.mean for row in found], "o-", label=label, markersize=4)
-        low, high = [row.low for row in found], [row.high for row in found]
+    for label, points in lines.items():
+        x = [row.values[names[0]] if is_number else str(row.values[names[0]]) for row in points]
+        (line,) = ax.plot(x, [row.mean for row in points], "o-", label=label, markersize=4)
+        low, high = [row.low for row in points], [row.high for row in points]
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
-        gone = [value for value, row in zip(x, found, strict=True) if row.diverged]
-        place = ax.get_xaxis_transform()
-        ax.plot(gone, [0.97] * len(gone), "x", color=line.get_color(), transform=place)
+        diverged = [value for value, row in zip(x, points, strict=True) if row.diverged]
+        transform = ax.get_xaxis_transform()
+        ax.plot(diverged, [0.97] * len(diverged), "x", color=line.get_color(), transform=transform)
     if any(row.diverged for row in rows):
         ax.plot([], [], "x", color="0.3", label="diverged")
     if is_number and min(firsts) > 0 and max(firsts) >= 10 * min(firsts):
@@ -37,13 +37,13 @@ def draw_sweep(rows: list[Any], file: Path) -> None:
     )
     if best is not None:
         value = best.values[names[0]]
-        told = f"{value:.3g}" if isinstance(value, float) else str(value)
-        ax.set_title(f"lowest mean: {best.mean:.4f} at {told}", fontsize=10)
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        ax.set_title(f"lowest mean: {best.mean:.4f} at {text}", fontsize=10)
     ax.set_xlabel(names[0])
     ax.set_ylabel("best dev loss (nats per token)")
     if len(names) > 1 or any(row.diverged for row in rows):
         handles, labels = ax.get_legend_handles_labels()
-        shown = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-        ax.legend(*zip(*shown, strict=True), fontsize=8)
+        labeled = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+        ax.legend(*zip(*labeled, strict=True), fontsize=8)
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -4,50 +4,51 @@ from pathlib import Path
 
 import numpy as np
 
-from makemore_jax import page, report
 from makemore_jax.errors import UserError
-from makemore_jax.plots import curves, inside, learned
-from makemore_jax.report import Report
+from makemore_jax.plots import curves, diagnostics, learned
+from makemore_jax.report import page
+from makemore_jax.report.collect import Report
+from makemore_jax.report.labels import char_label, token_labels
 
-OURS = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bigrams_*")
+FIGURES = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bigrams_*")
 
 
-def write(found: Report, folder: Path) -> None:
-    """The pictures and the page. UserError if the folder can't be written."""
+def write(report: Report, folder: Path) -> None:
+    """Write the figures and index.html. UserError if the folder can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in _pictures(folder):  # of an earlier call, perhaps with more names
+        for file in _figure_files(folder):  # an earlier call may have drawn more
             file.unlink()
-        draw(found, folder)
-        pictures = {file.stem: file.read_bytes() for file in _pictures(folder)}
-        # A path that is no Unicode text, in the title, must not keep the page from being written.
-        text = page.as_html(found, pictures).encode("utf-8", "backslashreplace")
+        draw(report, folder)
+        pictures = {file.stem: file.read_bytes() for file in _figure_files(folder)}
+        # The title may be a path that is not valid Unicode.
+        text = page.as_html(report, pictures).encode("utf-8", "backslashreplace")
         (folder / "index.html").write_bytes(text)
     except OSError as error:
         raise UserError(f"--workdir: {folder} can't be written: {error.strerror}") from None
 
 
-def draw(found: Report, folder: Path) -> None:
-    """Every picture of a report into `folder`, under the name by which the page knows it."""
-    labels = report.labels(found.vocab)
-    if found.curves:
-        curves.loss_curves(found.curves, found.best_step, folder / "loss.png")
-        curves.learning_rate(found.curves, found.best_step, folder / "learning_rate.png")
-    if found.inside:
-        inside.draw(found.inside, folder)
-    for i, (name, of_name) in enumerate(zip(found.names, found.attention, strict=False), start=1):
-        along = [report.shown(char) for char in ("", *name)]
-        for layer, weights in enumerate(of_name, start=1):
-            learned.attention(weights, along, folder / f"attention_{i}_{layer}.png")
-    if found.characters:
-        learned.characters(found.characters, labels, folder / "characters.png")
-    if found.bigrams:
-        learnt, counted = found.bigrams
+def draw(report: Report, folder: Path) -> None:
+    """Draw all figures of a report, under the file names that page.py expects."""
+    labels = token_labels(report.vocab)
+    if report.curves:
+        curves.loss_curves(report.curves, report.best_step, folder / "loss.png")
+        curves.learning_rate(report.curves, report.best_step, folder / "learning_rate.png")
+    if report.diagnostics:
+        diagnostics.draw(report.diagnostics, folder)
+    for i, (name, layers) in enumerate(zip(report.names, report.attention, strict=False), start=1):
+        chars = [char_label(char) for char in ("", *name)]
+        for layer, weights in enumerate(layers, start=1):
+            learned.attention(weights, chars, folder / f"attention_{i}_{layer}.png")
+    if report.embeddings:
+        learned.characters(report.embeddings, labels, folder / "characters.png")
+    if report.bigrams:
+        learnt, counted = report.bigrams
         largest = float(np.nanmax([learnt, counted]))
         learned.bigrams(learnt, labels, largest, folder / "bigrams_learnt.png")
         learned.bigrams(counted, labels, largest, folder / "bigrams_counted.png")
-        learned.difference(found.bigrams, labels, folder / "bigrams_difference.png")
+        learned.difference(report.bigrams, labels, folder / "bigrams_difference.png")
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return [file for name in OURS for file in folder.glob(f"{name}.png")]
+def _figure_files(folder: Path) -> list[Path]:
+    return [file for name in FIGURES for file in folder.glob(f"{name}.png")]

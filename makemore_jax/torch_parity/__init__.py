@@ -1,4 +1,4 @@
-"""makemore_jax beside PyTorch: reference models, weights both ways, a comparison in lockstep.
+"""Parity with PyTorch: reference models, weight conversion, and a comparison in lockstep.
 
-It hangs off the core and is the only place that imports torch: pip install -e ".[parity]"
+This is the only package that imports torch: pip install -e ".[parity]"
 """

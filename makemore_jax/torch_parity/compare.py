@@ -1,13 +1,13 @@
-"""Train the same model here and in PyTorch, in lockstep, and hold every number side by side.
+"""Train the same model in JAX and PyTorch in lockstep, and compare all numbers.
 
     python -m makemore_jax.torch_parity.compare --config configs/gru.py --steps 200
     python -m makemore_jax.torch_parity.compare --all --float64
     python -m makemore_jax.torch_parity.compare --config configs/shakespeare_cpu.py --steps 50
 
-Same weights, same batches, same optimizer: logits, loss and gradients before the first step, the
-parameters on the way, the loss of every step, and the likeliest continuations of ten prompts at
-the end. Prints a table, writes parity.json and a picture of both loss curves into --workdir, and
-exits with 1 when a tolerance is exceeded, naming what.
+Both sides have the same weights, batches and optimizer. The comparison covers logits, loss and
+gradients before the first step, the parameters after some steps, the loss of every step, and the
+greedy continuations of ten prompts at the end. Prints a table and writes parity.json and a figure
+of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded, and names the quantity.
 """
 
 if __name__ == "__main__":
@@ -48,14 +48,14 @@ from makemore_jax.training.step import gradients, make_train_step, step_keys
 from makemore_jax.versions import versions
 from makemore_jax.workdir import write_json
 
-SNAPSHOTS = (1, 10, 100, 200)  # after so many steps the parameters are compared
-LONGEST_PROMPT = 3  # characters
-MOST_CONTINUED = 100  # characters of a text; at a context of 256 more would take minutes
+SNAPSHOTS = (1, 10, 100, 200)  # steps after which the parameters are compared
+MAX_PROMPT = 3  # characters
+MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would take minutes
 
-# What may differ: logits, loss and the loss curve absolutely, gradients and parameters relative to
-# the largest entry of their tensor. In float32 a parameter whose true gradient is 0, such as the
-# bias of the keys, is moved by rounding alone, since Adam divides by its size; so the parameters
-# have no tolerance there, the loss curve has.
+# Tolerances: absolute for logits, loss and the loss curve; relative to the largest entry of the
+# tensor for gradients and parameters. Parameters have none in float32: Adam divides by the size of
+# the gradient, so rounding errors move a parameter with an exact gradient of 0, such as the bias of
+# the keys, as far as any other.
 TOLERANCES = {
     "float64": {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11, "parameters": 1e-9}
     | {"loss_curve": 1e-9, "continuations": 0},
@@ -65,15 +65,15 @@ TOLERANCES = {
 
 
 def compare(config: Config, steps: int) -> dict[str, Any]:
-    """Train both models for so many steps; the largest differences, the curves and the times.
+    """Train both models for `steps` steps. Return the largest differences, the curves and times.
 
-    In float64 where jax_enable_x64 is set, else in float32.
+    Both compute in float64 if jax_enable_x64 is set, else in float32.
     """
     validate(config)
     if config.model.dropout:
-        raise UserError("model.dropout: must be 0, the random streams of the two worlds differ")
+        raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
     if config.model.dtype != "float32":
-        raise UserError("model.dtype: must be float32, the two worlds round bfloat16 differently")
+        raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
     dataset = load_data(config.data, config.seed)
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
@@ -89,30 +89,30 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     batch_size = config.train.batch_size
     draw = jax.jit(lambda i: data.draw(split, step_keys(key, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
-    found = _first_step(model, module, params, batches[0], kind)
+    differences = _first_step(model, module, params, batches[0], kind)
     train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
 
     curves, seconds, snapshots = {"jax": [], "torch": []}, {"jax": [], "torch": []}, {}
     for i, batch in enumerate(batches, start=1):
         torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
-        began = time.perf_counter()
+        jax_start = time.perf_counter()
         state, metrics = train_step(state, split, key)
         curves["jax"].append(check_finite(i, float(metrics["train_loss"])))
-        between = time.perf_counter()
+        torch_start = time.perf_counter()
         curves["torch"].append(torch_step(*torch_batch))
-        seconds["jax"].append(between - began)
-        seconds["torch"].append(time.perf_counter() - between)
+        seconds["jax"].append(torch_start - jax_start)
+        seconds["torch"].append(time.perf_counter() - torch_start)
         if i in SNAPSHOTS or i == steps:
             theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
             snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
 
     max_len = block_size
     if config.data.kind == "text":
-        max_len = LONGEST_PROMPT + min(2 * block_size, MOST_CONTINUED)
+        max_len = MAX_PROMPT + min(2 * block_size, MAX_CONTINUATION)
     lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
     continuations = _continuations(lm, module, _prompts(dataset))
-    found |= {
+    differences |= {
         "parameters": max(snapshots.values()),
         "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
@@ -123,9 +123,9 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "num_params": state_lib.num_params(params),
         "dtype": dtype.__name__,
         "steps": steps,
-        "differences": found,
+        "differences": differences,
         "parameters_after": snapshots,
-        "exceeded": [name for name, bound in tolerances.items() if not found[name] <= bound],
+        "exceeded": [name for name, bound in tolerances.items() if not differences[name] <= bound],
         "milliseconds": {side: 1e3 * float(np.median(times)) for side, times in seconds.items()},
         "curves": curves,
         "continuations": continuations,
@@ -135,7 +135,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
 def _first_step(
     model: Any, module: torch.nn.Module, params: Any, batch: tuple, kind: str
 ) -> dict[str, Any]:
-    """How far logits, loss and the gradient of each parameter are apart before any step."""
+    """Compare logits, loss and the gradient of each parameter before the first step."""
     inputs, targets = batch
     logits = jax.jit(model.apply)({"params": params}, inputs)
     torch_logits = module(torch.tensor(np.asarray(inputs), dtype=torch.long))
@@ -148,22 +148,22 @@ def _first_step(
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
-    each = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
+    by_name = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     return {
         "logits": float(np.max(np.abs(np.asarray(logits) - torch_logits.detach().numpy()))),
         "loss": abs(float(loss) - torch_loss.item()),
-        "gradients": max(each.values()),
-        "gradient_of_each": each,
+        "gradients": max(by_name.values()),
+        "gradient_of_each": by_name,
     }
 
 
 def _named_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """A tied one under both of its names."""
+    """Return all parameters by name. A tied parameter has two names."""
     return module.named_parameters(remove_duplicate=False)
 
 
 def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """The largest difference of any tensor, relative to the largest entry of that tensor."""
+    """Return the largest difference of any tensor, relative to the largest entry of the tensor."""
     assert ours.keys() == theirs.keys()
     tiny = np.finfo(np.float64).tiny
     return max(
@@ -173,50 +173,50 @@ def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
 
 
 def _prompts(dataset: data.Dataset) -> list[str]:
-    """The first characters of ten lines of dev, or of each tenth of it where it is a text."""
+    """Return the beginnings of ten lines of dev, or of ten parts of a dev text."""
     if isinstance(dataset, TextDataset):
         dev = dataset.splits["dev"]
         starts = [i * dev.num_chars // 10 for i in range(10)]
         (text,) = dataset.vocab.decode_rows(np.asarray(dev.tokens)[None])
-        beginnings = [text[start : start + LONGEST_PROMPT] for start in starts]
+        beginnings = [text[start : start + MAX_PROMPT] for start in starts]
     else:
         beginnings = dataset.words["dev"][:10]
-    return [text[: 1 + i % LONGEST_PROMPT] for i, text in enumerate(beginnings)]
+    return [text[: 1 + i % MAX_PROMPT] for i, text in enumerate(beginnings)]
 
 
 def _continuations(
     lm: LanguageModel, module: torch.nn.Module, prompts: list[str]
 ) -> list[tuple[str, str, str]]:
-    """The likeliest continuations: (prompt, here through the carry, in PyTorch)."""
-    greedy, found = Decoding(temperature=0), []
+    """Return greedy continuations: (prompt, in JAX with the carry, in PyTorch)."""
+    greedy, continuations = Decoding(temperature=0), []
     for prompt in prompts:
-        (drawn,) = assemble.sample(lm, jax.random.key(0), 1, prompt, greedy)
-        found.append((prompt, drawn.text, _continue_in_torch(lm, module, prompt)))
-    return found
+        (sample,) = assemble.sample(lm, jax.random.key(0), 1, prompt, greedy)
+        continuations.append((prompt, sample.text, _continue_in_torch(lm, module, prompt)))
+    return continuations
 
 
 @torch.no_grad()
 def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) -> str:
-    """By makemore's loop, and nanoGPT's: the last `block_size` tokens are read for each one."""
-    before = [0] if lm.vocab.has_end else []
-    tokens = before + lm.vocab.encode(prompt)
+    """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one."""
+    start = [0] if lm.vocab.has_end else []
+    tokens = start + lm.vocab.encode(prompt)
     while len(tokens) < lm.max_len:
         token = int(module(torch.tensor([tokens[-lm.block_size :]]))[0, -1].argmax())
         if lm.vocab.has_end and token == 0:
             break
         tokens.append(token)
-    return lm.vocab.decode_rows(np.array([tokens[len(before) :]]))[0]
+    return lm.vocab.decode_rows(np.array([tokens[len(start) :]]))[0]
 
 
 def main() -> None:
     if STEPS.value < 1:
         raise UserError(f"--steps: {STEPS.value} must be at least 1")
-    # By default a TPU multiplies float32 in bfloat16, and a GPU in TF32; PyTorch does neither.
+    # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:
         jax.config.update("jax_enable_x64", True)
     if CONFIG.value is None and not ALL.value:
-        raise UserError("--config is missing, such as --config gru; or --all for all eight")
+        raise UserError("--config is missing; give one, such as --config gru, or --all")
     config = command_line.read_config(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
     configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
@@ -226,12 +226,12 @@ def main() -> None:
         print(as_details(results[0]))
     folder = Path(WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"versions": versions() | {"torch": torch.__version__}, "tolerances": TOLERANCES}
-    write_json(folder / "parity.json", found | {"results": results})
+    content = {"versions": versions() | {"torch": torch.__version__}, "tolerances": TOLERANCES}
+    write_json(folder / "parity.json", content | {"results": results})
     draw_curves(results, folder / "parity.png")
     if DOC.value:
         replace_table(Path(DOC.value), results[0]["dtype"], as_table(results))
-    print(f"\n{folder / 'parity.json'} and {folder / 'parity.png'} hold the whole of it")
+    print(f"\n{folder / 'parity.json'} and {folder / 'parity.png'} have all results")
     for r in results:
         for name in r["exceeded"]:
             bound = TOLERANCES[r["dtype"]][name]
@@ -245,11 +245,15 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Defined here, not above: programs that import this file have flags of the same names.
-    CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a file of configs/")
-    ALL = flags.DEFINE_bool("all", False, "all eight families; the config gives all but the kind")
-    STEPS = flags.DEFINE_integer("steps", 200, "how many steps to train")
+    # Flags are global, and programs that import this module define flags of the same names.
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "config file, or the name of one in configs/"
+    )
+    ALL = flags.DEFINE_bool(
+        "all", False, "compare all eight families, with the other settings of the config"
+    )
+    STEPS = flags.DEFINE_integer("steps", 200, "number of training steps")
     FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
-    WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "where parity.json and the picture go")
-    DOC = flags.DEFINE_string("doc", None, "a page in which to replace the table of this precision")
+    WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "folder for parity.json and the figure")
+    DOC = flags.DEFINE_string("doc", None, "Markdown page; replace its table of this precision")
     command_line.run(main, __doc__, config_required=False, name="compare")

@@ -4,10 +4,10 @@
         --config configs/gru.py --workdir runs/gru-from-torch
     python -m makemore_jax.torch_parity.convert to-torch --workdir runs/gru model.pt
 
-The first takes the model.pt that makemore.py writes (or the same tensors as .npz or .safetensors)
-and makes a run of it, which sample.py can sample and score and train.py can continue. The data of
-the config determines the vocabulary, so it must be the file that the model was trained on. The
-second writes a model.pt that loads strictly into makemore's model of the same sizes.
+from-torch reads the model.pt of makemore.py (or the same tensors as .npz or .safetensors) and makes
+a run that sample.py and train.py can use. The data of the config determines the vocabulary, so it
+must be the file that the model was trained on. to-torch writes a model.pt that makemore's model of
+the same sizes loads with strict=True.
 """
 
 from pathlib import Path
@@ -40,22 +40,22 @@ CHECKPOINT = flags.DEFINE_enum(
 
 
 def from_torch(file: Path, config: Config, folder: Path) -> float:
-    """Make a run in `folder` of the weights in `file`; its dev loss.
+    """Make a run in `folder` from the weights in `file`. Return its dev loss.
 
-    UserError, with nothing written, where file, config and data do not fit together.
+    UserError, with nothing written, if file, config and data do not match.
     """
     validate(config)
     if (folder / "config.json").exists():
-        raise UserError(f"--workdir: {folder} holds a run already; give another")
+        raise UserError(f"--workdir: {folder} already has a run; give another folder")
     tensors = weights.read(file)
     dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
     weights.check_kind(config.model.kind)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
-    like = models.param_shapes(model, dataset.block_size)
+    template = models.param_shapes(model, dataset.block_size)
     try:
         tensors = weights.without_masks(tensors, config.model.kind, dataset.block_size)
-        values = weights.from_torch(tensors, like, config.model.kind)
+        values = weights.from_torch(tensors, template, config.model.kind)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
@@ -67,15 +67,16 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     return dev_loss
 
 
-def to_torch(folder: Path, file: Path, which: str) -> None:
-    """Write the weights of a run to `file`: a state_dict with makemore's names and buffers."""
+def to_torch(folder: Path, file: Path, checkpoint: str) -> None:
+    """Write the weights of a run to `file`, as a state_dict with makemore's names and buffers."""
     import torch
 
     run = workdir.read(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
-    like = models.variable_shapes(model, block_size)
-    params = open_checkpoints(folder, read_only=True).restore_variables(which, like)["params"]
+    template = models.variable_shapes(model, block_size)
+    checkpoints = open_checkpoints(folder, read_only=True)
+    params = checkpoints.restore_variables(checkpoint, template)["params"]
     module = weights.reference(run.config, run.vocab.size, block_size)
     weights.load_into(module, params, run.config.model.kind)
     tensors = module.state_dict()
@@ -85,7 +86,7 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
         elif file.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            # It refuses tensors that lie in the same place, as those of tied layers do.
+            # safetensors rejects tensors that share memory, such as tied weights.
             save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
         else:
             torch.save(tensors, file)
@@ -95,9 +96,9 @@ def to_torch(folder: Path, file: Path, which: str) -> None:
 
 def main(arguments: list[str]) -> None:
     if WORKDIR.value is None:
-        raise UserError("--workdir is missing; the run to make, or to read")
+        raise UserError("--workdir is missing; give the folder of the run to write or to read")
     if len(arguments) != 2 or arguments[0] not in ("from-torch", "to-torch"):
-        raise UserError("needs from-torch FILE or to-torch FILE; --help shows both in full")
+        raise UserError("expected from-torch FILE or to-torch FILE; see --help")
     direction, file, folder = arguments[0], Path(arguments[1]), Path(WORKDIR.value)
     if direction == "to-torch":
         try:
@@ -107,7 +108,7 @@ def main(arguments: list[str]) -> None:
         print(f"{file}: the {CHECKPOINT.value} weights of {folder}")
         return
     if CONFIG.value is None:
-        raise UserError("--config is missing; the experiment that the weights are of")
+        raise UserError("--config is missing; give the config of the model")
     dev_loss = from_torch(file, command_line.read_config(CONFIG), folder)
     print(f"{folder}: a run with the weights of {file}, dev loss {dev_loss:.4f}")
 

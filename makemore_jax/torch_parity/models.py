@@ -1,9 +1,9 @@
-"""The eight models in PyTorch, to be read beside their twins in `makemore_jax/models/`.
+"""The eight model families in PyTorch, as references for `makemore_jax/models/`.
 
-The names and shapes of their state_dicts are makemore's for the six families that makemore has,
-its buffers (the causal masks) among them, so that a `model.pt` can go either way. cnn and lstm are
-written in the same manner. All sizes come as keyword arguments with the names of the config, and
-all initial values are PyTorch's defaults.
+The state_dicts of the six families that makemore has use makemore's names and shapes, including
+buffers (the causal masks), so a `model.pt` can be exchanged in both directions. cnn and lstm follow
+the same style. All sizes are keyword arguments with the names of the config. Initial values are
+PyTorch's defaults.
 """
 
 import torch
@@ -24,7 +24,7 @@ class MLP(nn.Module):
     def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_embd2: int, **_):
         super().__init__()
         self.vocab_size, self.block_size = vocab_size, block_size
-        self.wte = nn.Embedding(vocab_size + 1, n_embd)  # the last row: before the start
+        self.wte = nn.Embedding(vocab_size + 1, n_embd)  # the last row is padding
         self.mlp = nn.Sequential(
             nn.Linear(block_size * n_embd, n_embd2), nn.Tanh(), nn.Linear(n_embd2, vocab_size)
         )
@@ -32,8 +32,8 @@ class MLP(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         T = tokens.shape[1]
         padded = F.pad(tokens, (self.block_size - 1, 0), value=self.vocab_size)
-        ago = [padded[:, self.block_size - 1 - k :][:, :T] for k in range(self.block_size)]
-        return self.mlp(torch.cat([self.wte(a) for a in ago], dim=-1))
+        shifted = [padded[:, self.block_size - 1 - k :][:, :T] for k in range(self.block_size)]
+        return self.mlp(torch.cat([self.wte(tokens) for tokens in shifted], dim=-1))
 
 
 class RNNCell(nn.Module):
@@ -124,7 +124,7 @@ class LSTM(Recurrent):
 
 
 class CausalAverage(nn.Module):
-    """The mean of all positions so far, as attention whose scores are all zero."""
+    """The mean of all positions so far, computed as attention with scores of 0."""
 
     def __init__(self, block_size: int):
         super().__init__()
@@ -171,8 +171,8 @@ class CausalConv(nn.Module):
         self.linear = nn.Linear(2 * n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        ago = F.pad(x, (0, 0, self.dilation, 0))[:, : x.shape[1]]
-        return self.linear(torch.cat([ago, x], dim=-1))
+        shifted = F.pad(x, (0, 0, self.dilation, 0))[:, : x.shape[1]]
+        return self.linear(torch.cat([shifted, x], dim=-1))
 
 
 class GatedBlock(nn.Module):
@@ -261,7 +261,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`fused_attention` takes PyTorch's own, as nanoGPT does: the same but for rounding."""
+    """GPT-2. `fused_attention` uses PyTorch's attention kernel, as nanoGPT does."""
 
     def __init__(
         self,
@@ -277,12 +277,12 @@ class Transformer(nn.Module):
         **_,
     ):
         super().__init__()
-        of_block = (block_size, n_head, n_embd, bias, activation, fused_attention)
+        block_args = (block_size, n_head, n_embd, bias, activation, fused_attention)
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(vocab_size, n_embd),
                 "wpe": nn.Embedding(block_size, n_embd),
-                "h": nn.ModuleList(Block(*of_block) for _ in range(n_layer)),
+                "h": nn.ModuleList(Block(*block_args) for _ in range(n_layer)),
                 "ln_f": nn.LayerNorm(n_embd, bias=bias),
             }
         )

@@ -1,4 +1,4 @@
-"""A training step with PyTorch's own optimizers and schedules, from the same config."""
+"""A training step with PyTorch's optimizers and schedulers, from the same config."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from makemore_jax.config import OptimizerConfig
 
 
 def torch_mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """makemore's loss: the mean over targets that are not -1."""
+    """Return makemore's loss, the mean over targets that are not -1."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 def make_torch_optimizer(
-    module: torch.nn.Module, config: OptimizerConfig, **how: Any
+    module: torch.nn.Module, config: OptimizerConfig, **options: Any
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD; with decay="matrices" what has one axis does not decay, as in nanoGPT."""
+    """Return AdamW or SGD. With decay="matrices" only matrices decay, as in nanoGPT."""
     parameters = list(module.parameters())
     groups = [{"params": parameters, "weight_decay": config.weight_decay}]
     if config.decay == "matrices":
@@ -26,17 +26,17 @@ def make_torch_optimizer(
         groups += [{"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     if config.name == "adamw":
         betas = (config.b1, config.b2)
-        return torch.optim.AdamW(groups, config.learning_rate, betas, eps=1e-8, **how)
-    return torch.optim.SGD(groups, config.learning_rate, **how)
+        return torch.optim.AdamW(groups, config.learning_rate, betas, eps=1e-8, **options)
+    return torch.optim.SGD(groups, config.learning_rate, **options)
 
 
 def make_torch_schedule(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """What sets the learning rate of each step, when it is told of the one before."""
+    """Return a scheduler for the learning rate; call its `step` after each training step."""
 
     def factor(i: int) -> float:
-        """The learning rate of step i, as a multiple of its peak."""
+        """Return the learning rate of step i, relative to the peak."""
         if i < config.warmup_steps:
             return (i + 1) / config.warmup_steps
         i -= config.warmup_steps
@@ -44,8 +44,8 @@ def make_torch_schedule(
             return config.gamma ** (i // config.step_size)
         if config.schedule == "cosine":
             floor = config.min_learning_rate / config.learning_rate
-            part = min(1.0, i / max(1, steps - config.warmup_steps))
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * part))
+            progress = min(1.0, i / max(1, steps - config.warmup_steps))
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
         return 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -54,7 +54,7 @@ def make_torch_schedule(
 def make_torch_step(
     module: torch.nn.Module, config: OptimizerConfig, steps: int
 ) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    """The function (inputs, targets) -> loss that takes one step."""
+    """Return the function (inputs, targets) -> loss, which takes one training step."""
     optimizer = make_torch_optimizer(module, config)
     schedule = make_torch_schedule(optimizer, config, steps)
 

@@ -1,4 +1,4 @@
-"""What a comparison found, as it is printed and drawn."""
+"""Tables and figures of comparison results."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from makemore_jax.errors import UserError
 
 
 def as_table(results: list[dict[str, Any]]) -> str:
-    """The differences of each model as a table in Markdown, exceeded ones marked."""
+    """Return the differences of each model as a Markdown table. (!) marks exceeded tolerances."""
     columns = ("logits", "loss", "gradients", "parameters", "loss_curve", "continuations")
     snapshots = sorted({i for r in results for i in r["parameters_after"]})
     titles = ["model", "logits", "loss", "gradients"]
@@ -30,29 +30,29 @@ def as_table(results: list[dict[str, Any]]) -> str:
 
 
 def as_details(result: dict[str, Any]) -> str:
-    """What the table sums up: the gradient of each parameter, and the ten continuations."""
+    """Return the difference of each gradient, and the ten continuations."""
     lines = ["", "gradients before the first step, largest difference relative to largest entry:"]
     for name, value in result["differences"]["gradient_of_each"].items():
         lines.append(f"  {value:.1e}  {name}")
-    lines += ["", "likeliest continuations of ten prompts:"]
+    lines += ["", "greedy continuations of ten prompts:"]
     for prompt, ours, theirs in result["continuations"]:
-        same = "both" if ours == theirs else f"here; in PyTorch {theirs!r}"
-        lines.append(f"  {prompt!r}: {ours!r} ({same})")
+        sides = "both" if ours == theirs else f"JAX; PyTorch has {theirs!r}"
+        lines.append(f"  {prompt!r}: {ours!r} ({sides})")
     return "\n".join(lines)
 
 
 def replace_table(page: Path, dtype: str, table: str) -> None:
-    """Put a table between the page's comments that name its precision."""
+    """Replace the table between the comments of a page that name its precision."""
     begin, end = f"<!-- {dtype} -->", f"<!-- end of {dtype} -->"
-    before, found, rest = page.read_text("utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
+    before, has_begin, rest = page.read_text("utf-8").partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
         raise UserError(f"--doc: {page} has no {begin} and {end}")
     page.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
 
 
 def draw_curves(results: list[dict[str, Any]], file: Path) -> None:
-    """Both loss curves of each model over each other, and their difference below."""
+    """Draw both loss curves of each model, and their difference."""
     from makemore_jax.plots import curves
 
     curves.paired_curves({r["kind"]: r["curves"] for r in results}, file)

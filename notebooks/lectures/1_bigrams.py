@@ -61,7 +61,7 @@ print("emma ->", [0, *vocab.encode("emma"), 0])
 # ## Counting
 #
 # `counts[i, j]` is the number of times that character `j` follows character `i` in all names. Each
-# cell of the picture shows a pair above its count. The first row tells how names begin, the first
+# cell of the picture shows a pair above its count. The first row shows how names begin, the first
 # column how they end.
 
 # %%

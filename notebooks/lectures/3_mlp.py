@@ -233,7 +233,7 @@ for name, split in zip(names, dataset.found_in(names), strict=True):
     print(f"{name:<16}{split}")
 
 # %% [markdown]
-# The second column tells in which split a name occurs. `new` names are invented.
+# The second column is the split in which a name occurs. `new` names are invented.
 #
 # ## The numbers
 #

@@ -66,7 +66,7 @@ windows, targets, _ = batch = data.draw(train_split, batch_key, batch_size=1_000
 
 # %%
 def scaled(params, layer, weight, bias):
-    """The parameters with the weights and the bias of a layer multiplied by these factors."""
+    """Multiply the weights and the bias of a layer by these factors."""
     kernel, old_bias = params[layer]["kernel"], params[layer]["bias"]
     return {**params, layer: {"kernel": weight * kernel, "bias": bias * old_bias}}
 
@@ -91,7 +91,7 @@ all_params = {
 # %%
 @jax.jit
 def look_inside(params):
-    """The loss on the batch, the hidden units (B, 200) and the logits (B, 27)."""
+    """Return the loss on the batch, the hidden units (B, 200) and the logits (B, 27)."""
     x = params["wte"]["embedding"][windows].reshape(len(windows), -1)
     h = jnp.tanh(x @ params["h_0"]["kernel"] + params["h_0"]["bias"])
     logits = h @ params["lm_head"]["kernel"] + params["lm_head"]["bias"]
@@ -203,7 +203,7 @@ def deep_network(batch_norm):
 
 
 def with_hidden_weights(state, factor):
-    """The state with the weights of all hidden layers multiplied by a factor."""
+    """Multiply the weights of all hidden layers by a factor."""
     params = {
         name: {**layer, "kernel": factor * layer["kernel"]} if name.startswith("h_") else layer
         for name, layer in state.params.items()

@@ -35,8 +35,8 @@ steps = 200_000
 # ## The network
 #
 # The data are windows of three characters, as in notebook 3, from the course's list of 32,033 names
-# if it is there, else from the project's own shorter list. Published numbers belong to the course's
-# list. The network has one hidden layer with batch norm and 12,297 parameters.
+# if you downloaded it, otherwise from the project's shorter list. Published numbers belong to the
+# course's list. The network has one hidden layer with batch norm and 12,297 parameters.
 
 # %%
 splits, vocab = backprop.load(names_file())

@@ -37,8 +37,8 @@ steps = 20_000
 # ## Eight characters of context
 #
 # The data are windows as before, now with eight characters. They come from the course's list of
-# 32,033 names if it is there, else from the project's own shorter list. Published numbers belong to
-# the course's list.
+# 32,033 names if you downloaded it, otherwise from the project's shorter list. Published numbers
+# belong to the course's list.
 #
 # We prepare two networks:
 #

@@ -156,12 +156,12 @@ print(inspect.getsource(Block.__call__))
 # `block_size` characters, and the targets are the same characters shifted by one. So one crop of 32
 # characters trains 32 predictions, with contexts from 1 to 32 characters.
 #
-# The next cell downloads the text if it is not there. Without a network it uses the list of names
+# The next cell downloads the text if it is missing. Without a network it uses the list of names
 # as one long text.
 
 # %%
 config = get_config()
-config.model.layer_loop = "unroll"  # so that every layer has outputs to look at
+config.model.layer_loop = "unroll"  # each layer has its own module, so its outputs can be captured
 try:
     config.data.path = str(download("shakespeare"))
 except UserError as error:
@@ -228,14 +228,14 @@ tokens = jnp.array([gpt.dataset.vocab.encode(line)])  # (1, T)
 
 @jax.jit
 def first_block_weights(variables, tokens):
-    """The attention weights of the first block, one table per head. (nh, T, T)"""
-    _, kept = gpt.model.apply(
+    """Return the attention weights of the first block, one table per head. (nh, T, T)"""
+    _, captured = gpt.model.apply(
         variables,
         tokens,
         capture_intermediates=lambda module, _: module.name == "c_attn",
         mutable=["intermediates"],
     )
-    qkv = kept["intermediates"]["h_0"]["attn"]["c_attn"]["__call__"][0][0]  # (T, 3 C)
+    qkv = captured["intermediates"]["h_0"]["attn"]["c_attn"]["__call__"][0][0]  # (T, 3 C)
     q, k, _ = jnp.moveaxis(qkv.reshape(len(qkv), 3, config.model.n_head, -1), 0, 2)
     return attention.attention_weights(q, k, attention.causal_mask(len(qkv)))
 

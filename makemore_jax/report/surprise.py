@@ -1,4 +1,4 @@
-"""How surprising each character of a text is to its model."""
+"""The surprise of a model, -ln p in nats, at each character of a name or of a text."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,37 +10,49 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models
+from makemore_jax.data import lines
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.losses import token_losses
-from makemore_jax.text.dataset import Text, TextDataset, encode
+from makemore_jax.text import dataset as text_lib
+from makemore_jax.text.dataset import Text, TextDataset
 
 PASSAGE_CHARS = 400
 
 
+def name_surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
+    """Return the surprise of each character of each name and of its end: (T,), in nats."""
+    width = max(map(len, names)) + 1
+    split = lines.encode(names, lm.vocab, lm.max_len)
+    inputs, targets, _ = split.take(jnp.arange(len(names)), width)
+    losses = np.asarray(_token_losses(lm.model, lm.variables, inputs, targets))
+    return [row[: len(name) + 1] for row, name in zip(losses, names, strict=True)]
+
+
 class Passage(NamedTuple):
-    """The beginning of a text, and the surprise of each character but the first."""
+    """The beginning of a text, and the surprise of each character except the first."""
 
     text: str
-    nats: np.ndarray  # (len(text) - 1,), -ln p given at least T / 2 characters before, if any
-    source: str  # "dev text", or "first sample" if the data is gone
+    nats: np.ndarray  # (len(text) - 1,)
+    source: str  # "dev text" or "first sample"
 
 
 def choose_passage(lm: LanguageModel, dataset: TextDataset | None, sample: str) -> Passage:
-    """The beginning of the dev text; that of a sample if the data is gone."""
+    """Return the beginning of the dev text, or of a sample if the data is missing."""
     if dataset is not None:
         try:
             return Passage(*read_passage(lm, dataset.splits["dev"]), "dev text")
-        except OSError:  # the file of tokens is gone
+        except OSError:  # the token file was deleted
             pass
-    return Passage(*read_passage(lm, encode(sample, lm.vocab, lm.block_size)), "first sample")
+    split = text_lib.encode(sample, lm.vocab, lm.block_size)
+    return Passage(*read_passage(lm, split), "first sample")
 
 
 def read_passage(
     lm: LanguageModel, split: Text, max_chars: int = PASSAGE_CHARS
 ) -> tuple[str, np.ndarray]:
-    """The first characters of a split, and -ln p in nats of each but the first.
+    """Return the first characters of a split and the surprise of each except the first, in nats.
 
-    Crops overlap by half, so that each prediction behind the first crop sees at least T / 2
+    Crops overlap by half. Every prediction after the first crop has a context of at least T / 2
     characters.
     """
     T = lm.block_size
@@ -52,7 +64,7 @@ def read_passage(
     losses = np.asarray(_token_losses(lm.model, lm.variables, inputs, targets))  # (B, T)
 
     def join(crops: np.ndarray) -> np.ndarray:
-        """All targets of the first crop, then of each crop those that no crop before it has."""
+        """Concatenate the crops without the overlaps. (B, T) -> (num_targets,)"""
         return np.concatenate([crops[0], crops[1:, T - stride :].ravel()])[:num_targets]
 
     tokens = [int(inputs[0, 0]), *join(np.asarray(targets)).tolist()]

@@ -1,30 +1,29 @@
-"""The page of a run: a report and its pictures as one HTML file.
+"""Make the page of a run: one HTML file with the report and its figures.
 
-All its text goes through html.escape, whatever the data hold.
+All text from the data is passed through html.escape.
 """
 
 import html
 import math
 from collections.abc import Callable
 
-from makemore_jax.facts import show_value
-from makemore_jax.html_parts import document, facts, picture, table, warmth
-from makemore_jax.passage import Passage
-from makemore_jax.report import EDGE, MOST_LINES, Report, shown
+from makemore_jax.report.bigrams import MAX_LINES
+from makemore_jax.report.collect import Report
+from makemore_jax.report.facts import show_value
+from makemore_jax.report.html_parts import document, facts, heat_color, picture, table
+from makemore_jax.report.labels import EDGE, char_label
+from makemore_jax.report.surprise import Passage
 
 
 def as_html(report: Report, pictures: dict[str, bytes]) -> str:
-    """One HTML file with everything in it.
-
-    `pictures` are PNGs by the names that plots/write.py gives them.
-    """
+    """Return the page. `pictures` are PNG files by name; plots/write.py defines the names."""
     sections: list[tuple[str, Callable[[Report, dict[str, bytes]], str]]] = [
         ("Training", _training),
-        ("Inside", _inside),
+        ("Inside", _diagnostics),
         ("Samples", _samples),
         ("Surprise", _surprise),
         ("Attention", _attention),
-        ("The characters", _characters),
+        ("The characters", _embeddings),
         ("Bigrams", _bigrams),
         ("Config", _config),
     ]
@@ -41,58 +40,58 @@ def _training(report: Report, pictures: dict[str, bytes]) -> str:
     loss = picture(pictures["loss"], "loss on train and dev by step")
     rate = picture(pictures["learning_rate"], "learning rate by step")
     images = f'<div class="pictures">{loss}{rate}</div>'
-    if report.inside:
+    if report.diagnostics:
         return images
     flag = "<code>--config.train.diagnose_every=500</code>"
-    return f"{images}\n<p>With {flag} a training also looks inside, and it is shown here.</p>"
+    return f"{images}\n<p>With {flag} a run also records layer statistics, which appear here.</p>"
 
 
-# By picture, as plots/write.py names them: what it is, and what to look for.
-INSIDE = {
+# Description and explanation of each figure of plots/diagnostics.py.
+DIAGNOSTICS = {
     "updates": (
         "update to weights by step, on a logarithmic scale",
-        "How far a step moves each matrix: the standard deviation of the update over that of the "
-        "weights. About a thousandth is good; far above it a matrix is thrown about, far below it "
-        "learns slowly.",
+        "How far a step moves each matrix: the standard deviation of the update divided by that of "
+        "the weights. About 1/1000 is good. Far above it training is unstable, far below it the "
+        "matrix learns slowly.",
     ),
     "ratios": (
         "gradient to weights by step, on a logarithmic scale",
-        "The same of the gradient, before the optimizer makes an update of it. With sgd a matrix "
-        "that lies far from the others learns at another speed; AdamW evens that out.",
+        "The same ratio for the gradient. With sgd a matrix whose ratio differs from the others "
+        "learns at a different speed; AdamW compensates for this.",
     ),
     "saturated": (
         "share of saturated values and of dead units by step",
-        "Saturated: the share of values at an end of the range of their nonlinearity, where hardly "
-        "any gradient gets through. A few per cent are healthy. Dead: the share of units that are "
-        "there for every token. Of a GELU this is its gate.",
+        "Saturated: the share of values near a limit of the nonlinearity, with little gradient. "
+        "A few percent are healthy. Dead: the share of units that are saturated for every token. "
+        "For a GELU these are values of its gate.",
     ),
     "activations": (
         "histograms of the activations by layer",
-        "What the nonlinearities give. Layers should be alike: where deeper ones are narrower the "
-        "signal fades, and heaps at both ends are saturated.",
+        "The outputs of the nonlinearities. All layers should look alike. If deeper layers are "
+        "narrower, the signal fades; peaks at both limits are saturated values.",
     ),
     "activation_gradients": (
         "histograms of the gradients of the activations by layer",
-        "The gradient of the loss by what they give. It should be about as wide in the first layer "
-        "as in the last; else it vanishes, or explodes, on its way back.",
+        "The gradient of the loss with respect to the activations. It should be about as wide in "
+        "the first layer as in the last. Otherwise gradients vanish or explode.",
     ),
     "gradients": (
         "histograms of the gradients of the weights by matrix",
-        "The gradients of each matrix, across in its own standard deviations. Bells are good; a "
-        "spike at 0 with long tails is a matrix of which few entries learn, as an embedding of "
+        "The gradients of each matrix, in units of their standard deviation. Bell shapes are good. "
+        "A spike at 0 with long tails means that only a few entries learn, as in the embeddings of "
         "rare characters.",
     ),
 }
 
 
-def _inside(report: Report, pictures: dict[str, bytes]) -> str:
-    if report.inside is None:
+def _diagnostics(report: Report, pictures: dict[str, bytes]) -> str:
+    if report.diagnostics is None:
         return ""
-    about = "What the training found when it looked inside, as train.diagnose_every says. Lines "
-    about += "and rows go from the input, which is blue and at the top, to the output, red."
+    about = "The layer statistics that train.diagnose_every recorded. Lines and rows are ordered "
+    about += "from the input (blue, top) to the output (red, bottom)."
     images = [
-        picture(pictures[f"inside_{name}"], told, explanation=below)
-        for name, (told, below) in INSIDE.items()
+        picture(pictures[f"inside_{name}"], description, explanation=explanation)
+        for name, (description, explanation) in DIAGNOSTICS.items()
         if f"inside_{name}" in pictures
     ]
     return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'
@@ -104,7 +103,7 @@ def _samples(report: Report, pictures: dict[str, bytes]) -> str:
 
 def _sampled_texts(report: Report) -> str:
     about = (
-        "Texts sampled from the model at temperature 1, in the order in which they were drawn. "
+        "Texts sampled from the model at temperature 1, in the order of sampling. "
         "ln&nbsp;p is the natural logarithm of the probability of the whole text."
     )
     parts = [f"<p>{about}</p>"]
@@ -114,15 +113,15 @@ def _sampled_texts(report: Report) -> str:
             f"sample {i}: {size:,} characters, ln p {sample.log_prob:.2f}, "
             f"{-sample.log_prob / size:.3f} nats per character"
         )
-        text = html.escape("".join(map(_visible, sample.text)))
-        # A newline right after <pre> would be dropped.
+        text = html.escape("".join(map(_char_in_text, sample.text)))
+        # HTML drops the first newline after <pre>, so add one.
         parts.append(f"<figure><figcaption>{caption}</figcaption><pre>\n{text}</pre></figure>")
     return "\n".join(parts)
 
 
-def _visible(char: str) -> str:
-    """A character of a text on the page: line breaks and spaces as they are."""
-    return char if char in "\n\t " else shown(char)
+def _char_in_text(char: str) -> str:
+    """Return a visible form of a character, but keep line breaks and spaces."""
+    return char if char in "\n\t " else char_label(char)
 
 
 def _sampled_lines(report: Report) -> str:
@@ -130,15 +129,15 @@ def _sampled_lines(report: Report) -> str:
     header = ["sample", "ln p", "one in"]
     header += ["found in", "nearest in train", "edits"] if has_data else []
     rows = []
-    for line in report.samples:
-        row = [html.escape(line.text) or "<i>empty</i>", f"{line.log_prob:.2f}"]
-        row.append(_one_in(line.log_prob))
+    for sample in report.samples:
+        row = [html.escape(sample.text) or "<i>empty</i>", f"{sample.log_prob:.2f}"]
+        row.append(_one_in(sample.log_prob))
         if has_data:
-            row += [line.found_in, html.escape(line.nearest), str(line.edits)]
+            row += [sample.found_in, html.escape(sample.nearest), str(sample.edits)]
         rows.append(row)
     about = (
-        "Lines sampled from the model at temperature 1, in the order in which they were drawn. "
-        "ln&nbsp;p is the natural logarithm of the probability of the whole line, its end included"
+        "Lines sampled from the model at temperature 1, in the order of sampling. ln&nbsp;p is the "
+        "natural logarithm of the probability of the whole line, including its end"
     )
     if has_data:
         about += (
@@ -149,7 +148,7 @@ def _sampled_lines(report: Report) -> str:
 
 
 def _one_in(log_prob: float) -> str:
-    """'1,234', or in powers of ten where that is too long to read."""
+    """Return 1 / p as '1,234', or as a power of ten above a billion."""
     one_in = math.exp(min(-log_prob, 700))
     return f"{one_in:,.0f}" if one_in < 1e9 else f"10<sup>{-log_prob / math.log(10):.0f}</sup>"
 
@@ -160,52 +159,53 @@ def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
         return _surprise_of_passage(report.passage, report.vocab.size)
     rows = []
     for name, nats in zip(report.names, report.surprise, strict=True):
-        cells = "".join(
-            f'<td style="background:{warmth(n / (2 * uniform))}">{html.escape(shown(char))}'
-            f"<small>{n:.2f}</small></td>"
-            for char, n in zip([*name, ""], nats, strict=True)
-        )
-        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{cells}</tr>')
+        cells = []
+        for char, n in zip([*name, ""], nats, strict=True):
+            text = f"{html.escape(char_label(char))}<small>{n:.2f}</small>"
+            cells.append(f'<td style="background:{heat_color(n / (2 * uniform))}">{text}</td>')
+        rows.append(f'<tr><th class="number">{nats.sum():.2f}</th>{"".join(cells)}</tr>')
     about = (
-        f"-ln p in nats of each character given those before it, and of the end of the line, "
-        f"{EDGE}. Guessing uniformly among {report.vocab.size} tokens costs {uniform:.2f} nats. "
-        "The first number is the sum over the line."
+        "-ln p in nats of each character, given the characters before it, and of the end of the "
+        f"line, {EDGE}. Guessing uniformly among {report.vocab.size} tokens costs {uniform:.2f} "
+        "nats. The first number is the sum over the line."
     )
     lines = f'<table class="surprise"><tbody>{"".join(rows)}</tbody></table>'
     return f"<p>{about}</p>\n{lines}"
 
 
 def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
-    """Each character on a background that shows its surprise."""
+    """Show each character on a background whose color is its surprise."""
     uniform = math.log(vocab_size)
-    spans = [_in_passage(passage.text[0])]  # nothing predicts the first character
+    spans = [_char_in_passage(passage.text[0])]  # it has no prediction
     for char, nats in zip(passage.text[1:], passage.nats, strict=True):
-        color = warmth(nats / (2 * uniform))
+        color = heat_color(nats / (2 * uniform))
         title = f"{nats:.2f} nats"
-        spans.append(f'<span style="background:{color}" title="{title}">{_in_passage(char)}</span>')
+        spans.append(
+            f'<span style="background:{color}" title="{title}">{_char_in_passage(char)}</span>'
+        )
     scale = " ".join(
-        f'<span style="background:{warmth(part)}">&nbsp;{2 * uniform * part:.1f}&nbsp;</span>'
-        for part in (0, 0.25, 0.5, 0.75, 1)
+        f'<span style="background:{heat_color(share)}">&nbsp;{2 * uniform * share:.1f}&nbsp;</span>'
+        for share in (0, 0.25, 0.5, 0.75, 1)
     )
     mean = f"{passage.nats.mean():.3f}" if len(passage.nats) else "unknown"
     about = (
         f"The first {len(passage.text):,} characters of the {passage.source}. The background shows "
-        f"-ln p of each character given those before it, in nats: {scale}. The mean is {mean}; "
-        f"guessing uniformly among {vocab_size} characters costs {uniform:.2f}. Hover over a "
-        "character for its value."
+        f"-ln p of each character in nats, given the characters before it: {scale}. The mean is "
+        f"{mean}; guessing uniformly among {vocab_size} characters costs {uniform:.2f}. Hover over "
+        "a character for its value."
     )
     return f"<p>{about}</p>\n<pre>{''.join(spans)}</pre>"
 
 
-def _in_passage(char: str) -> str:
-    return "↵\n" if char == "\n" else html.escape(_visible(char))
+def _char_in_passage(char: str) -> str:
+    return "↵\n" if char == "\n" else html.escape(_char_in_text(char))
 
 
 def _attention(report: Report, pictures: dict[str, bytes]) -> str:
     if not report.attention:
         return ""
-    about = "Each row is a character that has just been read, and tells where the model looks to "
-    about += f"predict the next one: white 0, dark blue 1. {EDGE} is the beginning of the line."
+    about = "Each row is a current character. Its cells are the attention weights with which the "
+    about += f"model predicts the next one: white 0, dark blue 1. {EDGE} is the start of the line."
     parts = [f"<p>{about}</p>"]
     for i, (name, weights) in enumerate(zip(report.names, report.attention, strict=True), start=1):
         images = [
@@ -217,16 +217,16 @@ def _attention(report: Report, pictures: dict[str, bytes]) -> str:
     return "\n".join(parts)
 
 
-def _characters(report: Report, pictures: dict[str, bytes]) -> str:
-    if report.characters is None:
+def _embeddings(report: Report, pictures: dict[str, bytes]) -> str:
+    if report.embeddings is None:
         return ""
-    first, second = report.characters.shares
+    first, second = report.embeddings.shares
     about = (
-        "The embedding of each character in the two directions in which they differ most, which "
+        "The embedding of each character, projected onto the first two principal components, which "
         f"have {first:.0%} and {second:.0%} of the variance."
     )
     if report.vocab.has_end:
-        about += f" {EDGE} is the beginning of a line."
+        about += f" {EDGE} is the start of a line."
     image = picture(pictures["characters"], "the characters' embeddings in two dimensions")
     return f'<p>{about}</p>\n<div class="pictures">{image}</div>'
 
@@ -235,9 +235,9 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
     if report.bigrams is None:
         return ""
     about = (
-        "How probable each character, across, is after the one on the left. Learnt: the mean of "
-        f"the model's predictions wherever that one stands in {MOST_LINES:,} training lines. "
-        "Counted: in all of them. The mean absolute difference is "
+        "The probability of the next character (columns) after the current one (rows). Learnt: the "
+        f"mean of the model's predictions over {MAX_LINES:,} training lines. Counted: the relative "
+        "frequency in all training lines. The mean absolute difference is "
         f"{report.bigrams.difference:.4f}."
     )
     images = [
@@ -245,7 +245,7 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
         for name, caption in (
             ("learnt", "learnt"),
             ("counted", "counted"),
-            ("difference", "learnt less counted"),
+            ("difference", "learnt minus counted"),
         )
     ]
     return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'

@@ -1,24 +1,25 @@
-"""Several runs in one table: what differs in their configs, their losses and their speed."""
+"""Compare several runs in one table: config differences, losses and speed."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from makemore_jax import config as config_lib
-from makemore_jax import history, models, workdir
+from makemore_jax import models, workdir
 from makemore_jax.assemble import create_model
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
-from makemore_jax.facts import show_seconds, show_value
-from makemore_jax.history import Curves
+from makemore_jax.report import history
+from makemore_jax.report.facts import show_seconds, show_value
+from makemore_jax.report.history import Curves
 from makemore_jax.training.state import num_params
 
 
 class ComparedRun(NamedTuple):
-    """A run as a column of the table."""
+    """A run, one column of the table."""
 
     name: str
     config: Config
-    data: tuple[Any, ...]  # equal for two runs if their dev and test data is the same
+    data: tuple[Any, ...]  # equal for two runs if they have the same dev and test data
     data_file: str
     num_params: int
     curves: Curves | None
@@ -26,7 +27,7 @@ class ComparedRun(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the table: a cell for each run, and which of them is the best, if any is."""
+    """A row of the table: one cell per run, and the index of the best run, if there is one."""
 
     name: str
     cells: list[str]
@@ -34,11 +35,11 @@ class Row(NamedTuple):
 
 
 def read_runs(folders: list[Path]) -> list[ComparedRun]:
-    """Read the runs in these folders. UserError if one holds no run or is given twice."""
+    """Read the runs in these folders. UserError if a folder has no run or appears twice."""
     paths = [folder.resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
-            raise UserError(f"--workdir: {folders[i]} is given twice")
+            raise UserError(f"--workdir: {folders[i]} appears twice")
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -64,34 +65,34 @@ def _data_identity(run: workdir.Run) -> tuple[Any, ...]:
     data = run.config.data
     if data.kind == "text":
         return run.data_sha256, data.kind, data.train_fraction
-    seed = None if data.split == "lecture" else run.config.seed  # which has a seed of its own
+    seed = None if data.split == "lecture" else run.config.seed  # "lecture" has a fixed seed
     return run.data_sha256, data.kind, data.split, data.dedup, seed
 
 
 def have_same_data(runs: list[ComparedRun]) -> bool:
-    """Whether dev and test are the same in all runs, so that their losses can be compared."""
+    """Return whether all runs have the same dev and test data, so their losses are comparable."""
     return len({run.data for run in runs}) == 1
 
 
 def make_rows(runs: list[ComparedRun]) -> list[Row]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     rows = [Row("parameters", [f"{run.num_params:,}" for run in runs])]
     if len({run.data[0] for run in runs}) > 1:
         rows.append(Row("data", [run.data_file for run in runs]))
     rows += _config_rows(runs)
-    rows.append(Row("steps", [_steps(run) for run in runs]))
-    rows.append(Row("best step", [_show(_best(run)[0], "{:,}") for run in runs]))
+    rows.append(Row("steps", [_show_steps(run) for run in runs]))
+    rows.append(Row("best step", [_format(_best_step_and_loss(run)[0], "{:,}") for run in runs]))
     losses = {name: [_loss(run, name) for run in runs] for name in ("train", "dev", "test")}
     for name, values in losses.items():
         rows.append(_loss_row(f"{name} loss", values, name != "train" and have_same_data(runs)))
-    rows.append(Row("steps/s", [_show(_speed(run), "{:,.1f}") for run in runs]))
-    rows.append(Row("time", [_time(run) for run in runs]))
+    rows.append(Row("steps/s", [_format(_speed(run), "{:,.1f}") for run in runs]))
+    rows.append(Row("time", [_show_time(run) for run in runs]))
     rows.append(Row("device", [run.summary["device"] if run.summary else "" for run in runs]))
     return rows
 
 
 def as_markdown(runs: list[ComparedRun]) -> str:
-    """The table, for the terminal; runs from left to right."""
+    """Return the table in Markdown, with one column per run."""
     lines = [["", *(run.name for run in runs)]]
     for row in make_rows(runs):
         cells = [f"{c} (best)" if i == row.best else c for i, c in enumerate(row.cells)]
@@ -105,7 +106,7 @@ def as_markdown(runs: list[ComparedRun]) -> str:
 
 
 def _config_rows(runs: list[ComparedRun]) -> list[Row]:
-    """The fields that differ; path and steps have rows of their own."""
+    """Return the fields that differ, without the path and the steps, which have their own rows."""
     flat = [config_lib.flatten(run.config) for run in runs]
     names = [name for name in flat[0] if name not in ("data.path", "train.steps")]
     columns = ((name, [show_value(fields[name]) for fields in flat]) for name in names)
@@ -115,11 +116,11 @@ def _config_rows(runs: list[ComparedRun]) -> list[Row]:
 def _loss_row(name: str, losses: list[float | None], marks_best: bool) -> Row:
     known = [loss for loss in losses if loss is not None]
     best = losses.index(min(known)) if marks_best and len(known) > 1 else None
-    return Row(name, [_show(loss, "{:.4f}") for loss in losses], best)
+    return Row(name, [_format(loss, "{:.4f}") for loss in losses], best)
 
 
-def _best(run: ComparedRun) -> tuple[int, float] | tuple[None, None]:
-    """Step and dev loss of the best model so far."""
+def _best_step_and_loss(run: ComparedRun) -> tuple[int, float] | tuple[None, None]:
+    """Return the step and the dev loss of the best model so far."""
     if run.summary:
         return run.summary["best_step"], run.summary["dev_loss"]
     if run.curves and run.curves.dev_loss:
@@ -129,11 +130,11 @@ def _best(run: ComparedRun) -> tuple[int, float] | tuple[None, None]:
 
 def _loss(run: ComparedRun, split: str) -> float | None:
     if split == "dev":
-        return _best(run)[1]
+        return _best_step_and_loss(run)[1]
     return run.summary[f"{split}_loss"] if run.summary else None
 
 
-def _steps(run: ComparedRun) -> str:
+def _show_steps(run: ComparedRun) -> str:
     steps = f"{run.config.train.steps:,}"
     if run.summary:
         return steps
@@ -146,11 +147,11 @@ def _speed(run: ComparedRun) -> float | None:
     return run.curves.seconds[-1][0] / run.curves.seconds[-1][1] if run.curves else None
 
 
-def _time(run: ComparedRun) -> str:
+def _show_time(run: ComparedRun) -> str:
     if run.summary:
         return show_seconds(run.summary["seconds"])
     return show_seconds(run.curves.seconds[-1][1]) if run.curves else ""
 
 
-def _show(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _format(value: Any, template: str) -> str:
+    return "" if value is None else template.format(value)

@@ -1,4 +1,4 @@
-"""The parts that all HTML pages share: style, document, figures, tables, lists of facts."""
+"""HTML shared by all pages: style sheet, document, figures, tables, lists of facts."""
 
 import base64
 import html
@@ -56,7 +56,7 @@ thead th { font-size: .85rem; font-weight: 600; color: #4a5564; vertical-align: 
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML file; the title is plain text, the body HTML."""
+    """Return a complete HTML file. The title is plain text, the body is HTML."""
     title = html.escape(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -67,13 +67,13 @@ def document(title: str, body: str) -> str:
 
 
 def facts(pairs: dict[str, str]) -> str:
-    """A list of names and values, both plain text."""
+    """Return a list of names and values, both plain text."""
     items = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in pairs.items())
     return f"<dl>{''.join(items)}</dl>"
 
 
 def picture(png: bytes, description: str, caption: str = "", explanation: str = "") -> str:
-    """A figure with the PNG in it: the caption above, the explanation below."""
+    """Return a figure with an embedded PNG, the caption above it and the explanation below."""
     source = base64.b64encode(png).decode()
     above, below = (
         f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
@@ -84,9 +84,9 @@ def picture(png: bytes, description: str, caption: str = "", explanation: str = 
 
 
 def table(header: Sequence[str], rows: list[list[str]], numbers: Sequence[str] = ()) -> str:
-    """A table; on a narrow screen each row becomes a card headed by its first cell.
+    """Return a table. On a narrow screen each row becomes a card with its first cell as heading.
 
-    `header` is plain text, cells are HTML, `numbers` the columns that are aligned to the right.
+    `header` is plain text, the cells are HTML. `numbers` are the right-aligned columns.
     """
     labels = [html.escape(name) for name in header]
     classes = [' class="number"' if name in numbers else "" for name in header]
@@ -102,7 +102,7 @@ def table(header: Sequence[str], rows: list[list[str]], numbers: Sequence[str] =
     )
 
 
-def warmth(part: float) -> str:
-    """A CSS color from white (0) to orange (1), light enough for black text."""
-    part = min(max(part, 0.0), 1.0)
-    return f"rgb({255 - 12 * part:.0f},{255 - 117 * part:.0f},{255 - 190 * part:.0f})"
+def heat_color(share: float) -> str:
+    """Return a CSS color from white (0) to orange (1), light enough for black text."""
+    share = min(max(share, 0.0), 1.0)
+    return f"rgb({255 - 12 * share:.0f},{255 - 117 * share:.0f},{255 - 190 * share:.0f})"

@@ -1,4 +1,4 @@
-"""The facts about a run that a page lists: model, data, losses, speed, device, config."""
+"""The list of facts about a run: model, data, losses, speed, device, config."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import workdir
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
-from makemore_jax.history import Curves
+from makemore_jax.report.history import Curves
 
 
 def collect_facts(
@@ -18,15 +18,15 @@ def collect_facts(
     best_step: int,
     dataset: Dataset | None,
 ) -> dict[str, str]:
-    """What stands below the title of the page of one run, by name.
+    """Return the facts below the title of a page, by name.
 
-    `dataset` is None if the data is gone or has changed.
+    `dataset` is None if the data file is missing or has changed.
     """
     config = run.config
     facts = {
         "model": f"{config.model.kind}, {num_params:,} parameters",
         "checkpoint": f"best dev loss, step {best_step:,}",
-        "data": _data(run, dataset),
+        "data": _describe_data(run, dataset),
         "vocabulary": f"{run.vocab.size} tokens, context {config.data.block_size}",
     }
     summary = workdir.read_summary(folder, config.train.steps)
@@ -34,7 +34,7 @@ def collect_facts(
         losses = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("test", "dev", "train")]
         facts["loss"] = f"{', '.join(losses)} nats per character"
     if summary or curves:
-        facts["training"] = _training(config, summary, curves)
+        facts["training"] = _describe_training(config, summary, curves)
     if summary:
         facts["device"] = f"{summary['device']}, jax {summary['versions']['jax']}"
     changed = [f"{name}={show_value(value)}" for name, value in changed_fields(config).items()]
@@ -43,9 +43,9 @@ def collect_facts(
 
 
 def changed_fields(config: Config) -> dict[str, Any]:
-    """The fields that differ from the defaults, by dotted name.
+    """Return the fields that differ from the defaults, by dotted name.
 
-    Without the path and the context, which a page shows elsewhere.
+    The path of the data and the context length are left out: a page shows them elsewhere.
     """
     defaults = config_lib.flatten(Config())
     return {
@@ -56,12 +56,12 @@ def changed_fields(config: Config) -> dict[str, Any]:
 
 
 def show_value(value: Any) -> str:
-    """A field of a config as text, short: 5e-04 as 0.0005."""
+    """Format a config field in its shortest form: 5e-04 as 0.0005."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration: '12.3 s', '3 min 20 s' or '2 h 5 min'."""
+    """Format a duration as '12.3 s', '3 min 20 s' or '2 h 5 min'."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -71,19 +71,21 @@ def show_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def _data(run: workdir.Run, dataset: Dataset | None) -> str:
+def _describe_data(run: workdir.Run, dataset: Dataset | None) -> str:
     name = Path(run.data_file).name
     if run.config.data.kind == "text":
         name += ", one text"
     if dataset is None:
-        return f"{name}, gone or changed since: sections that need it are left out"
+        return f"{name}, missing or changed: the sections that need it are left out"
     if run.config.data.kind == "text":
         return f"{name}: {dataset.splits['train'].num_chars:,} training characters"
     sizes = [f"{len(words):,} {split}" for split, words in dataset.words.items()]
     return f"{name}: {', '.join(sizes)} lines"
 
 
-def _training(config: Config, summary: dict[str, Any] | None, curves: Curves | None) -> str:
+def _describe_training(
+    config: Config, summary: dict[str, Any] | None, curves: Curves | None
+) -> str:
     if summary:
         speed = summary["steps_per_second"]
         rate = f" ({speed:,.1f} steps/s)" if speed else ""

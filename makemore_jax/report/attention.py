@@ -1,0 +1,66 @@
+"""The attention weights of a transformer."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from makemore_jax.data.lines import encode
+from makemore_jax.decoding import LanguageModel
+
+
+def attention_weights(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
+    """Return the attention weights of each name: (n_layer, nh, T, T), T = characters + 1.
+
+    Row t is a distribution over the tokens up to t. Token 0 is the start of the line. The list is
+    empty for a model without attention (Vaswani et al. 2017, section 3.2.1).
+    """
+    outputs = capture_outputs(lm, names)
+    if not outputs:
+        return []
+    by_layer = [_weights(layer["c_attn"], lm.model.n_head) for layer in outputs]
+    by_name = np.stack(by_layer, axis=1)  # (B, n_layer, nh, T, T)
+    sizes = [len(name) + 1 for name in names]
+    return [weights[..., :T, :T] for weights, T in zip(by_name, sizes, strict=True)]
+
+
+def capture_outputs(lm: LanguageModel, names: list[str]) -> list[dict[str, Array]]:
+    """Return the outputs of the linear layers of each attention block.
+
+    The list has {"c_attn": (B, T, 3 C), "c_proj": (B, T, C)} for each layer.
+    """
+    params = lm.variables["params"]
+    blocks = [f"h_{i}" for i in range(len(params))]
+    blocks = [block for block in blocks if "attn" in params.get(block, {})]
+    if not blocks:
+        return []
+    width = max(map(len, names)) + 1
+    tokens, *_ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
+
+    @jax.jit
+    def intermediates(variables: Any) -> Any:
+        _, captured = lm.model.apply(
+            variables,
+            tokens,
+            capture_intermediates=lambda module, _: module.name in ("c_attn", "c_proj"),
+            mutable=["intermediates"],
+        )
+        return captured["intermediates"]
+
+    captured = intermediates(lm.variables)
+    return [
+        {name: output["__call__"][0] for name, output in captured[block]["attn"].items()}
+        for block in blocks
+    ]
+
+
+@partial(jax.jit, static_argnums=1)
+def _weights(qkv: Array, n_head: int) -> Array:
+    """(B, T, 3 C) -> (B, nh, T, T)"""
+    B, T, _ = qkv.shape
+    q, k, _ = (a.reshape(B, T, n_head, -1) for a in jnp.split(qkv, 3, axis=-1))
+    scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((T, T), bool)), scores, -jnp.inf))

@@ -1,0 +1,135 @@
+"""Collect everything that the page of a run shows. Nothing is written here.
+
+plots/ draws the figures and page.py makes the HTML.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from makemore_jax import assemble, models, workdir
+from makemore_jax import config as config_lib
+from makemore_jax.assemble import create_model, load_data, open_checkpoints
+from makemore_jax.data.lines import Dataset, encode
+from makemore_jax.data.text_file import Vocab
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import UserError
+from makemore_jax.report import history
+from makemore_jax.report.attention import attention_weights
+from makemore_jax.report.bigrams import BigramTables, bigram_tables
+from makemore_jax.report.embeddings import Projection, project_embeddings
+from makemore_jax.report.facts import collect_facts
+from makemore_jax.report.history import Curves, Diagnostics
+from makemore_jax.report.samples import ReportedSample, describe_samples
+from makemore_jax.report.surprise import Passage, choose_passage, name_surprise
+from makemore_jax.text.dataset import TextDataset
+from makemore_jax.training.state import num_params
+
+MAX_TEXT_SAMPLES = 3  # samples of a model of one text; each is as long as many lines
+
+
+class Report(NamedTuple):
+    """The content of a page. None or an empty list stands for what a run does not have."""
+
+    title: str
+    facts: dict[str, str]
+    config: dict[str, Any]  # all fields by dotted name
+    is_text: bool  # the run was trained on one text, not on lines
+    vocab: Vocab
+    curves: Curves | None
+    best_step: int
+    diagnostics: Diagnostics | None
+    samples: list[ReportedSample]
+    names: list[str]
+    surprise: list[np.ndarray]  # (T,) for each name, in nats
+    passage: Passage | None  # of a run on one text
+    attention: list[np.ndarray]  # (n_layer, nh, T, T) for each name
+    embeddings: Projection | None  # of all tokens, in token order
+    bigrams: BigramTables | None
+
+
+def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Report:
+    """Collect the report of the run in `folder`, with `num` samples.
+
+    The default for `names` is three of dev, or three samples if the data is missing. UserError if
+    there is no run in the folder, or for a name that the model can't read.
+    """
+    run = workdir.read(folder)
+    is_text = run.config.data.kind == "text"
+    if is_text and names is not None:
+        raise UserError("--names: only for a run on lines; this run was trained on one text")
+    if names is not None:
+        check_names(names, run.vocab, run.max_len)
+    lm, best_step = load_best_model(folder, run)
+    dataset = find_data(run, folder)
+    num = min(num, MAX_TEXT_SAMPLES) if is_text else num
+    samples = assemble.sample(lm, jax.random.key(seed), num)
+    curves = history.read_curves(folder, run)
+    parameters = num_params(lm.variables["params"])
+    parameter_order = history.parameter_order(lm.model, run.config.data.block_size)
+    lines = None if is_text else dataset
+    if is_text:
+        names = []
+    elif names is None:
+        names = default_names(lines, [sample.text for sample in samples])
+    return Report(
+        title=folder.resolve().name,
+        facts=collect_facts(folder, run, curves, parameters, best_step, dataset),
+        config=config_lib.flatten(run.config),
+        is_text=is_text,
+        vocab=lm.vocab,
+        curves=curves,
+        best_step=best_step,
+        diagnostics=history.read_diagnostics(folder, parameter_order),
+        samples=describe_samples(samples, lines),
+        names=names,
+        surprise=name_surprise(lm, names) if names else [],
+        passage=choose_passage(lm, dataset, samples[0].text) if is_text else None,
+        attention=attention_weights(lm, names) if names else [],
+        embeddings=project_embeddings(lm),
+        bigrams=lines and bigram_tables(lm, encode(lines.words["train"], lm.vocab, lm.max_len)),
+    )
+
+
+def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
+    """Load the model with the lowest dev loss. -> the model, its step"""
+    block_size = run.config.data.block_size
+    # Attention weights are captured per layer, so the layers must be separate modules.
+    model = models.unrolled(create_model(run.config.model, run.vocab.size, block_size))
+    checkpoints = open_checkpoints(folder, read_only=True)
+    variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
+    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
+    return lm, checkpoints.steps()["best"]
+
+
+def find_data(run: workdir.Run, folder: Path) -> Dataset | TextDataset | None:
+    """Load the data of the run in `folder`. None if the file is missing or has changed."""
+    config = dataclasses.replace(run.config.data, path=run.data_file)
+    try:
+        dataset = load_data(config, run.config.seed, folder)
+    except UserError:
+        return None
+    return dataset if dataset.sha256 == run.data_sha256 else None
+
+
+def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
+    """Raise UserError for a name that is empty, too long, or has an unknown character."""
+    if not all(names):
+        raise UserError("--names: a name is empty; separate names by commas, as in emma,olivia")
+    for name in names:
+        if unknown := vocab.unknown(name):
+            raise UserError(f"--names: {name!r} has {unknown[0]!r}, which is not in the vocabulary")
+        if len(name) >= max_len:
+            raise UserError(
+                f"--names: {name[:40]!r} has {len(name)} characters; "
+                f"the lines of this model have at most {max_len - 1}"
+            )
+
+
+def default_names(dataset: Dataset | None, samples: list[str]) -> list[str]:
+    """Return the first three names of dev, or the first three samples without a dataset."""
+    names = dataset.words["dev"] if dataset else [text for text in samples if text] or samples
+    return list(dict.fromkeys(names))[:3]

@@ -1,0 +1,150 @@
+"""The history of a run, read from metrics.jsonl: losses and layer statistics by step."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from makemore_jax import workdir
+from makemore_jax.training.optimizer import make_schedule
+
+
+class Curves(NamedTuple):
+    """Losses, learning rate and time, each a list of (step, value)."""
+
+    train_loss: list[tuple[int, float]]
+    dev_loss: list[tuple[int, float]]
+    learning_rate: list[tuple[int, float]]  # computed from the schedule
+    seconds: list[tuple[int, float]]  # training time so far at each logged step
+
+
+class Histogram(NamedTuple):
+    """A histogram from makemore_jax.diagnostics: counts in equal bins from `low` to `high`."""
+
+    low: float
+    high: float
+    counts: list[int]
+    mean: float
+    std: float
+
+
+class Snapshot(NamedTuple):
+    """The histograms of one step. Histograms of non-finite values are left out."""
+
+    step: int
+    activations: dict[str, Histogram]  # by layer
+    activation_gradients: dict[str, Histogram]  # by layer
+    gradients: dict[str, Histogram]  # by matrix
+
+
+class Diagnostics(NamedTuple):
+    """The layer statistics that train.diagnose_every recorded.
+
+    Each dict has one list per layer or matrix, with one value per step. Non-finite values are nan.
+    Layers are in program order. Matrices are in the order in which the model uses them.
+    """
+
+    steps: list[int]
+    saturated: dict[str, list[float]]  # by layer
+    dead: dict[str, list[float]]  # by layer
+    update_to_data: dict[str, list[float]]  # by matrix
+    grad_to_data: dict[str, list[float]]  # by matrix
+    first: Snapshot
+    last: Snapshot
+
+
+def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
+    """Read the curves so far. None if nothing is logged, as in a converted run."""
+    lines = _read_metrics(folder)
+    train, dev, seconds = (
+        [(line["step"], line[name]) for line in lines if name in line]
+        for name in ("train_loss", "dev_loss", "seconds")
+    )
+    if not train:
+        return None
+    # The file has learning rates of logged steps only. Compute those of up to 1,000 steps.
+    steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
+    rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
+    rates = np.broadcast_to(np.asarray(rates), steps.shape)
+    learning_rate = list(zip((steps + 1).tolist(), rates.tolist(), strict=True))
+    return Curves(train, dev, learning_rate, seconds)
+
+
+def read_diagnostics(folder: Path, parameter_order: list[str]) -> Diagnostics | None:
+    """Read the layer statistics so far. None if the run has no train.diagnose_every.
+
+    Matrices are returned in `parameter_order`, a list of parameter names.
+    """
+    lines = [line for line in _read_metrics(folder) if "update_to_data" in line]
+    if not lines:
+        return None
+
+    def series(kind: str, names: list[str]) -> dict[str, list[float]]:
+        values = {name: [line[kind].get(name) for line in lines] for name in names}
+        return {name: [np.nan if v is None else v for v in vs] for name, vs in values.items()}
+
+    first, last = lines[0], lines[-1]
+    layers = list(last["saturated"])
+    matrices = [name for name in parameter_order if name in last["gradients"]]
+    return Diagnostics(
+        steps=[line["step"] for line in lines],
+        saturated=series("saturated", layers),
+        dead=series("dead", layers),
+        update_to_data=series("update_to_data", matrices),
+        grad_to_data=series("grad_to_data", matrices),
+        first=_snapshot(first, layers, matrices),
+        last=_snapshot(last, layers, matrices),
+    )
+
+
+def parameter_order(model: nn.Module, block_size: int) -> list[str]:
+    """Return the names of all parameters, such as 'h_0.mlp.c_fc.kernel', from input to output.
+
+    Flax creates parameters in this order, but jax's transforms return dicts with sorted keys.
+    """
+    names: list[str] = []
+
+    def init() -> Any:
+        variables = model.init(jax.random.key(0), jnp.zeros((1, block_size), jnp.int32))
+        names.extend(flatten_dict(variables["params"], sep="."))
+        return variables
+
+    jax.eval_shape(init)
+    return names
+
+
+def _snapshot(line: dict[str, Any], layers: list[str], matrices: list[str]) -> Snapshot:
+    def finite(kind: str, names: list[str]) -> dict[str, Histogram]:
+        histograms = {name: line[kind].get(name) for name in names}
+        return {
+            name: Histogram(**values)
+            for name, values in histograms.items()
+            if values and None not in values.values()
+        }
+
+    return Snapshot(
+        step=line["step"],
+        activations=finite("activations", layers),
+        activation_gradients=finite("activation_gradients", layers),
+        gradients=finite("gradients", matrices),
+    )
+
+
+def _read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the complete lines of metrics.jsonl. An unreadable file has none."""
+    try:
+        written = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    except (OSError, UnicodeError):
+        return []
+    lines = []
+    for line in written:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the last line, while a training writes it
+            continue
+    return lines
