@@ -146,14 +146,14 @@ def load(run: "Run") -> "LanguageModel":
 
 def read_given(run: "Run") -> str:
     """The text that is to be scored."""
-    from makemore_jax.data import text_file
+    from makemore_jax.data import files
 
     encoding = run.config.data.encoding
     if SCORE.value == "-":
         raw = sys.stdin.buffer.read() if sys.stdin else b""
-        text = text_file.decode(raw, "standard input", encoding, "--score")
+        text = files.decode(raw, "standard input", encoding, "--score")
     else:
-        text, _ = text_file.read(SCORE.value, encoding, "--score")
+        text, _ = files.read(SCORE.value, encoding, "--score")
     if not text.strip():
         raise UserError(f"--score: {SCORE.value} has no lines")
     return text

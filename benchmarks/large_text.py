@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks import sides
 from makemore_jax.download import locate
-from makemore_jax.text.dataset import MAPPED_FROM
+from makemore_jax.text.dataset import TOKEN_FILE_MIN_BYTES
 
 SMALL = 10**7  # characters of the text in memory
 MOST_MEBIBYTES = 10**9 / 2**20
@@ -152,7 +152,9 @@ def main() -> None:
         write_text(large, source, num)
         write_text(small, source, min(num, SMALL))
         ways = {
-            "in a file": command(large, "auto" if num >= MAPPED_FROM else "always", args.steps),
+            "in a file": command(
+                large, "auto" if num >= TOKEN_FILE_MIN_BYTES else "always", args.steps
+            ),
             "in memory": command(small, "never", args.steps),
         }
         for way in ways.values():

@@ -8,6 +8,7 @@ from pathlib import Path
 from flax import linen as nn
 
 from makemore_jax import models
+from makemore_jax.cli import missing_file
 from makemore_jax.config import DataConfig, ModelConfig
 from makemore_jax.data import Dataset, lines
 from makemore_jax.errors import UserError, did_you_mean
@@ -28,7 +29,8 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    return DATA_KINDS[config.kind](config, seed, folder)
+    with missing_file.suggesting_fixes():
+        return DATA_KINDS[config.kind](config, seed, folder)
 
 
 def create_model(

@@ -20,7 +20,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import data, history, models, sampling, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import Dataset, Lines, encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import UserError
 from makemore_jax.facts import collect_facts

@@ -15,7 +15,7 @@ from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.lines import encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows, choose
