@@ -189,9 +189,8 @@ def test_each_once_has_every_character_but_the_first_as_a_target_once(num_chars,
 
 
 def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        data, "MAX_TOKENS_PER_BATCH", 5 * BLOCK
-    )  # several batches, the last not full
+    # several batches, the last one not full
+    monkeypatch.setattr(data, "MAX_TOKENS_PER_BATCH", 5 * BLOCK)
     dataset = load_text(small_text)
     model, params = small_model("mlp", dataset.vocab.size)
     variables = {"params": params}

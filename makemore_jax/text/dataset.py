@@ -49,6 +49,13 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
     With a `folder`, a large text stays in a token file there, which `prepare` writes.
     """
     del seed  # the split is by position
+    if config.block_size is None:
+        raise UserError(
+            "data.block_size: is not set; data.kind=text needs the context length in "
+            "characters, such as 64"
+        )
+    if config.dedup:
+        raise UserError("data.dedup: true must be false for text, which has no lines")
     config = replace(config, path=find(config.path))
     vocab, num_chars, sha256 = token_file.scan(config)
     num_train = int(num_chars * config.train_fraction)

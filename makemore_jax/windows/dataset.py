@@ -35,8 +35,8 @@ class Windows(Split):
         distance = jnp.arange(1, (width or self.block_size) + 1)
         before = self.stream[jnp.maximum(indices[:, None] + 1 - distance, 0)].astype(jnp.int32)
         is_inside = jnp.cumprod(before != 0, axis=1)  # 0 from the start of the line on
-        targets = self.stream[indices + 1].astype(jnp.int32)[:, None]
-        return Batch((before * is_inside)[:, ::-1], targets)
+        inputs = (before * is_inside)[:, ::-1]
+        return Batch(inputs, self.stream[indices + 1].astype(jnp.int32)[:, None])
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dataset:
