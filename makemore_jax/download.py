@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from makemore_jax.data.text_file import DATA_FOLDER, DATA_VARIABLE
+from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
 _GITHUB = "https://raw.githubusercontent.com/karpathy"

@@ -29,7 +29,7 @@ from makemore_jax.training.optimizer import make_optimizer
 pytestmark = pytest.mark.versions
 
 WORDS = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "e", "fgh", "dddd", "hhhhhh", "ga", "f"]
-VOCAB = data.text_file.Vocab(tuple("abcdefgh"))
+VOCAB = data.Vocab(tuple("abcdefgh"))
 SPLIT = data.lines.encode(WORDS, VOCAB, block_size=9)
 ALL = jnp.arange(len(WORDS))
 PACKING = [kind for kind in FAMILIES if kind not in ("rnn", "gru", "lstm")]
@@ -44,7 +44,7 @@ def model_of(kind):
 
 
 def test_packed_lines_follow_each_other():
-    batch = SPLIT.take_packed(jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
+    batch = layouts.take_packed(SPLIT, jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
     inputs, targets, positions = batch.inputs, batch.targets, batch.options["positions"]
     tokens = [0, *VOCAB.encode("abcdefg"), 0, *VOCAB.encode("ab"), 0, *VOCAB.encode("a")]
     tokens += [0, *VOCAB.encode("fgh"), 0]
@@ -61,7 +61,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
     """Values within 1e-6, gradients within 1e-5, where lines go on in the next row and not."""
     model, params = model_of(kind)
     loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
-    packed = SPLIT.take_packed(ALL, num_rows, width=9)
+    packed = layouts.take_packed(SPLIT, ALL, num_rows, width=9)
     assert int((packed[1] != -1).sum()) == sum(len(word) + 1 for word in WORDS)
     (loss, _), grads = loss_and_grads(params, {}, packed, key)
     (plain_loss, _), plain_grads = loss_and_grads(params, {}, SPLIT.take(ALL), key)
@@ -202,7 +202,7 @@ def test_gradients_of_unrolling_are_those_of_a_scan(kind):
 def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
     """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
     monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
-    positions = SPLIT.take_packed(ALL, 6, width=9).options["positions"] if packed else None
+    positions = layouts.take_packed(SPLIT, ALL, 6, width=9).options["positions"] if packed else None
     keys = jax.random.split(jax.random.key(0), 5)
     q, k, v, mix = (jax.random.normal(key, (6, 9, 2, 4)) for key in keys[:4])
     seen = layers.visible(9, positions)
@@ -303,7 +303,7 @@ def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
     mesh, found = make_mesh(config.mesh, 12, num_params=0), []
     for at_once in (12, 4):
-        monkeypatch.setattr(layouts, "TOKENS_AT_ONCE", at_once * SPLIT.block_size)
+        monkeypatch.setattr(layouts, "MAX_TOKENS_PER_BATCH", at_once * SPLIT.block_size)
         assert layouts.num_microbatches(12, SPLIT.block_size) == 12 // at_once
         chosen = choose(SPLIT, 12, model)
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)

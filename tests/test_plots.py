@@ -25,7 +25,7 @@ from conftest import (
 from makemore_jax import assemble, sampling, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.plots import curves, diagnostics, learned, style

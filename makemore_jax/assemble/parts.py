@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models, workdir
-from makemore_jax.cli import progress
+from makemore_jax.cli import missing_file, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
@@ -39,7 +39,8 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    return DATA_KINDS[config.kind](config, seed, folder)
+    with missing_file.suggesting_fixes():
+        return DATA_KINDS[config.kind](config, seed, folder)
 
 
 def create_model(
