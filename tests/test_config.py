@@ -125,6 +125,8 @@ def test_every_field_has_a_meaning_and_a_default_that_fits_its_rule():
         assert field.metadata["meaning"], name
         rule = field.metadata["rule"]
         assert rule is None or field.default is None or rule.accepts(field.default), name
+    names = {name for names in config_lib.ONLY.values() for name in names.split()}
+    assert {f"model.{name}" for name in names} < config_lib.fields().keys()
     words = set(re.findall(r"\w+", config_lib.fields()["model.kind"].metadata["meaning"]))
     assert {*FAMILIES, "window_mlp"} <= words
 

@@ -14,9 +14,9 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from makemore_jax import data
 from makemore_jax.config import DataConfig
 from makemore_jax.data import Batch, Split, files
-from makemore_jax.data import Dataset as BaseDataset
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -53,7 +53,7 @@ class Lines(Split):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(BaseDataset):
+class Dataset(data.Dataset):
     """A file of lines."""
 
     words: dict[str, list[str]]  # the lines of train, dev, test
