@@ -20,7 +20,6 @@ from makemore_jax import data, losses, models
 from makemore_jax.assemble import create_model, programs
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Packed, Rows, choose, layout_index
-from makemore_jax.models import layers
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
@@ -167,131 +166,6 @@ STEPS_CASES = [
 def test_steps_take_each_batch_in_its_layout(kind, devices):
     done = run("-c", STEPS, kind, devices, **on_devices(devices))
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("kind", quick_of(["rnn", "gru", "lstm"], ["gru"]))
-def test_gradients_of_unrolling_are_those_of_a_scan(kind):
-    """The gradient that is written by hand, against jax's own of the same loop."""
-    from makemore_jax.models import recurrent
-
-    model, params = model_of(kind)
-    bound = model.bind({"params": params})
-    weights, state = bound.cell.weights(), bound.init_carry(3)
-    x = jax.tree.map(
-        lambda w, k: jax.random.normal(k, (5, 3, w.shape[1])),
-        weights,
-        tuple(jax.random.split(jax.random.key(4), len(weights))),
-    )
-    mix = jax.random.normal(jax.random.key(5), (5, 3, weights[0].shape[0]))
-
-    def by_scan(weights, state, x):
-        _, h = jax.lax.scan(lambda s, x: model.cell_of(weights, s, x)[:2], state, x)
-        return (h * mix).sum()
-
-    def by_hand(weights, state, x):
-        return (recurrent.unroll(model.cell_of, weights, state, x) * mix).sum()
-
-    value, grads = jax.jit(jax.value_and_grad(by_hand, (0, 1, 2)))(weights, state, x)
-    plain, plain_grads = jax.jit(jax.value_and_grad(by_scan, (0, 1, 2)))(weights, state, x)
-    assert_close(value, plain, 1e-6)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
-
-
-@pytest.mark.parametrize("packed", quick_of([False, True], [True]))
-@pytest.mark.parametrize("at_once", quick_of([4, 9], [4]))
-def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
-    """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
-    monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
-    positions = layouts.take_packed(SPLIT, ALL, 6, width=9).options["positions"] if packed else None
-    keys = jax.random.split(jax.random.key(0), 5)
-    q, k, v, mix = (jax.random.normal(key, (6, 9, 2, 4)) for key in keys[:4])
-    seen = layers.visible(9, positions)
-    drop = jax.random.bernoulli(keys[4], 0.7, (6, 2, 9, seen.shape[-1])) / 0.7
-    parts = []
-
-    def factors(shape):  # those that lie where the part lies
-        end = sum(parts) + shape[2]
-        behind = seen.shape[-1] - 9 + end
-        found = drop[:, :, sum(parts) : end, behind - shape[3] : behind]
-        parts.append(shape[2])
-        return found
-
-    def plain(q, k, v, drop):
-        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
-        scores = jnp.einsum("btnh,bsnh->bnts", q, k) / 2
-        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf)) * drop
-        return (jnp.einsum("bnts,bsnh->btnh", weights, v) * mix).sum()
-
-    def found(q, k, v, keep):
-        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
-        return (layers.attention(q, k, v, seen, keep) * mix).sum()
-
-    for keep, dropped in ((None, 1.0), (factors, drop)):
-        value, grads = jax.value_and_grad(found, (0, 1, 2))(q, k, v, keep)
-        expected, plain_grads = jax.value_and_grad(plain, (0, 1, 2))(q, k, v, dropped)
-        assert_close(value, expected, 1e-5)
-        jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
-    assert parts == ([4, 4, 1] if at_once == 4 else [9])
-
-
-@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
-def test_gradients_of_linear_are_those_of_the_plain_product(shape):
-    """Tall, lying and square kernels."""
-    rng = np.random.default_rng(0)
-    x, mix = rng.normal(size=(2, 4, shape[0])), rng.normal(size=(2, 4, shape[1]))
-    x, mix = jnp.asarray(x, jnp.float32), jnp.asarray(mix, jnp.float32)
-    linear = layers.Linear(*shape)
-    params = linear.init(jax.random.key(0), x)
-
-    def found(params, x):
-        return (linear.apply(params, x) * mix).sum()
-
-    def plain(params, x):
-        kernel, bias = params["params"]["kernel"], params["params"]["bias"]
-        return ((jnp.einsum("bti,io->bto", x, kernel) + bias) * mix).sum()
-
-    assert_close(found(params, x), plain(params, x), 1e-6)
-    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_layer_norm_and_its_gradient_are_those_by_definition(use_bias):
-    rng = np.random.default_rng(0)
-    x, mix = jnp.asarray(rng.normal(3, 2, (2, 2, 4, 6)), jnp.float32)
-    params = {"scale": jnp.asarray(rng.normal(size=6), jnp.float32)}
-    if use_bias:
-        params["bias"] = jnp.asarray(rng.normal(size=6), jnp.float32)
-
-    def found(params, x):
-        return (layers.LayerNorm(use_bias).apply({"params": params}, x) * mix).sum()
-
-    def plain(params, x):
-        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return ((y * params["scale"] + params.get("bias", 0)) * mix).sum()
-
-    assert_close(found(params, x), plain(params, x), 1e-6)
-    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
-
-
-def test_large_vocabularies_look_their_embeddings_up():
-    """The mlp's first layer does the same both ways."""
-    tokens = jax.random.randint(jax.random.key(0), (4, 7, 3), 0, 5)
-    table = jax.random.normal(jax.random.key(1), (5, 8))
-    linear = layers.Linear(24, 6)
-    params = linear.init(jax.random.key(2), jnp.zeros((1, 24)))
-    many = jnp.pad(table, ((0, 20), (0, 0)))  # 25 rows, more than channels
-
-    def apply(params, table):
-        return layers.linear_of_embedded(linear.bind(params), table, tokens)
-
-    plain = linear.apply(params, table[tokens].reshape(4, 7, 24))
-    assert_close(apply(params, table), plain, 1e-6)
-    assert_close(apply(params, many), plain, 1e-6)
-    grad = jax.jit(jax.grad(lambda p, t: (apply(p, t) ** 2).sum()))
-    of_both = [grad(params, t) for t in (table, many)]
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *of_both)
 
 
 @pytest.mark.parametrize("kind", quick_of(["lstm", "transformer"], []))
