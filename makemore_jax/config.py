@@ -221,7 +221,7 @@ def validate(config: Config) -> None:
         rule = f.metadata["rule"]
         if rule and values[name] is not None and not rule.accepts(values[name]):
             raise UserError(f"{name}: {rule.error(values[name])}")
-    for name, is_met, text in (*_combinations(config), *_fields_of_one_kind(config)):
+    for name, is_met, text in _combinations(config):
         if not is_met:
             raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
 
@@ -240,21 +240,6 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 def type_name(hint: Any) -> str:
     """Return the type of a field in words: "int", "float or None"."""
     return str(hint).replace("|", "or") if typing.get_args(hint) else hint.__name__
-
-
-# Fields that only one kind of model has. Models of every other kind must keep the default.
-ONLY = {
-    "transformer": "dropout dropout_rng activation bias tied init_scheme dtype remat layer_loop",
-    "window_mlp": "fuse batch_norm momentum output_norm init_scale",
-}
-
-
-def _fields_of_one_kind(config: Config) -> Iterator[tuple[str, bool, str]]:
-    for kind, names in ONLY.items():
-        for f in (fields()[f"model.{name}"] for name in names.split()):
-            is_met = config.model.kind == kind or getattr(config.model, f.name) == f.default
-            rule = f"{json.dumps(f.default)}: only {kind} models have it"
-            yield f"model.{f.name}", is_met, rule
 
 
 def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:

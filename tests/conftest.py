@@ -1,5 +1,6 @@
 """What the tests share: small sizes, all of them prime so that a transposed axis fails."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -38,6 +39,7 @@ import pytest
 
 from makemore_jax import models
 from makemore_jax.assemble import create_model
+from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.cli import startup
 from makemore_jax.config import Config
 from makemore_jax.data import Batch
@@ -62,8 +64,12 @@ def small_config(kind: str, **train) -> Config:
     config = Config(seed=11)
     config.data.path = str(ROOT / "names.txt")
     config.model.kind = kind
-    config.model.n_layer, config.model.n_head = 2, 2
-    config.model.n_embd, config.model.n_embd2 = 10, 11
+    declared = {
+        field.name for field in dataclasses.fields((models.MODELS | EXTENSION_MODELS)[kind])
+    }
+    for name, value in {"n_layer": 2, "n_head": 2, "n_embd": 10, "n_embd2": 11}.items():
+        if name in declared:
+            setattr(config.model, name, value)
     config.train.batch_size, config.train.num_samples = 5, 3
     for name, value in train.items():
         setattr(config.train, name, value)

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, assert_close, quick_of, small_config
+from conftest import FAMILIES, assert_close, make_loss_and_grads, quick_of, small_config
 from flax import linen as nn
 
 from makemore_jax import data, kernels, models
 from makemore_jax.assemble import create_model
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.kernels import blocked_attention, plain
+from makemore_jax.kernels.layouts import take_packed
 from makemore_jax.models import bow, cnn, layers, mlp, transformer
-from makemore_jax.training.step import make_loss_and_grads
 
 pytestmark = pytest.mark.versions
 
@@ -73,8 +74,8 @@ def test_attention(packed, block, has_dropout, monkeypatch):
     positions = None
     if packed:
         words = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "hhhhhh"]
-        split = data.lines.encode(words, data.text_file.Vocab(tuple("abcdefgh")), block_size=9)
-        positions = split.take_packed(jnp.arange(len(words)), 5, width=9)[2]
+        split = data.lines.encode(words, Vocab(tuple("abcdefgh")), block_size=9)
+        positions = take_packed(split, jnp.arange(len(words)), 5, width=9).options["positions"]
     num_rows, T, nh = 5, 9, 2
     mask = kernels.causal_mask(T, positions)
     q, k, v = (normal(num_rows, T, nh, 4, seed=seed) for seed in range(3))
@@ -161,7 +162,7 @@ def test_scan_layers():
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "transformer"]))
 def test_families_have_the_same_loss_and_gradients_with_plain_kernels(kind, monkeypatch):
     config = small_config(kind).model
-    vocab = data.text_file.Vocab(tuple("abcdefgh"))
+    vocab = Vocab(tuple("abcdefgh"))
     model = create_model(config, vocab.size, 9)
     split = data.lines.encode(["ab", "abcdefg", "hgfedcb", "cdc", "hhhhhh"], vocab, block_size=9)
     shapes, rng = models.param_shapes(model, 9), np.random.default_rng(0)

@@ -10,6 +10,12 @@ from makemore_jax.config import Config
 
 HELP_FLAGS = {"-h", "-help", "--help"}
 MEANING_COLUMN = 36
+# Fields that only one kind of model has. The classes of the models decide; --help does not import
+# them, because that takes seconds.
+ONLY = {
+    "transformer": "dropout dropout_rng activation bias tied init_scheme dtype remat layer_loop",
+    "window_mlp": "fuse batch_norm momentum output_norm init_scale",
+}
 
 
 def print_help(program_doc: str, program_flags: list[flags.Flag], config: Config | None) -> None:
@@ -22,7 +28,7 @@ def print_help(program_doc: str, program_flags: list[flags.Flag], config: Config
     if config is None:
         return
     print("\nFields of the config, as --config.NAME=VALUE:")
-    only = {f"model.{name}": kind for kind, s in config_lib.ONLY.items() for name in s.split()}
+    only = {f"model.{name}": kind for kind, s in ONLY.items() for name in s.split()}
     values = config_lib.flatten(config)
     for name, field in config_lib.fields().items():
         rule = field.metadata["rule"]

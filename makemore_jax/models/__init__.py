@@ -64,8 +64,9 @@ def create(
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    `platform`, "cpu", "gpu" or "tpu", selects the form of the computation; None: JAX's default.
+    UserError if another field differs from its default. `platform`, "cpu", "gpu" or "tpu", selects the form of the computation; None: JAX's default.
     """
+    check_fields(config, families)
     cls, platform = _family(config.kind, families), platform or jax.default_backend()
     values = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
     values["blockwise"] = platform == "cpu"
