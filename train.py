@@ -50,9 +50,9 @@ def main() -> None:
     if processes.is_first():
         startup.announce_compiling(sys.stdout)
     with processes.together():
-        from makemore_jax.training import loop
+        from makemore_jax import assemble
 
-        loop.train(config, WORKDIR.value or f"runs/{name}")
+        assemble.train(config, WORKDIR.value or f"runs/{name}")
 
 
 if __name__ == "__main__":

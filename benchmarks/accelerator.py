@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks import sides
 from benchmarks.accelerator_items import ITEMS, QUICK, Settings, run_item
 from benchmarks.accelerator_page import as_page
-from makemore_jax.metrics import write_json
+from makemore_jax.workdir import write_json
 
 
 def supervise(

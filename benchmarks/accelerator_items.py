@@ -101,7 +101,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
     import jax
     import numpy as np
 
-    from makemore_jax.training import loop
+    from makemore_jax import assemble
 
     config = shakespeare_config(settings.is_quick)
     with tempfile.TemporaryDirectory() as name:
@@ -110,7 +110,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         watcher = threading.Thread(target=_record_progress, args=(folder, record, ended))
         watcher.start()
         try:
-            summary = loop.train(config, name)
+            summary = assemble.train(config, name)
         finally:
             ended.set()
             watcher.join()
@@ -158,15 +158,14 @@ def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
     import jax
 
     from makemore_jax import data, models
-    from makemore_jax.assemble import create_model, load_data
-    from makemore_jax.checkpoint import Checkpoints
+    from makemore_jax.assemble import create_model, load_data, open_checkpoints
     from makemore_jax.losses import mean_loss
 
     dataset = load_data(config.data, config.seed)
     split = dataset.splits["dev"]
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     shapes = models.variable_shapes(model, dataset.block_size)
-    variables = Checkpoints(folder, read_only=True).restore_variables("best", shapes)
+    variables = open_checkpoints(folder, read_only=True).restore_variables("best", shapes)
 
     @jax.jit
     def batch_loss(variables: Any, key: jax.Array) -> jax.Array:

@@ -25,7 +25,8 @@ from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
 from makemore_jax.cli import startup
 from makemore_jax.download import locate
-from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
 
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
@@ -100,8 +101,8 @@ def as_markdown(results: dict) -> str:
         "## makemore's list and split, compared with makemore in PyTorch",
         "",
         "Test loss by step, and in brackets the difference from makemore's model in PyTorch 2.13",
-        "(same data, split, sizes and optimizer; the random numbers differ). makemore has no cnn and",
-        "no lstm. The list: `python -m makemore_jax.download names`.",
+        "(same data, split, sizes and optimizer; other random numbers). makemore has no cnn and no",
+        "lstm. The list: `python -m makemore_jax.download names`.",
         "",
         "| model | parameters | " + " | ".join(f"@{step:,}" for step in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",

@@ -1,6 +1,6 @@
 """Sample 1,000 and 10,000 names, compared with makemore's loop: python -m benchmarks.sample_speed
 
-JAX: `sampling.sample`, one `step` of the model with its carry per character. PyTorch: makemore's
+JAX: `assemble.sample`, one `step` of the model with its carry per character. PyTorch: makemore's
 loop, which processes the whole line again for each character, always up to the maximum length. Both
 sides are timed from tokens to text, after a warm-up call. The JAX model is trained for 1,000 steps,
 so that its lines have the length of names; the time of makemore's loop does not depend on the
@@ -23,7 +23,7 @@ def make_jax_sampler(kind: str):
     import jax
 
     from benchmarks.jax_side import Trainer
-    from makemore_jax import sampling
+    from makemore_jax import assemble
 
     trainer = Trainer(config_of(kind))
     trainer(STEPS)
@@ -32,7 +32,7 @@ def make_jax_sampler(kind: str):
     def run(num: int, calls: int) -> float:
         began = time.perf_counter()
         for _ in range(calls):
-            assert len(sampling.sample(lm, jax.random.key(1), num)) == num
+            assert len(assemble.sample(lm, jax.random.key(1), num)) == num
         return (time.perf_counter() - began) / calls
 
     return run

@@ -16,7 +16,8 @@ from pathlib import Path
 from benchmarks import sides, whole_training
 from makemore_jax.cli import startup
 from makemore_jax.download import locate
-from makemore_jax.metrics import versions, write_json
+from makemore_jax.versions import versions
+from makemore_jax.workdir import write_json
 
 OUT = sides.ROOT / "docs" / "shakespeare"
 CONFIG = "configs/shakespeare_cpu.py"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from makemore_jax.cli import startup
-from makemore_jax.metrics import device, versions, write_json
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
 
 # Several processes share one GPU, so none may allocate all of its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -17,17 +17,15 @@ from jax import Array
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from makemore_jax import sampling
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import Config, MeshConfig
-from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.kernels.layouts import Rows
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import evaluation, sampling, shardings
+from makemore_jax.parallel.mesh import model_config
 from makemore_jax.text import streaming
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_programs
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # do not ask a cloud's metadata server which TPU this is
@@ -75,13 +73,13 @@ class Programs:
         self.config, self.mesh, self._lower = config, mesh, lower
         self.dataset = load_data(config.data, config.seed)
         vocab_size, block_size = self.dataset.vocab.size, self.dataset.block_size
-        self.model = create_model(sharding.model_config(config), vocab_size, block_size, platform)
+        self.model = create_model(model_config(config), vocab_size, block_size, platform)
         self.optimizer = make_optimizer(config.optimizer, config.train.steps)
         state = state_lib.shapes(self.model, self.optimizer, block_size)
         self.shardings = None
-        if sharding.is_spread(mesh, config.mesh):
-            self.shardings = sharding.spread(mesh, config.mesh, state)
-            self.state = jax.tree.map(_abstract, state, self.shardings.kept)
+        if shardings.shards_state(mesh, config.mesh):
+            self.shardings = shardings.infer_state_shardings(mesh, config.mesh, state)
+            self.state = jax.tree.map(_abstract, state, self.shardings.stored)
         else:
             self.state = self._everywhere(state)
         self.key = self._everywhere(jax.eval_shape(partial(jax.random.key, 0)))
@@ -90,7 +88,7 @@ class Programs:
         """The compiled call of many training steps."""
         config = self.config.train
         layouts = [Rows(self.dataset.block_size)]  # as `layouts.choose` on an accelerator
-        steps = make_train_steps(
+        steps = programs.compile_steps(
             *(self.model, self.optimizer, config.batch_size, layouts, self.mesh),
             *(config.accumulate, self.shardings),
         )
@@ -100,18 +98,18 @@ class Programs:
     def evaluation(self) -> Any:
         """The losses of a batch of the dev split."""
         split = self.dataset.splits["dev"].for_evaluation()
-        take, sum_batch = make_batch_programs(self.model, self.mesh)
+        take, sum_batch = evaluation.make_programs(self.model, self.mesh)
         indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)
-        return self._lower(sum_batch, self.state.variables, *self._everywhere(batch))
+        return self._lower(sum_batch, self.state.variables, self._everywhere(batch))
 
     def decoding(self) -> Any:
-        """Draw lines by the carry, or the first tokens of a text."""
+        """Sample lines by the carry, or the first tokens of a text."""
         if self.dataset.vocab.has_end:
-            numbers, prompt = np.arange(64, dtype=np.int32), np.zeros(self.dataset.max_len, int)
-            args = self._everywhere((self.state.variables, self.key, numbers, prompt, np.int32(0)))
-            last = (self.dataset.max_len, AS_IT_IS, self.mesh)
-            return self._lower(sampling._sample_lines, self.model, *args, *last)
+            numbers = np.arange(64, dtype=np.int32)
+            prompt = np.full(self.dataset.max_len, -1, np.int32)
+            args = self._everywhere((self.state.variables, self.key, numbers, prompt))
+            return self._lower(sampling.generate, self.model, *args, DEFAULT_DECODING, self.mesh)
         init_carry = partial(self.model.apply, method="init_carry")
         carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self.state.variables)
         return self._draw((carry, np.zeros(1, np.int32)), is_cached=True)
@@ -122,12 +120,12 @@ class Programs:
 
     def _draw(self, context: Any, is_cached: bool) -> Any:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        counts = np.int32(0), np.int32(streaming.AT_ONCE)
+        counts = np.int32(0), np.int32(streaming.TOKENS_PER_CALL)
         args = self._everywhere((self.state.variables, keys, context, *counts))
-        return self._lower(streaming._draw, self.model, *args, AS_IT_IS, is_cached)
+        return self._lower(streaming._decode, self.model, *args, DEFAULT_DECODING, is_cached)
 
     def _everywhere(self, tree: Any) -> Any:
-        return jax.tree.map(partial(_abstract, sharding=sharding.replicated(self.mesh)), tree)
+        return jax.tree.map(partial(_abstract, sharding=shardings.replicated(self.mesh)), tree)
 
 
 def _abstract(array: Array, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -18,7 +18,8 @@ from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import CONFIGS, config_of
 from makemore_jax.cli import startup
 from makemore_jax.config import Config, MeshConfig
-from makemore_jax.metrics import versions, write_json
+from makemore_jax.versions import versions
+from makemore_jax.workdir import write_json
 
 MESHES = {"gpt2_small": ("v5e:4x4", MeshConfig(data=16, fsdp=True))}
 ONE_CHIP = ("v5e:2x2", MeshConfig(data=1))

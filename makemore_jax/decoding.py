@@ -1,4 +1,4 @@
-"""From logits to one token: temperature, top-k, top-p and the draw; what it needs and gives."""
+"""From logits to one token: temperature, top-k, nucleus sampling, and the random choice."""
 
 import math
 from dataclasses import dataclass
@@ -14,23 +14,30 @@ from makemore_jax.errors import UserError
 
 
 class LanguageModel(NamedTuple):
-    """A model with its parameters, and what turns its tokens into text."""
+    """A model with its parameters and its vocabulary."""
 
     model: nn.Module
-    variables: Any  # what it is applied to: {"params": ...}
+    variables: Any  # {"params": ...}, and batch statistics if the model has any
     vocab: Vocab
-    max_len: int  # tokens of the longest line that is drawn or scored, its end included; of texts
-    # how many characters are drawn
-    block_size: int = 0  # tokens of the context; of texts, which may be longer
+    max_len: int  # maximum tokens of a line, its end included; characters of a text
+    block_size: int = 0  # tokens of the context
+
+
+class Sample(NamedTuple):
+    """One sampled line or text."""
+
+    text: str
+    log_prob: float  # natural log of its probability under the model; of a line with its end
+    is_cut: bool = False  # whether the line reached the maximum length before its end
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How logits are bent before a token is drawn, in this order."""
+    """Changes to the logits before a token is sampled, in this order."""
 
-    temperature: float = 1.0  # logits are divided by it; 0: always the likeliest token
-    top_k: int | None = None  # only the k likeliest tokens
-    top_p: float | None = None  # only the likeliest tokens that together reach probability p
+    temperature: float = 1.0  # softmax temperature; 0 is greedy
+    top_k: int | None = None  # sample from the k most probable tokens
+    top_p: float | None = None  # nucleus sampling: smallest set of tokens with total probability p
 
     def check(self) -> None:
         """UserError if a field is out of its range."""
@@ -42,52 +49,44 @@ class Decoding:
             raise UserError(f"--top_p: {self.top_p} must be above 0 and at most 1")
 
 
-AS_IT_IS = Decoding()
+DEFAULT_DECODING = Decoding()
+
+
+def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
+    """Sample one token for each row of logits (B, V) with its own key (B,). -> (B,)"""
+    if decoding.temperature == 0:
+        return _argmax(logits)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
+    return _argmax(filter_logits(logits, decoding) + noise)  # as in jax.random.categorical
 
 
 def filter_logits(logits: Array, decoding: Decoding) -> Array:
-    """(B, V) -> (B, V), with -inf for what must not be drawn, for a temperature above 0."""
+    """Return logits (B, V) with -inf for excluded tokens. The temperature must not be 0."""
     logits = logits / decoding.temperature
     if decoding.top_k is not None:
         logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
     if decoding.top_p is not None:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
-        mass_before = jnp.cumsum(probs, axis=-1) - probs  # of the tokens likelier than each
-        keep = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
-        logits = jnp.where(keep, logits, -jnp.inf)
+        mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
+        is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
+        logits = jnp.where(is_kept, logits, -jnp.inf)
     return logits
 
 
 def _rank(logits: Array) -> Array:
-    """The place of each token by falling logit, 0 for the likeliest; of equals the first leads."""
+    """Return the rank of each token, 0 for the most probable. Ties go to the lowest index."""
     return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)
 
 
-def draw_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
-    """One token for each row of logits (B, V), with a key for each row (B,). -> (B,)"""
-    if decoding.temperature == 0:
-        return _likeliest(logits)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
-    return _likeliest(filter_logits(logits, decoding) + noise)  # as jax.random.categorical draws
-
-
-def _likeliest(logits: Array) -> Array:
-    """The first of the largest in each row. (B, V) -> (B,)"""
-    # Not argmax, which on CPU takes 180 us for 1,000 rows where a maximum and a minimum take 20.
-    is_largest = logits == logits.max(axis=-1, keepdims=True)
+def _argmax(logits: Array) -> Array:
+    """Return the index of the maximum of each row. Ties go to the lowest index. (B, V) -> (B,)"""
+    # jnp.argmax takes 180 us for 1,000 rows on XLA:CPU, a maximum and a minimum take 20.
+    is_max = logits == logits.max(axis=-1, keepdims=True)
     V = logits.shape[-1]
-    return jnp.where(is_largest, jnp.arange(V), V - 1).min(axis=-1)
+    return jnp.where(is_max, jnp.arange(V), V - 1).min(axis=-1)
 
 
 def check_prompt(vocab: Vocab, prompt: str) -> None:
-    """UserError for characters that training never saw."""
+    """UserError if training never saw a character of the prompt."""
     if unknown := vocab.unknown(prompt):
         raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
-
-
-class Sample(NamedTuple):
-    """One drawn line, or text."""
-
-    text: str
-    log_prob: float  # natural log under the model itself; of a line with its end
-    is_cut: bool = False  # whether the line reached the maximum length before its end

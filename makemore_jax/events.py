@@ -16,13 +16,13 @@ from tensorboard.plugins.text import metadata as text_plugin
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-LOSSES = r"^(train|dev|test)_loss$"  # the tags of the chart that shows all losses
+LOSSES = r"^(train|dev|test)_loss$"  # tags in the chart of all losses
 
 
 class Events:
     """Writes the event file of a working directory.
 
-    A run that is resumed at step `start` has TensorBoard drop what was written after that step.
+    If a run resumes at step `start`, TensorBoard drops the values of later steps.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -34,15 +34,24 @@ class Events:
             self._writer.add_event(event)
 
     def write_values(self, step: int, values: dict[str, Any]) -> None:
-        """Write numbers, and histograms as diagnostics.py has them, by tag."""
-        self._write(step, Summary(value=[_as_value(tag, v) for tag, v in values.items()]))
+        """Write numbers by tag, or the numbers and histograms of diagnostics.py by kind and name.
 
-    def write_text(self, step: int, tag: str, lines: list[str]) -> None:
-        """Write lines of text, which TensorBoard shows as they are."""
-        # Indented by four spaces, Markdown takes them for code and keeps their breaks.
+        Values that are not finite are left out.
+        """
+        by_tag = {}
+        for tag, value in values.items():
+            if isinstance(value, dict):
+                by_tag |= {f"{tag}/{name}": v for name, v in value.items() if _is_finite(v)}
+            else:
+                by_tag[tag] = value
+        self._write(step, Summary(value=[_as_value(tag, v) for tag, v in by_tag.items()]))
+
+    def write_samples(self, step: int, lines: list[str]) -> None:
+        """Write lines of text, shown verbatim."""
+        # Markdown shows text as code, with its line breaks, if it is indented by four spaces.
         text = "\n".join(f"    {line}" for line in lines)
-        metadata = text_plugin.create_summary_metadata(tag, "")
-        self._write(step, _tensor_summary(tag, _encode(text), metadata))
+        metadata = text_plugin.create_summary_metadata("samples", "")
+        self._write(step, _tensor_summary("samples", _encode(text), metadata))
 
     def write_config(self, fields: dict[str, Any]) -> None:
         """Write the fields of a config as hyperparameters, and a chart with all losses."""
@@ -56,7 +65,7 @@ class Events:
         self._write(0, _tensor_summary(tag, layout.SerializeToString(), metadata))
 
     def close(self) -> None:
-        """Write what is pending, and close the file."""
+        """Write pending events and close the file."""
         self._writer.close()
 
     def _write(self, step: int, summary: Summary) -> None:
@@ -64,7 +73,7 @@ class Events:
 
 
 def append_final_values(workdir: Path, step: int, values: dict[str, float]) -> None:
-    """Append numbers to the event file of a run, which is closed when the training has ended."""
+    """Append numbers to the event file of a run after the training closed it."""
     files = sorted(workdir.glob("events.out.*"), key=lambda file: file.stat().st_mtime)
     if not files:  # deleted during the run
         return
@@ -72,6 +81,11 @@ def append_final_values(workdir: Path, step: int, values: dict[str, float]) -> N
     event = Event(wall_time=time.time(), step=step, summary=summary)
     with files[-1].open("ab") as out:
         RecordWriter(out).write(event.SerializeToString())
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether TensorBoard can show a number or a histogram."""
+    return value is not None and (not isinstance(value, dict) or None not in value.values())
 
 
 def _as_value(tag: str, v: Any) -> Summary.Value:
@@ -91,4 +105,4 @@ def _tensor_summary(tag: str, content: bytes, metadata: SummaryMetadata) -> Summ
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate is no UTF-8
+    return text.encode("utf-8", "backslashreplace")  # UTF-8 has no lone surrogates

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore_jax.config import Config, flatten
-from makemore_jax.metrics import versions
+from makemore_jax.versions import versions
 
 
 class FinishedGroups:

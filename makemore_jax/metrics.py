@@ -1,56 +1,21 @@
-"""Logging: JSON lines, TensorBoard, samples, progress, the summary."""
+"""Logging of a training: metrics.jsonl, samples.txt, printed lines and the speed."""
 
-import importlib.metadata
-import io
 import json
 import math
-import os
-import platform
 import re
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 from jax import Array
-from tqdm import tqdm
 
-from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged
-
-PACKAGES = ("makemore_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def device() -> str:
-    """What the run computes on, as in '1 cpu'."""
-    devices = jax.devices()
-    return f"{len(devices)} {devices[0].device_kind}"
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file that at any moment is either the old one or the new one."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-    )
-    os.replace(partial, file)
 
 
 def check_finite(step: int, loss: float) -> float:
-    """The loss itself. Diverged if it is no number, before anything is made of it."""
+    """Return the loss. Diverged if it is not finite."""
     if not math.isfinite(loss):
         raise Diverged(
             f"the loss is {loss} at step {step}: lower optimizer.learning_rate or set "
@@ -59,52 +24,65 @@ def check_finite(step: int, loss: float) -> float:
     return loss
 
 
-class Metrics:
-    """The files of a working directory that grow while a model trains, and the terminal.
+class RunFiles:
+    """The writer of metrics.jsonl and samples.txt. TensorBoard has one with the same methods.
 
-    A run that is resumed at step `start` forgets what was written after that step. Without a
-    `workdir`, in all processes but the first, nothing is written or said.
+    If a run resumes at step `start`, the lines of later steps are deleted.
     """
 
-    def __init__(self, workdir: Path | None, start: int, steps: int):
-        self._seconds_before, self._events = 0.0, None
-        self._is_silent = workdir is None
-        if workdir is None:
-            self._lines, self._samples = io.StringIO(), io.StringIO()
-        else:
-            self._seconds_before = _last_seconds(workdir / "metrics.jsonl", start)
-            self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
-            self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
-            from makemore_jax.events import Events  # tensorboard, which is slow to import
+    def __init__(self, workdir: Path, start: int):
+        self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
+        self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
 
-            self._events = Events(workdir, start)
-        hidden = {"disable": True} if self._is_silent else {}
-        bar = {"unit": " steps", "dynamic_ncols": True} | hidden
-        self._bar = progress.make_bar(total=steps, initial=start, **bar)
+    def write_values(self, step: int, values: dict[str, Any]) -> None:
+        """Write one line of metrics.jsonl."""
+        self._lines.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        self._lines.flush()
+
+    def write_samples(self, step: int, lines: list[str]) -> None:
+        """Write samples under a heading."""
+        self._samples.write("\n".join([f"step {step}, samples", *lines]) + "\n")
+        self._samples.flush()
+
+    def close(self) -> None:
+        """Close both files."""
+        self._lines.close()
+        self._samples.close()
+
+
+class Metrics:
+    """Pass the values of a training to `writers`, show them on `display`, measure the time.
+
+    `seconds` is the training time before step `start`. `display` has the methods
+    `update(step, train_loss, rate, mean_rate)`, `print(text)` and `close()`.
+    """
+
+    def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
+        self._writers, self._display = writers, display
         self._pending: tuple[int, Array, Array] | None = None
-        self._last, self._steps = start, steps
-        self._has_estimate = False
-        self._began = self._last_time = time.perf_counter()
-        self._compiled: tuple[int, float] | None = None  # step and time after the first call
+        self._last_step, self._seconds_before = start, seconds
+        self._start_time = self._last_time = time.perf_counter()
+        self._after_first_call: tuple[int, float] | None = None  # step and time
 
     @property
     def seconds(self) -> float:
-        """Wall time of the training so far, compiling and earlier processes included."""
-        return self._seconds_before + self._last_time - self._began
+        """Training time until the last step, with compilation and earlier processes."""
+        return self._seconds_before + self._last_time - self._start_time
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of this process, after its first compiled call; None if there was no second."""
-        if self._compiled is None or self._last == self._compiled[0]:
+        """Steps per second of this process after its first call, which compiles; else None."""
+        if self._after_first_call is None or self._last_step == self._after_first_call[0]:
             return None
-        return (self._last - self._compiled[0]) / (self._last_time - self._compiled[1])
+        step, moment = self._after_first_call
+        return (self._last_step - step) / (self._last_time - moment)
 
     def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
-        """Take the losses of the steps up to `step`; write those taken before.
+        """Take the losses of the steps up to `step`, and write the losses taken before.
 
-        So the host reads one call's losses while the device computes the next call's. If `losses`
-        are ready already, because calls do not overlap here, they are written at once: the time of
-        a call would else be counted to the next.
+        So the host reads the losses of one call while the device computes the next call. If
+        `losses` are ready already, calls do not overlap, and they are written at once: otherwise
+        the time of this call would count for the next.
         """
         self.flush()
         self._pending = step, losses, learning_rate
@@ -112,99 +90,80 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Write the losses taken last, as their mean. Diverged if that is not a number."""
+        """Write the mean of the losses taken last. Diverged if it is not finite."""
         if self._pending is None:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
-        # Read before it is averaged: jax's mean would wait behind the call that has just begun.
+        # The host computes the mean: a program on the device would wait for the next call.
         train_loss = float(np.mean(np.asarray(losses)))
         now = time.perf_counter()
-        rate = (step - self._last) / (now - self._last_time)
-        self._bar.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
-        self._bar.update(step - self._last)
-        self._last, self._last_time = step, now
-        self._compiled = self._compiled or (step, now)
+        rate = (step - self._last_step) / (now - self._last_time)
+        self._last_step, self._last_time = step, now
+        self._after_first_call = self._after_first_call or (step, now)
         check_finite(step, train_loss)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
-        self._report_progress(train_loss, rate)
+        self._display.update(step, train_loss, rate, self.steps_per_second)
 
-    def _report_progress(self, train_loss: float, rate: float) -> None:
-        """Print a line for these steps where no bar shows them, and the estimate once."""
-        steps_left, speed = self._steps - self._last, self.steps_per_second
-        if self._bar.disable:
-            left = "" if speed is None else f", {progress.duration(steps_left / speed)} left"
-            self.say(f"step {self._last}: train loss {train_loss:.4f}, {rate:.3g} steps/s{left}")
-        if speed is not None and not self._has_estimate:
-            self._has_estimate = True
-            if line := progress.estimate(steps_left, speed):
-                self.say(line)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, and the same values for TensorBoard."""
-        self._lines.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self._lines.flush()
-        if self._events:
-            self._events.write_values(step, values)
-
-    def write_diagnostics(self, step: int, found: dict[str, dict[str, Any]]) -> None:
-        """What diagnostics.py gives: one line, and numbers and histograms for TensorBoard."""
-        self._lines.write(json.dumps({"step": step, **found}, allow_nan=False) + "\n")
-        self._lines.flush()
-        by_tag = {f"{k}/{name}": v for k, of_kind in found.items() for name, v in of_kind.items()}
-        if self._events:
-            finite = {tag: v for tag, v in by_tag.items() if _is_finite(v)}
-            self._events.write_values(step, finite)
-
-    def write_config(self, fields: dict[str, Any]) -> None:
-        """The fields of a config by dotted name, for TensorBoard."""
-        if self._events:
-            self._events.write_config(fields)
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Write numbers by name, or diagnostics by kind and name."""
+        for writer in self._writers:
+            writer.write_values(step, values)
 
     def write_samples(self, step: int, lines: list[str]) -> None:
-        """Samples, as the dataset shows them, to samples.txt and to the terminal."""
-        lines = [f"step {step}, samples", *(f"  {line}" if line else "" for line in lines)]
-        self._samples.write("\n".join(lines) + "\n")
-        self._samples.flush()
-        if self._events:
-            self._events.write_text(step, "samples", lines[1:])
-        self.say("\n".join(lines))
+        """Write and print samples, given as lines of text."""
+        lines = [f"  {line}" if line else "" for line in lines]
+        for writer in self._writers:
+            writer.write_samples(step, lines)
+        self.print("\n".join([f"step {step}, samples", *lines]))
 
-    def say(self, text: str) -> None:
-        """Print without disturbing the progress bar."""
-        if self._is_silent:
-            return
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+    def print(self, text: str) -> None:
+        """Print without disturbing the display."""
+        self._display.print(text)
 
     def close(self) -> None:
-        """Close the files and the bar."""
-        self._bar.close()
-        self._lines.close()
-        self._samples.close()
-        if self._events:
-            self._events.close()
+        """Close the display and the writers."""
+        self._display.close()
+        for writer in self._writers:
+            writer.close()
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a number or a histogram is one that TensorBoard can show."""
-    return value is not None and (not isinstance(value, dict) or None not in value.values())
+class PrintedLines:
+    """The plain display: one line for each call of the compiled steps."""
+
+    def update(self, step: int, train_loss: float, rate: float, mean_rate: float | None) -> None:
+        """Print the loss of the last steps."""
+        self.print(f"step {step}: train loss {train_loss:.4f}, {rate:.3g} steps/s")
+
+    def print(self, text: str) -> None:
+        """Print a text."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_plain(workdir: Path, start: int, config: Any) -> Metrics:
+    """Return the logging of a run to files and lines on stdout."""
+    seconds = last_seconds(workdir, start)
+    return Metrics(start, [RunFiles(workdir, start)], PrintedLines(), seconds)
+
+
+def last_seconds(workdir: Path, start: int) -> float:
+    """Return the training time that metrics.jsonl has for the last line up to step `start`."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text("utf-8").splitlines() if start and file.exists() else []
+    matches = [re.match(r'{"step": (\d+).*"seconds": ([\d.e-]+)', line) for line in lines]
+    return max((float(m[2]) for m in matches if m and int(m[1]) <= start), default=0.0)
 
 
 def _open_until(file: Path, start: int, heading: str) -> TextIO:
-    """Open a file to append to, cut off before the first line whose `heading` has a later step."""
+    """Open a file for appending, without what follows the first `heading` of a later step."""
     kept = []
     for line in file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []:
         step = re.match(heading, line)
         if (step and int(step[1]) > start) or not line.endswith("\n"):
-            break  # later, or still being written when the process was killed
+            break  # later, or the process was killed while it wrote this line
         kept.append(line)
     file.write_text("".join(kept) if start else "", "utf-8")
     return file.open("a", encoding="utf-8")
-
-
-def _last_seconds(file: Path, start: int) -> float:
-    """The training time that metrics.jsonl tells for the last line up to step `start`."""
-    lines = file.read_text("utf-8").splitlines() if start and file.exists() else []
-    found = [re.match(r'{"step": (\d+).*"seconds": ([\d.e-]+)', line) for line in lines]
-    return max((float(m[2]) for m in found if m and int(m[1]) <= start), default=0.0)

@@ -48,14 +48,16 @@ from makemore_jax.config import Config, check_field_name, field_types, flatten, 
 from makemore_jax.data import Split
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
-from makemore_jax.metrics import device, versions, write_json
 from makemore_jax.report.facts import show_value
 from makemore_jax.sweep_run import Trained, write_run
 from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_calibrate, sum_losses
+from makemore_jax.training.evaluate import sum_losses
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_step
+from makemore_jax.training.step import gradients, make_train_step
+from makemore_jax.versions import device, versions
+from makemore_jax.windows.calibrate import make_calibrate
+from makemore_jax.workdir import write_json
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as mlp"
@@ -220,15 +222,10 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
         def one(state: Any, values: dict[str, Array], split: Split, key: Array) -> Any:
             """`num_steps` steps of one member -> state, loss of each step."""
             optimizer = make_optimizer(_with_numbers(config, values), config.train.steps)
-            train_step = make_train_step(model, optimizer)
-            data_key, dropout_key = jax.random.split(jax.random.wrap_key_data(key))
+            train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
 
             def body(state: Any, _: None) -> tuple[Any, Array]:
-                batch_key = jax.random.fold_in(data_key, state.step)
-                batch = data.draw(split, batch_key, config.train.batch_size)
-                state, metrics = train_step(
-                    state, batch, jax.random.fold_in(dropout_key, state.step)
-                )
+                state, metrics = train_step(state, split, jax.random.wrap_key_data(key))
                 return state, metrics["train_loss"]
 
             return jax.lax.scan(body, state, length=num_steps)
@@ -255,7 +252,7 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
         estimate.update(step)
         if step % config.train.eval_every == 0 or step == config.train.steps:
             if config.model.batch_norm == "calibrated":
-                state = state.replace(batch_stats=calibrate(state.variables, splits["train"]))
+                state = state.replace(model_state=calibrate(state.variables, splits["train"]))
             dev = evaluate(state.variables, splits["dev"])
             is_best = (dev < best) | (best_state is None)
             best_state = keep_best(is_best, state, state if best_state is None else best_state)
@@ -353,8 +350,7 @@ def _make_evaluate(model: Any, spread: Callable, like: Split) -> Callable[[Any, 
     """The function (params, splits) of all members -> exact loss of each, in nats per token."""
 
     def one(variables: Any, split: Split, indices: Array) -> Array:
-        inputs, targets, _ = data.take_below(split, indices, split.size)
-        return sum_losses(model, variables, inputs, targets)
+        return sum_losses(model, variables, data.take_below(split, indices, split.size))
 
     sum_batches = jax.jit(spread(one))
     size, batch_size = like.size, like.batch_size()

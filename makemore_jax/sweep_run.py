@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from makemore_jax import workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
 from makemore_jax.config import Config
-from makemore_jax.metrics import device, versions, write_json
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.state import TrainState, num_params
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
 
 
 class Trained(NamedTuple):
@@ -28,14 +28,12 @@ class Trained(NamedTuple):
 
 def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
     """Write the run of `config` into `folder`, in place of what is there; return its summary."""
-    from makemore_jax.checkpoint import Checkpoints  # orbax, which is slow to import
-
     dataset = load_data(config.data, config.seed)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     if folder.exists():
         shutil.rmtree(folder)
-    with workdir.prepare(folder, config, dataset):
-        checkpoints = Checkpoints(folder)
+    with open_workdir(folder, config, dataset):
+        checkpoints = open_checkpoints(folder)
         for state, dev_loss in {
             int(trained.best.step): (trained.best, trained.best_dev_loss),
             int(trained.last.step): (trained.last, trained.last_dev_loss),
@@ -44,7 +42,7 @@ def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
         lines = [json.dumps(line, allow_nan=False) + "\n" for line in trained.lines]
         (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
         model = create_model(config.model, dataset.vocab.size, dataset.block_size)
-        evaluate, variables = make_evaluate(model), trained.best.variables
+        evaluate, variables = make_evaluate(make_batch_sums(model)), trained.best.variables
         train, at_most = dataset.splits["train"], config.train.train_eval_examples
         summary = {
             "steps": int(trained.last.step),

@@ -84,34 +84,37 @@ print("logits", logits.shape, "loss", mean_loss(logits, targets))
 # ## A training step is a pure function, too
 #
 # The state holds everything that changes: the parameters, the optimizer state, and the number of
-# the step. A step takes a state and a batch, and returns the next state. It does not change the old
-# state, so the same step from the same state gives the same result, bit for bit.
+# the step. A step takes a state, the data and a key. It draws a batch and returns the next state.
+# It does not change the old state, so the same step from the same state gives the same result, bit
+# for bit.
 
 # %%
 from makemore_jax.training.state import create
-from makemore_jax.training.step import make_train_step
+from makemore_jax.training.step import gradients, make_train_step
 
 optimizer = optax.adamw(1e-2)
 state = create(model, optimizer, init_key, dataset.block_size)
-train_step = jax.jit(make_train_step(model, optimizer))
+train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size=4))
 
-next_state, metrics = train_step(state, (inputs, targets), dropout_key)
-again, _ = train_step(state, (inputs, targets), dropout_key)
+split = dataset.splits["train"]
+next_state, metrics = train_step(state, split, dropout_key)
+again, _ = train_step(state, split, dropout_key)
 print("step", int(state.step), "->", int(next_state.step), "with loss", metrics["train_loss"])
 print("the same result twice:", jax.tree.all(jax.tree.map(jnp.array_equal, next_state, again)))
 
 # %% [markdown]
 # ## Train the bigram model
 #
-# `loop.train` repeats this step, many steps in one compiled call. It evaluates on the dev split,
-# draws samples and saves the state. A working directory contains everything that a run writes.
+# `assemble.train` repeats this step, many steps in one compiled call. It evaluates on the dev
+# split, draws samples and saves the state. A working directory contains everything that a run
+# writes.
 
 # %%
-from makemore_jax.training import loop
+from makemore_jax import assemble
 
 config.train.steps = 2 * steps
 config.train.eval_every, config.train.sample_every = max(1, steps // 2), config.train.steps
-summary = loop.train(config, str(runs / "bigram"))
+summary = assemble.train(config, str(runs / "bigram"))
 
 # %% [markdown]
 # The model has learned the statistics of the data. Each row of these tables is a current character,
@@ -143,9 +146,9 @@ cells.figures(
 # it has several cores only if the model is large enough to gain from them.
 
 # %%
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel.mesh import make_mesh
 
-mesh = sharding.make_mesh(Config().mesh, batch_size=32, num_params=204_480)
+mesh = make_mesh(Config().mesh, batch_size=32, num_params=204_480)
 print(f"{jax.device_count()} devices; a batch of 32 is split over {mesh.shape['data']}")
 
 # %% [markdown]

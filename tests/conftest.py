@@ -40,8 +40,10 @@ from makemore_jax import models
 from makemore_jax.assemble import create_model
 from makemore_jax.cli import startup
 from makemore_jax.config import Config
+from makemore_jax.data import Batch, FixedBatch
 from makemore_jax.data.lines import Dataset, load
 from makemore_jax.download import SOURCES, locate
+from makemore_jax.training.step import gradients, make_train_step
 
 ROOT = Path(__file__).parent.parent
 SECONDS = pytest.StashKey[float]()
@@ -81,6 +83,25 @@ def _small_model(kind: str, vocab_size: int, block_size: int):
     params = jax.device_get(jax.jit(model.init)(jax.random.key(3), tokens)["params"])
     noise = np.random.RandomState(5)
     return model, jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
+
+
+def make_batch_step(model, optimizer):
+    """Return the training step as a function (state, batch, key) for a given batch."""
+    train_step = make_train_step(gradients(model), optimizer, batch_size=1)
+    return lambda state, batch, key: train_step(state, FixedBatch(Batch(*batch)), key)
+
+
+def make_loss_and_grads(model):
+    """Return the function (params, model state, batch, key) -> (loss, model state), gradients."""
+    gradient_fn = gradients(model)
+
+    def loss_and_grads(params, model_state, batch, key):
+        variables, split = {"params": params, **model_state}, FixedBatch(Batch(*batch))
+        sums = gradient_fn(variables, split, jnp.zeros(1, int), key)
+        grads = jax.tree.map(lambda g: g / sums.count, sums.grads)
+        return (sums.loss / sums.count, sums.model_state), grads
+
+    return loss_and_grads
 
 
 def quick_of(values: Iterable, quick: Iterable) -> list:

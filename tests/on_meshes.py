@@ -13,13 +13,13 @@ import jax
 import numpy as np
 from conftest import small_config
 
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import Config, MeshConfig
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 COLLECTIVE = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 BATCH_SIZE = 16
@@ -41,15 +41,19 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer, key = make_optimizer(config.optimizer, 100), jax.random.key(config.seed)
-    mesh, spread = sharding.make_mesh(mesh_config, BATCH_SIZE, num_params=10**6), None
-    if sharding.is_spread(mesh, mesh_config):
+    mesh, state_shardings = make_mesh(mesh_config, BATCH_SIZE, num_params=10**6), None
+    if shardings.shards_state(mesh, mesh_config):
         shapes = state_lib.shapes(model, optimizer, dataset.block_size)
-        spread = sharding.spread(mesh, mesh_config, shapes)
-    state = state_lib.create(model, optimizer, key, dataset.block_size, spread and spread.kept)
-    state = state if spread else sharding.put(state, sharding.replicated(mesh))
-    split = sharding.put(dataset.splits["train"], sharding.replicated(mesh))
+        state_shardings = shardings.infer_state_shardings(mesh, mesh_config, shapes)
+    state = state_lib.create(
+        model, optimizer, key, dataset.block_size, state_shardings and state_shardings.stored
+    )
+    state = (
+        state if state_shardings else shardings.to_global_arrays(state, shardings.replicated(mesh))
+    )
+    split = shardings.to_global_arrays(dataset.splits["train"], shardings.replicated(mesh))
     layouts = choose(split, BATCH_SIZE, model, mesh.shape["data"])[-1:]
-    steps = make_train_steps(model, optimizer, BATCH_SIZE, layouts, mesh, 1, spread)
+    steps = programs.compile_steps(model, optimizer, BATCH_SIZE, layouts, mesh, 1, state_shardings)
     program = steps.lower(state, split, key, 20).compile()
     leaves = jax.tree.leaves(state)
     held = {

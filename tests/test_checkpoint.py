@@ -9,8 +9,10 @@ import optax
 import pytest
 from conftest import BLOCK, assert_same, on_devices, run, small_model
 
+from makemore_jax.assemble import open_checkpoints
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.errors import UserError
+from makemore_jax.integrity import manifest, retries
 from makemore_jax.training import state as state_lib
 
 pytestmark = pytest.mark.versions
@@ -24,9 +26,9 @@ def state_at(step: int, optimizer=None) -> state_lib.TrainState:
     return state.replace(step=jnp.int32(step))
 
 
-def saved(folder, *losses) -> Checkpoints:
+def saved(folder, *losses, open=open_checkpoints) -> Checkpoints:
     """Checkpoints at steps 10, 20, ... with these dev losses."""
-    checkpoints = Checkpoints(folder)
+    checkpoints = open(folder)
     for i, loss in enumerate(losses, start=1):
         checkpoints.save(state_at(10 * i), loss)
     return checkpoints
@@ -34,7 +36,7 @@ def saved(folder, *losses) -> Checkpoints:
 
 def test_restore_gives_back_every_bit(tmp_path):
     saved(tmp_path, 2.0)
-    restored = Checkpoints(tmp_path).restore("latest", state_at(0))
+    restored = open_checkpoints(tmp_path).restore("latest", state_at(0))
     assert_same(restored, state_at(10))
     assert restored.step.dtype == jnp.int32
 
@@ -45,7 +47,7 @@ def test_the_latest_and_the_best_are_kept_and_no_more(tmp_path):
     assert checkpoints.best_dev_loss() == 2.0
     kept = [p.name for p in (tmp_path / "checkpoints").iterdir()]
     assert sorted(kept) == ["20", "50"]
-    again = Checkpoints(tmp_path)
+    again = open_checkpoints(tmp_path)
     assert again.steps() == {"latest": 50, "best": 20}
     assert_same(again.restore("best", state_at(0)), state_at(20))
     assert_same(again.restore("latest", state_at(0)), state_at(50))
@@ -60,7 +62,7 @@ def test_parameters_alone(tmp_path):
     saved(tmp_path, 2.0, 1.0, 3.0)
     model, _ = small_model("rnn")
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
-    restored = Checkpoints(tmp_path, read_only=True).restore_variables("best", like)
+    restored = open_checkpoints(tmp_path, read_only=True).restore_variables("best", like)
     assert_same(restored, {"params": state_at(20).params})
 
 
@@ -76,7 +78,7 @@ def test_one_flipped_bit_is_noticed(tmp_path):
         damaged[len(damaged) // 2] ^= 1
         (folder / name).write_bytes(damaged)
         with pytest.raises(UserError, match=r"is damaged: its sha256"):
-            Checkpoints(tmp_path).restore("latest", state_at(0))
+            open_checkpoints(tmp_path).restore("latest", state_at(0))
         (folder / name).write_bytes(intact)
     assert_same(Checkpoints(tmp_path).restore("latest", state_at(0)), state_at(10))
 
@@ -85,30 +87,54 @@ def test_a_missing_file_is_one_line(tmp_path):
     saved(tmp_path, 2.0)
     (tmp_path / "checkpoints" / "10" / "params" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match="can't be read"):
-        Checkpoints(tmp_path).restore("latest", state_at(0))
+        open_checkpoints(tmp_path).restore("latest", state_at(0))
 
 
 def test_reading_is_tried_again_while_a_training_replaces_the_checkpoint(tmp_path, monkeypatch):
     saved(tmp_path, 2.0)
-    reader, attempts = Checkpoints(tmp_path, read_only=True), []
-    check = reader._check_hashes
+    reader, attempts = open_checkpoints(tmp_path, read_only=True), []
+    verify = manifest.verify
 
     def fail_once(folder):
         attempts.append(folder)
         if len(attempts) == 1:
             raise FileNotFoundError(folder)
-        check(folder)
+        verify(folder)
 
-    monkeypatch.setattr(reader, "_check_hashes", fail_once)
-    monkeypatch.setattr(reader, "_is_settled", lambda step: False)
+    monkeypatch.setattr(manifest, "verify", fail_once)
+    monkeypatch.setattr(retries, "_is_settled", lambda *_: False)
     assert_same(reader.restore("latest", state_at(0)), state_at(10))
     assert len(attempts) == 2
+
+
+def test_a_folder_that_changes_while_it_is_read_is_read_again(monkeypatch):
+    """The step can't be listed at first, then its files vanish, then a later step is complete."""
+    monkeypatch.setattr(retries, "PAUSE", 0)
+    listings = iter([FileNotFoundError(), 10, 20, 20])
+    reads = iter([UserError("gone"), "state 20"])
+
+    def next_of(results):
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    read, find_step = (lambda: next_of(reads)), (lambda: next_of(listings))
+    assert retries.retry(read, find_step, is_complete=lambda step: True) == "state 20"
+
+
+def test_the_core_saves_and_restores_without_a_manifest(tmp_path):
+    checkpoints = saved(tmp_path, 2.0, 3.0, open=Checkpoints)
+    assert not list(tmp_path.rglob(manifest.NAME))
+    assert not checkpoints.save(state_at(20))  # saved already
+    assert_same(Checkpoints(tmp_path).restore("best", state_at(0)), state_at(10))
+    assert_same(open_checkpoints(tmp_path).restore("latest", state_at(0)), state_at(20))
 
 
 def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
     """orbax would cast, cut or pad them without a word."""
     saved(tmp_path, 2.0)
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     state = state_at(0)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state.params)
     with pytest.raises(UserError, match=r"was saved as float32\[.*needs bfloat16"):
@@ -121,7 +147,7 @@ def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
 
 
 def test_an_empty_folder_has_none(tmp_path):
-    checkpoints = Checkpoints(tmp_path, read_only=True)
+    checkpoints = open_checkpoints(tmp_path, read_only=True)
     assert checkpoints.steps() == {}
     assert checkpoints.best_dev_loss() == math.inf
     with pytest.raises(UserError, match="no checkpoint has been saved yet"):
@@ -133,15 +159,16 @@ ON_OTHER_DEVICES = """
 import sys, jax
 sys.path.insert(0, "tests")
 from test_checkpoint import state_at, assert_same
-from makemore_jax.parallel import sharding
-from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.assemble import open_checkpoints
 from makemore_jax.config import MeshConfig
 
-everywhere = sharding.replicated(sharding.make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
-restored = Checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
+everywhere = shardings.replicated(make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
+restored = open_checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
 assert_same(restored, state_at(10))
 assert len(restored.step.sharding.device_set) == jax.device_count() == int(sys.argv[2])
-Checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
+open_checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
 """
 
 

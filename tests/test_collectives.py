@@ -14,37 +14,38 @@ sys.path.insert(0, "tests")
 import jax
 import numpy as np
 from conftest import small_config
+from makemore_jax.assemble import programs
 from makemore_jax.config import MeshConfig
-from makemore_jax import data, models, sampling
+from makemore_jax import assemble
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import evaluation, sampling, shardings
+from makemore_jax.parallel.mesh import make_lines_mesh, make_mesh
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.decoding import AS_IT_IS
+from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 config = small_config("transformer")
 dataset = load_data(config.data, config.seed)
 model = create_model(config.model, dataset.vocab.size, dataset.block_size)
 optimizer = make_optimizer(config.optimizer, 100)
 state = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
-mesh = sharding.make_mesh(config.mesh, 32, num_params=10**6)
+mesh = make_mesh(config.mesh, 32, num_params=10**6)
 assert mesh.shape["data"] == 2
-state = sharding.put(state, sharding.replicated(mesh))
-split = sharding.put(dataset.splits["train"], sharding.replicated(mesh))
+state = shardings.to_global_arrays(state, shardings.replicated(mesh))
+split = shardings.to_global_arrays(dataset.splits["train"], shardings.replicated(mesh))
 """
 
 MANY_EVALUATIONS = """
-evaluate = make_evaluate(model, mesh)
+evaluate = make_evaluate(evaluation.make_batch_sums(model, mesh), 2, shardings.fetch_sum)
 for i in range(2):
     print(i, evaluate(state.variables, split), flush=True)
 """
 
 TRAINING_WAITS = """
 layouts = choose(split, 32, model, 2)[-1:]
-train_steps = make_train_steps(model, optimizer, 32, layouts, mesh)
+train_steps = programs.compile_steps(model, optimizer, 32, layouts, mesh)
 key = jax.random.key(0)
 assert "all-reduce" in train_steps.lower(state, split, key, 30).compile().as_text()
 for _ in range(3):
@@ -54,23 +55,24 @@ for _ in range(3):
 
 SHARDED_PARAMETERS = """
 dev = dataset.splits["dev"]
-expected = make_evaluate(model)(jax.device_get(state.variables), dev)
+expected = make_evaluate(make_batch_sums(model))(jax.device_get(state.variables), dev)
 for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
-    mesh = sharding.make_mesh(mesh_config, 32, num_params=10**6)
-    shardings = sharding.spread(mesh, mesh_config, state).kept
-    sharded = jax.device_put(state, shardings)
-    assert not sharding.is_replicated(sharded)
-    on_mesh = sharding.put(dev, sharding.replicated(mesh))
-    loss = make_evaluate(model, mesh)(sharded.variables, on_mesh)
+    mesh = make_mesh(mesh_config, 32, num_params=10**6)
+    stored = shardings.infer_state_shardings(mesh, mesh_config, state).stored
+    sharded = jax.device_put(state, stored)
+    assert not shardings.is_replicated(sharded)
+    on_mesh = shardings.to_global_arrays(dev, shardings.replicated(mesh))
+    sums = evaluation.make_batch_sums(model, mesh)
+    loss = make_evaluate(sums, mesh.shape["data"], shardings.fetch_sum)(sharded.variables, on_mesh)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 """
 
 SAMPLING_HAS_NO_COLLECTIVES = """
-mesh = sharding.make_lines_mesh(128)
+mesh = make_lines_mesh(128)
 assert mesh.shape["data"] == 2
-prompt = np.zeros(dataset.max_len, np.int32)
-arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt, 0)
-program = sampling._sample_lines.lower(model, *arguments, dataset.max_len, AS_IT_IS, mesh)
+prompt = np.full(dataset.max_len, -1, np.int32)
+arguments = (state.variables, jax.random.key(0), np.arange(128, dtype=np.int32), prompt)
+program = sampling.generate.lower(model, *arguments, DEFAULT_DECODING, mesh)
 found = re.findall(r"(all-\\w+|collective-\\w+|reduce-scatter)\\(", program.compile().as_text())
 assert not found, found
 """

@@ -13,6 +13,8 @@ from conftest import (
     VOCAB,
     assert_close,
     assert_same,
+    make_batch_step,
+    make_loss_and_grads,
     quick_of,
     small_config,
     small_model,
@@ -21,6 +23,7 @@ from flax import linen as nn
 
 from makemore_jax import losses
 from makemore_jax.assemble import create_model
+from makemore_jax.data import Batch
 from makemore_jax.data.lines import Lines
 from makemore_jax.diagnostics import (
     N_BINS,
@@ -33,7 +36,6 @@ from makemore_jax.diagnostics import (
 )
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_loss_and_grads, make_train_step
 
 pytestmark = pytest.mark.versions
 
@@ -54,7 +56,7 @@ def state_of(params, optimizer) -> TrainState:
 
 def diagnose(model, params, batch, optimizer=None, key=KEY):
     optimizer = optimizer or optax.sgd(0.1)
-    return make_diagnose(model, optimizer)(state_of(params, optimizer), batch, key)
+    return make_diagnose(model, optimizer)(state_of(params, optimizer), Batch(*batch), key)
 
 
 def traced(model, params, batch):
@@ -108,16 +110,16 @@ def check_step(model, batch):
     """Diagnose the second step and hold it against that step. -> the state, what was found"""
     optimizer = optax.adamw(0.1, weight_decay=0.3)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
-    train_step, loss_and_grads = make_train_step(model, optimizer), make_loss_and_grads(model)
+    train_step, loss_and_grads = make_batch_step(model, optimizer), make_loss_and_grads(model)
 
     @jax.jit  # both at once compiles in half the time
     def step(state, key):
-        _, grads = loss_and_grads(state.params, state.batch_stats, batch, key)
+        _, grads = loss_and_grads(state.params, state.model_state, batch, key)
         return train_step(state, batch, key)[0], grads
 
     state, _ = step(state, jax.random.key(6))
     before = jax.tree.map(np.asarray, state)
-    found = make_diagnose(model, optimizer)(state, batch, KEY)
+    found = make_diagnose(model, optimizer)(state, Batch(*batch), KEY)
     assert_same(state, before)
 
     after, grads = step(state, KEY)
@@ -300,9 +302,9 @@ def test_padding_does_not_count(kind):
     model, params = small_model(kind)
     run, state = make_diagnose(model, optax.sgd(0.1)), state_of(params, optax.sgd(0.1))
     inputs, targets = rows()
-    found = run(state, (inputs, targets), KEY)
+    found = run(state, Batch(inputs, targets), KEY)
     other = jnp.where(targets == -1, (inputs + 1) % VOCAB, inputs)
-    assert run(state, (other, targets), KEY) == found
+    assert run(state, Batch(other, targets), KEY) == found
     assert list(found["saturated"]) == list(found["dead"]) == TAPS[kind]
     num = int((targets != -1).sum())
     for kind in ("activations", "activation_gradients"):
@@ -397,12 +399,12 @@ def test_all_is_json():
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
     run = make_diagnose(model, optimizer)
     inputs, targets = rows()
-    found = run(state, (inputs, targets), KEY)
+    found = run(state, Batch(inputs, targets), KEY)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["grad_to_data"]["start"] is found["update_to_data"]["start"] is None
     ratio = found["grad_to_data"]["cell.xh_to_h.kernel"]
     assert found["update_to_data"]["cell.xh_to_h.kernel"] == pytest.approx(0.1 * ratio)
-    json.dumps(run(state, (inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
+    json.dumps(run(state, Batch(inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
 
 
 def test_the_program_is_made_once():
@@ -416,7 +418,7 @@ def test_the_program_is_made_once():
     optimizer = optax.GradientTransformation(lambda params: (), update)
     run = make_diagnose(model, optimizer)
     for seed in range(3):
-        run(state_of(params, optimizer), rows(seed), jax.random.key(seed))
+        run(state_of(params, optimizer), Batch(*rows(seed)), jax.random.key(seed))
     assert len(times) == 1
 
 

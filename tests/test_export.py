@@ -13,7 +13,7 @@ from conftest import ROOT, assert_close, assert_one_line, quick_of, run, small_c
 
 pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[export]"')
 
-from makemore_jax import models, sampling
+from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.cli import resources
 from makemore_jax.data.text_file import Vocab
@@ -83,7 +83,7 @@ def test_the_loader_samples_what_sample_py_samples(name, tmp_path):
     for call, texts, log_probs in zip(calls, *json.loads(done.stdout), strict=True):
         key = jax.random.key(call.get("seed", 3407))
         decoding = Decoding(call.get("temperature", 1.0))
-        samples = sampling.sample(lm, key, call["num"], call.get("prompt", ""), decoding)
+        samples = assemble.sample(lm, key, call["num"], call.get("prompt", ""), decoding)
         assert texts == [sample.text for sample in samples]
         assert_close(log_probs, [sample.log_prob for sample in samples])
         if call.get("temperature") == 0:

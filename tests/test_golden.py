@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, quick_of, run
+from conftest import FAMILIES, ROOT, make_batch_step, quick_of, run
 from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
@@ -17,7 +17,6 @@ from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.table import as_table
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.versions
 
@@ -68,7 +67,7 @@ def differences(kind: str) -> dict[str, float]:
     for name, config in optimizer_configs().items():
         optimizer = make_optimizer(config, STEPS)
         state = TrainState(jax.numpy.int32(0), params, optimizer.init(params))
-        step = jax.jit(make_train_step(model, optimizer))
+        step = jax.jit(make_batch_step(model, optimizer))
         for known in golden[f"losses/{name}"]:
             state, metrics = step(state, (inputs, targets), jax.random.key(0))
             found[f"{name} loss"] = max(

@@ -21,21 +21,20 @@ from conftest import (
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
+from makemore_jax import assemble, losses, models, workdir
 from makemore_jax import config as config_lib
-from makemore_jax import losses, models, workdir
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble import create_model, programs
 from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.models import transformer
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.report.attention import attention_weights
 from makemore_jax.report.collect import load_best_model
 from makemore_jax.text.dataset import Text
-from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 pytestmark = pytest.mark.versions
 
@@ -275,8 +274,8 @@ def text(num_chars: int = 997) -> Text:
 def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, **options):
     """The function (steps, key, text) -> the state after them from fixed parameters, the losses."""
     model, optimizer = create(**options), make_optimizer(config, 100)
-    mesh = sharding.make_mesh(MeshConfig(data=1), batch_size, 0, accumulate)
-    steps = make_train_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
+    mesh = make_mesh(MeshConfig(data=1), batch_size, 0, accumulate)
+    steps = programs.compile_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
 
     def train(num_steps: int, key: int = 1, split: Text | None = None):
         # Copied, as a state is given away to the step.
@@ -343,11 +342,11 @@ def draw_noise(num_devices, num_parts):
             return jnp.broadcast_to(logits + noise, (*tokens.shape, VOCAB))
 
     optimizer = make_optimizer(OptimizerConfig("sgd", 0.0), 100)
-    mesh = sharding.make_mesh(MeshConfig(data=num_devices), 6, 0, num_parts)
-    steps = make_train_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
+    mesh = make_mesh(MeshConfig(data=num_devices), 6, 0, num_parts)
+    steps = programs.compile_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
     params = {"logits": jnp.zeros(VOCAB)}
     state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    state, split = sharding.put((state, text()), sharding.replicated(mesh))
+    state, split = shardings.to_global_arrays((state, text()), shardings.replicated(mesh))
     jax.block_until_ready(steps(state, split, jax.random.key(1), 2))
     jax.effects_barrier()
     return drawn
@@ -443,9 +442,9 @@ def test_a_run_with_its_layers_in_a_loop_is_inspected_layer_by_layer(tmp_path):
     config = small_config("transformer", steps=2, num_samples=0, diagnose_every=2)
     config.train.eval_examples = config.train.train_eval_examples = 5
     config.model.layer_loop = "scan"
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     assert "h_1.mlp tanh" in (tmp_path / "metrics.jsonl").read_text("utf-8")
     lm, _ = load_best_model(tmp_path, workdir.read(tmp_path))
     assert attention_weights(lm, ["emma"])[0].shape == (2, 2, 5, 5)
     config.model.layer_loop, config.train.steps = "unroll", 3
-    assert loop.train(config, str(tmp_path))["steps"] == 3
+    assert assemble.train(config, str(tmp_path))["steps"] == 3

@@ -6,17 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, assert_close, on_devices, quick_of, run, small_config
+from conftest import (
+    FAMILIES,
+    assert_close,
+    make_loss_and_grads,
+    on_devices,
+    quick_of,
+    run,
+    small_config,
+)
 
 from makemore_jax import data, losses, models
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble import create_model, programs
 from makemore_jax.kernels import layouts
-from makemore_jax.kernels.layouts import Packed, Rows, choose, first_that_fits
+from makemore_jax.kernels.layouts import Packed, Rows, choose, layout_index
 from makemore_jax.models import layers
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_loss_and_grads, make_train_steps
 
 pytestmark = pytest.mark.versions
 
@@ -36,7 +44,8 @@ def model_of(kind):
 
 
 def test_packed_lines_follow_each_other():
-    inputs, targets, positions = SPLIT.take_packed(jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
+    batch = SPLIT.take_packed(jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
+    inputs, targets, positions = batch.inputs, batch.targets, batch.options["positions"]
     tokens = [0, *VOCAB.encode("abcdefg"), 0, *VOCAB.encode("ab"), 0, *VOCAB.encode("a")]
     tokens += [0, *VOCAB.encode("fgh"), 0]
     assert inputs.shape == targets.shape == positions.shape == (3, 9)
@@ -61,7 +70,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
 
     apply = jax.jit(model.apply)
-    logits = apply({"params": params}, packed[0], positions=packed[2])
+    logits = apply({"params": params}, packed[0], **packed.options)
     inputs, targets, _ = SPLIT.take(ALL)
     plain = apply({"params": params}, inputs)
     assert_close(logits[packed[1] != -1], plain[targets != -1], 1e-6)
@@ -81,12 +90,12 @@ def test_rows_cut_to_their_longest_compute_the_same(kind):
 def test_each_batch_gets_the_first_layout_that_it_fits():
     chosen = [Rows(3), Rows(6), Rows(9)]
     for lengths, which in (([3, 1], 0), ([4, 1], 1), ([6, 6], 1), ([7, 1], 2), ([9, 9], 2)):
-        assert first_that_fits(chosen, jnp.array(lengths)) == which
+        assert layout_index(chosen, jnp.array(lengths)) == which
     # Of several parts of a batch, each on a device of its own, all must fit.
-    assert first_that_fits(chosen, jnp.array([[1, 1], [1, 7]])) == 2
+    assert layout_index(chosen, jnp.array([[1, 1], [1, 7]])) == 2
     chosen = [Packed(2, 8), Rows(9)]
     for lengths, which in (([8, 8], 0), ([9, 8], 1), ([[8, 8], [8, 9]], 1)):
-        assert first_that_fits(chosen, jnp.array(lengths)) == which
+        assert layout_index(chosen, jnp.array(lengths)) == which
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -98,7 +107,7 @@ def test_what_is_chosen_for_names(kind, names):
     assert isinstance(chosen[0], Packed if kind in PACKING else Rows)
     assert ("positions" in inspect.signature(type(model).__call__).parameters) == (kind in PACKING)
     indices = jax.random.randint(jax.random.key(0), (500, 32), 0, split.size)
-    found = jax.vmap(lambda i: first_that_fits(chosen, split.lengths(i)))(indices)
+    found = jax.vmap(lambda i: layout_index(chosen, split.lengths(i)))(indices)
     share = np.bincount(found, minlength=len(chosen)) / 500
     assert share[-1] < (0.01 if kind in PACKING else 0.12)
     assert share[0] > (0.99 if kind in PACKING else 0.45)
@@ -125,21 +134,21 @@ def check_steps(kind, devices):
     config.optimizer.name = "sgd"  # Adam would amplify rounding errors in gradients of 0
     model, params = model_of(kind)
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
-    mesh = sharding.make_mesh(config.mesh, 4, num_params=0)
+    mesh = make_mesh(config.mesh, 4, num_params=0)
     first = Packed(3 - devices, 9) if kind in PACKING else Rows(6)
     found, taken = {}, set()
     for name, chosen in (("all", [first, Rows(9)]), ("whole", [Rows(9)])):
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)
         start = start.replace(params=jax.tree.map(jnp.copy, params))
-        start = jax.device_put(start, sharding.replicated(mesh))
-        split = jax.device_put(SPLIT, sharding.replicated(mesh))
-        steps = make_train_steps(model, optimizer, 4, chosen, mesh)
+        start = jax.device_put(start, shardings.replicated(mesh))
+        split = jax.device_put(SPLIT, shardings.replicated(mesh))
+        steps = programs.compile_steps(model, optimizer, 4, chosen, mesh)
         found[name] = steps(start, split, key, num_steps=12)
     data_key, _ = jax.random.split(key)
     for i in range(12):
         indices = data.draw_indices(SPLIT, jax.random.fold_in(data_key, i), 4)
         lengths = SPLIT.lengths(indices).reshape(devices, -1)
-        taken.add(int(first_that_fits([first, Rows(9)], lengths)))
+        taken.add(int(layout_index([first, Rows(9)], lengths)))
     assert taken == {0, 1}
     (state, metrics), (plain, plain_metrics) = found["all"], found["whole"]
     assert_close(metrics["train_loss"], plain_metrics["train_loss"], 1e-5)
@@ -193,7 +202,7 @@ def test_gradients_of_unrolling_are_those_of_a_scan(kind):
 def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
     """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
     monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
-    positions = SPLIT.take_packed(ALL, 6, width=9)[2] if packed else None
+    positions = SPLIT.take_packed(ALL, 6, width=9).options["positions"] if packed else None
     keys = jax.random.split(jax.random.key(0), 5)
     q, k, v, mix = (jax.random.normal(key, (6, 9, 2, 4)) for key in keys[:4])
     seen = layers.visible(9, positions)
@@ -292,24 +301,24 @@ def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
     config.optimizer.name = "sgd"
     model, params = model_of(kind)
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
-    mesh, found = sharding.make_mesh(config.mesh, 12, num_params=0), []
+    mesh, found = make_mesh(config.mesh, 12, num_params=0), []
     for at_once in (12, 4):
         monkeypatch.setattr(layouts, "TOKENS_AT_ONCE", at_once * SPLIT.block_size)
-        assert layouts.count_chunks(12, SPLIT.block_size) == 12 // at_once
+        assert layouts.num_microbatches(12, SPLIT.block_size) == 12 // at_once
         chosen = choose(SPLIT, 12, model)
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)
         start = start.replace(params=jax.tree.map(jnp.copy, params))
-        steps = make_train_steps(model, optimizer, 12, chosen, mesh)
+        steps = programs.compile_steps(model, optimizer, 12, chosen, mesh)
         state, metrics = steps(start, SPLIT, key, num_steps=5)
         found.append((metrics["train_loss"], state.params))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *found)
 
 
 def test_chunks_are_of_a_good_size():
-    assert [layouts.count_chunks(n, 16) for n in (1, 32, 256, 512, 8_192)] == [1, 1, 1, 2, 32]
-    assert [layouts.count_chunks(n, 1_024) for n in (1, 4, 16)] == [1, 1, 4]
-    assert layouts.count_chunks(300, 16) == 2
-    assert layouts.count_chunks(257, 16) == 1  # a prime
+    assert [layouts.num_microbatches(n, 16) for n in (1, 32, 256, 512, 8_192)] == [1, 1, 1, 2, 32]
+    assert [layouts.num_microbatches(n, 1_024) for n in (1, 4, 16)] == [1, 1, 4]
+    assert layouts.num_microbatches(300, 16) == 2
+    assert layouts.num_microbatches(257, 16) == 1  # a prime
 
 
 def test_loss_of_a_batch_is_its_mean():

@@ -23,12 +23,11 @@ from conftest import (
     start,
 )
 
-from makemore_jax import workdir
+from makemore_jax import assemble, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import Diverged, UserError
-from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
@@ -46,10 +45,10 @@ TRAIN = """
 import sys
 sys.path.insert(0, "tests")
 from conftest import small_config
-from makemore_jax.training import loop
+from makemore_jax import assemble
 
 folder, kind, steps = sys.argv[1:]
-loop.train(small_config(kind, steps=int(steps), log_every=10), folder)
+assemble.train(small_config(kind, steps=int(steps), log_every=10), folder)
 """
 
 
@@ -67,7 +66,7 @@ def runs(tmp_path_factory):
                 done = run("-c", TRAIN, folder / name, kind, steps, **AS_USERS_RUN)
                 assert done.returncode == 0, done.stderr
             else:
-                loop.train(small_config(kind, steps=steps, log_every=10), str(folder / name))
+                assemble.train(small_config(kind, steps=steps, log_every=10), str(folder / name))
         return folder
 
     return train
@@ -118,13 +117,13 @@ def test_tensorboard_reads_the_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
-    loop.train(config, str(tmp_path / "run"))
+    assemble.train(config, str(tmp_path / "run"))
     shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "at_step_10")
     config.train.steps = 20
-    loop.train(config, str(tmp_path / "run"))
+    assemble.train(config, str(tmp_path / "run"))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "at_step_10").rename(tmp_path / "run" / "checkpoints")
-    loop.train(config, str(tmp_path / "run"))
+    assemble.train(config, str(tmp_path / "run"))
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("train_loss")] == [5, 10, 15, 20]
@@ -143,7 +142,7 @@ def test_tensorboard_has_samples_config_and_test_loss(tmp_path):
 
     config = small_config("bigram", steps=20, eval_every=10, sample_every=10)
     config.optimizer.learning_rate = 0.25
-    summary = loop.train(config, str(tmp_path))
+    summary = assemble.train(config, str(tmp_path))
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
     (point,) = events.Scalars("test_loss")
@@ -168,14 +167,14 @@ def test_tensorboard_has_samples_config_and_test_loss(tmp_path):
 def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
     """Lines after the last checkpoint, and a line that was being written, do not stay."""
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text("utf-8")
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 15, "train_loss": 9.0}\n{"step": 20, "tra')
     with (tmp_path / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("step 15, samples\n  new: zzz\n")
     config.train.steps = 20
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text("utf-8").startswith(before)
     assert [line["step"] for line in read_metrics(tmp_path)] == [5, 10, 10, 15, 20, 20]
     assert "zzz" not in (tmp_path / "samples.txt").read_text("utf-8")
@@ -186,10 +185,10 @@ def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
 def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     """Also its config, which says how it was trained, whatever is asked for now."""
     config = small_config("bigram", steps=10)
-    first = loop.train(config, str(tmp_path))
+    first = assemble.train(config, str(tmp_path))
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     config.train.steps, config.optimizer.learning_rate = 5, 0.3
-    assert loop.train(config, str(tmp_path)) == first
+    assert assemble.train(config, str(tmp_path)) == first
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     assert "already trained for 10 steps" in capsys.readouterr().out
 
@@ -199,7 +198,7 @@ def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
     config = small_config("bigram", steps=60, log_every=10, eval_every=10)
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 600.0, 60
-    summary = loop.train(config, str(tmp_path))
+    summary = assemble.train(config, str(tmp_path))
     dev = {line["step"]: line["dev_loss"] for line in read_metrics(tmp_path) if "dev_loss" in line}
     assert summary["best_step"] == min(dev, key=dev.get) < 60
     assert summary["dev_loss"] == pytest.approx(min(dev.values()), abs=1e-6)
@@ -208,7 +207,7 @@ def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
 def test_the_learning_rate_that_is_logged_is_that_of_the_step(tmp_path):
     config = small_config("bigram", steps=10, log_every=5, num_samples=0)
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 0.5, 10
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     rates = [line["learning_rate"] for line in read_metrics(tmp_path) if "learning_rate" in line]
     assert rates == pytest.approx([0.25, 0.5])
 
@@ -217,10 +216,10 @@ def test_the_best_is_also_that_of_earlier_processes(tmp_path, capsys):
     """After a good start the model gets worse: the best loss stays the one from before."""
     config = small_config("bigram", steps=10, eval_every=10, num_samples=0)
     config.optimizer.name = "sgd"
-    first = loop.train(config, str(tmp_path))
+    first = assemble.train(config, str(tmp_path))
     assert "step 10: dev loss" in (printed := capsys.readouterr().out) and "(best)" in printed
     config.train.steps, config.optimizer.learning_rate = 20, 1e4
-    second = loop.train(config, str(tmp_path))
+    second = assemble.train(config, str(tmp_path))
     assert "(best)" not in capsys.readouterr().out
     losses = ("train_loss", "dev_loss", "test_loss")
     assert [second[name] for name in losses] == [first[name] for name in losses]
@@ -230,7 +229,7 @@ def test_the_best_is_also_that_of_earlier_processes(tmp_path, capsys):
 def test_samples_of_different_steps_have_different_noise(tmp_path):
     config = small_config("bigram", steps=20, sample_every=10, eval_every=20)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-9  # the model stays the same
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     _, first, second = (tmp_path / "samples.txt").read_text("utf-8").split("samples\n")
     assert first.split("step")[0] != second
 
@@ -241,7 +240,7 @@ def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.1
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e6, 100_000
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower") as raised:
-        loop.train(config, str(tmp_path))
+        assemble.train(config, str(tmp_path))
     assert raised.value.exit_code == 1
     assert not (tmp_path / "summary.json").exists()
 
@@ -253,7 +252,7 @@ def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e9
     config.optimizer.weight_decay = 1e9
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step 1"):
-        loop.train(config, str(tmp_path))
+        assemble.train(config, str(tmp_path))
     assert Checkpoints(tmp_path, read_only=True).steps() == {}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text("utf-8")
     assert not (tmp_path / "summary.json").exists()
@@ -262,12 +261,12 @@ def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
 def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
     """As when a process is killed between its last checkpoint and its summary."""
     config = small_config("bigram", steps=10)
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     old = (tmp_path / "summary.json").read_text("utf-8")
     config.train.steps = 20
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     (tmp_path / "summary.json").write_text(old, "utf-8")
-    assert loop.train(config, str(tmp_path))["steps"] == 20
+    assert assemble.train(config, str(tmp_path))["steps"] == 20
     assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["steps"] == 20
 
 
@@ -277,15 +276,15 @@ def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "samples.txt").write_text("precious", "utf-8")
     with pytest.raises(UserError, match=r"holds samples.txt but no run"):
-        loop.train(config, str(tmp_path / "mine"))
+        assemble.train(config, str(tmp_path / "mine"))
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["samples.txt"]
     config.data.block_size = dataset.block_size
     with (
-        workdir.prepare(tmp_path / "run", config, dataset),
+        assemble.open_workdir(tmp_path / "run", config, dataset),
         pytest.raises(UserError, match="is in use by another training"),
     ):
-        loop.train(config, str(tmp_path / "run"))
-    assert loop.train(config, str(tmp_path / "run"))["steps"] == 10
+        assemble.train(config, str(tmp_path / "run"))
+    assert assemble.train(config, str(tmp_path / "run"))["steps"] == 10
 
 
 def test_what_may_differ_when_a_run_is_resumed(tmp_path):
@@ -293,17 +292,17 @@ def test_what_may_differ_when_a_run_is_resumed(tmp_path):
     config = small_config("transformer")
     dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
-    workdir.prepare(tmp_path, config, dataset).close()
+    workdir.prepare(tmp_path, config, dataset)
     config.model.remat, config.optimizer.learning_rate = True, 0.1
-    workdir.check(tmp_path, config, dataset)
+    assemble.check_workdir(tmp_path, config, dataset)
     config.optimizer.decay = "matrices"
     with pytest.raises(UserError, match=r'optimizer.decay: .* holds a run with "all", not "matri'):
-        workdir.check(tmp_path, config, dataset)
+        assemble.check_workdir(tmp_path, config, dataset)
 
 
 def test_a_config_is_not_changed_by_training(tmp_path):
     config = small_config("bigram", steps=10)
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     assert config == small_config("bigram", steps=10)
 
 
@@ -388,11 +387,11 @@ def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = small_config("mlp", steps=20, log_every=10, eval_every=20)
-    loop.train(config, str(tmp_path / "plain"))
+    assemble.train(config, str(tmp_path / "plain"))
     config.train.diagnose_every, config.train.steps = 8, 10
-    loop.train(config, str(tmp_path / "diagnosed"))
+    assemble.train(config, str(tmp_path / "diagnosed"))
     config.train.steps = 20
-    loop.train(config, str(tmp_path / "diagnosed"))
+    assemble.train(config, str(tmp_path / "diagnosed"))
     states = [final_state(config, tmp_path / name) for name in ("plain", "diagnosed")]
     assert_same(*states)
     found = [line for line in read_metrics(tmp_path / "diagnosed") if "saturated" in line]

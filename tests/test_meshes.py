@@ -13,7 +13,8 @@ import pytest
 from conftest import on_devices, run
 
 from makemore_jax.config import MeshConfig
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel import mesh as parallel_mesh
+from makemore_jax.parallel.mesh import make_mesh
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
 # A family of each kind on every mesh, and every other family on the mesh with all features: of
@@ -100,9 +101,9 @@ def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(mea
 def test_small_models_stay_on_one_core(monkeypatch):
     """Of a CPU's cores, a small model or a small batch takes fewer."""
     monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
-    monkeypatch.setattr(sharding, "_mesh", lambda num_data, num_model, devices: num_data)
+    monkeypatch.setattr(parallel_mesh, "_mesh", lambda num_data, num_model, devices: num_data)
     sizes = [(10**6, 32), (10**4, 32), (10**6, 16), (10**6, 5)]
-    found = [sharding.make_mesh(MeshConfig(), batch, params) for params, batch in sizes]
+    found = [make_mesh(MeshConfig(), batch, params) for params, batch in sizes]
     assert found == [4, 1, 2, 1]
 
 
@@ -114,7 +115,7 @@ def test_small_models_stay_on_one_core(monkeypatch):
         (("mesh.data=8", "train.batch_size=12"), "a batch of 12 does not divide over 8 devices"),
         (
             ("mesh.data=2", "train.batch_size=12", "train.accumulate=4"),
-            "a batch of 12 does not divide over 2 devices, each 4 parts after each other",
+            "a batch of 12 does not divide over 2 devices and 4 microbatches",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from conftest import (
     ON_LINES,
     VOCAB,
     assert_close,
+    make_batch_step,
     quick_of,
     small_config,
     small_model,
@@ -23,7 +24,6 @@ from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.versions
 
@@ -96,7 +96,7 @@ def test_one_batch_can_be_learnt_by_heart(kind):
     targets = jnp.array([[-1, 2, 3, 0, -1, -1, -1], [4, 5, 6, 7, 8, 9, -1]])
     optimizer = optax.adam(0.05)
     state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
-    step = jax.jit(make_train_step(model, optimizer))
+    step = jax.jit(make_batch_step(model, optimizer))
     for _ in range(300):
         state, metrics = step(state, (inputs, targets), jax.random.key(0))
     assert metrics["train_loss"] < 0.02

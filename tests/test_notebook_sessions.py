@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import TIMEOUT, needs_signals, read_metrics, run, small_config
 
+from makemore_jax import assemble
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
 from makemore_jax.errors import Stopped
-from makemore_jax.training import loop
 
 # Runs its arguments as cells. As in a notebook, the streams have no `reconfigure`.
 SESSION = """
@@ -59,8 +59,8 @@ def test_programs_run_repeatedly_in_one_session(tmp_path):
         f"{TRAIN} --config.model.n_emb=3 --workdir {second}",
         f"{TRAIN} --config.train.steps=20 --workdir {second}",
         f"{sample} --format json",
-        "from makemore_jax.config import Config\nfrom makemore_jax.training import loop\n"
-        f"loop.train(Config(seed=-1), {str(second)!r})",
+        "from makemore_jax.config import Config\nfrom makemore_jax import assemble\n"
+        f"assemble.train(Config(seed=-1), {str(second)!r})",
     )
     no_run, trained, drawn, refused, trained_again, as_json, raised = outputs
     assert (no_run, refused) == ("", "")
@@ -104,14 +104,14 @@ def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
     config = small_config("bigram", steps=1_000_000, log_every=10, num_samples=0)
     button = cells.StopButton(tmp_path, 20)
     with pytest.raises(Stopped, match=r"^SIGINT: saved at step \d+; run the same command") as info:
-        loop.train(config, str(tmp_path))
+        assemble.train(config, str(tmp_path))
     button.cancel()
     assert info.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before
     step = Checkpoints(tmp_path, read_only=True).steps()["latest"]
     assert step >= 20
     config.train.steps = step + 10
-    assert loop.train(config, str(tmp_path))["steps"] == step + 10
+    assert assemble.train(config, str(tmp_path))["steps"] == step + 10
 
 
 @needs_signals
@@ -133,7 +133,7 @@ def test_a_cancelled_stop_button_sends_nothing(tmp_path, monkeypatch):
 def test_training_in_a_thread_leaves_signals_alone(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     config, results = small_config("bigram", steps=10, num_samples=0), []
-    thread = threading.Thread(target=lambda: results.append(loop.train(config, str(tmp_path))))
+    thread = threading.Thread(target=lambda: results.append(assemble.train(config, str(tmp_path))))
     thread.start()
     thread.join()
     assert [summary["steps"] for summary in results] == [10]
@@ -171,7 +171,7 @@ def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", errors)
     monkeypatch.setattr(progress, "NOTEBOOK_INTERVAL", 0.0)
     monkeypatch.setattr(progress, "BAR_DELAY", 0.0)
-    loop.train(small_config("bigram", steps=30, log_every=10, num_samples=0), str(tmp_path))
+    assemble.train(small_config("bigram", steps=30, log_every=10, num_samples=0), str(tmp_path))
     for _ in progress.track(range(3), "scoring"):
         pass
     assert progress.default_file() is out

@@ -22,7 +22,7 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import sampling, workdir
+from makemore_jax import assemble, sampling, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
 from makemore_jax.data.text_file import Vocab
@@ -52,7 +52,6 @@ from makemore_jax.report.collect import (
 )
 from makemore_jax.report.history import Curves, Histogram
 from makemore_jax.report.labels import char_class
-from makemore_jax.training import loop
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 WORDS = ["dill", "a", "gecked", "fee"]
@@ -76,7 +75,7 @@ def runs(tmp_path_factory):
         config = small_config(name.removesuffix("_inside"), steps=20, log_every=5, eval_every=10)
         config.data.path, config.train.num_samples = str(folder / "few.txt"), 0
         config.train.diagnose_every = every
-        loop.train(config, str(folder / name))
+        assemble.train(config, str(folder / name))
     return folder
 
 
@@ -262,7 +261,7 @@ def text_run(tmp_path_factory):
     config = small_config("mlp", steps=20, log_every=10, eval_every=10)
     config.data.path, config.data.kind = str(folder / "few.txt"), "text"
     config.data.block_size, config.train.num_samples = BLOCK, 0
-    loop.train(config, str(folder / "run"))
+    assemble.train(config, str(folder / "run"))
     return folder
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import read_metrics, run, small_config
 
+from makemore_jax import assemble
 from makemore_jax import metrics as metrics_lib
+from makemore_jax.assemble.training import timed_steps
 from makemore_jax.cli import progress, startup
-from makemore_jax.metrics import Metrics
-from makemore_jax.training import loop
+from makemore_jax.training.hooks import next_due
 
 
 @pytest.fixture
@@ -110,7 +111,8 @@ def test_jax_sends_the_events_that_the_notice_listens_to():
 def test_without_a_terminal_each_call_is_a_line_and_a_long_run_is_estimated(
     tmp_path, capsys, clock
 ):
-    metrics = Metrics(tmp_path, 0, 100_000)
+    config = small_config("bigram", steps=100_000)
+    metrics = assemble.open_metrics(tmp_path, 0, config)
     for step in (100, 200, 300):
         clock.seconds += 5.0 if step > 100 else 30.0  # the first call compiles
         metrics.write_steps(step, jnp.full(100, 2.5).block_until_ready(), np.float32(0.1))
@@ -125,19 +127,19 @@ def test_without_a_terminal_each_call_is_a_line_and_a_long_run_is_estimated(
 
 
 def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):
-    loop.train(small_config("bigram", steps=20, log_every=10), str(tmp_path))
+    assemble.train(small_config("bigram", steps=20, log_every=10), str(tmp_path))
     printed = capsys.readouterr().out
     assert re.search(r"^step 20: train loss \d\.\d{4}, .* steps/s, 0 s left$", printed, re.M)
     assert "estimate" not in printed
 
 
 def test_the_first_steps_are_called_one_by_one_if_they_are_slow():
-    config = small_config("transformer", log_every=100, batch_size=64).train
-    assert not loop._probes(0, config, num_params=200_000, block_size=16)
-    probes = loop._probes(200, config, num_params=10_800_000, block_size=256)
+    config = small_config("transformer", batch_size=64)
+    assert not timed_steps(0, config, num_params=200_000, block_size=16)
+    timed = timed_steps(200, config, num_params=10_800_000, block_size=256)
     stops = [200]
     for _ in range(4):
-        stops.append(loop._next_stop(stops[-1], config, probes))
+        stops.append(next_due(stops[-1], [100], [*timed]))
     assert stops == [200, 201, 202, 300, 400]
 
 

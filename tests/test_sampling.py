@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from conftest import BLOCK, FAMILIES, VOCAB, quick_of, small_model
 
-from makemore_jax import sampling
+from makemore_jax import assemble, new_lines, sampling
 from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.data.text_file import Vocab
-from makemore_jax.decoding import Decoding, LanguageModel, Sample, draw_token, filter_logits
+from makemore_jax.decoding import Decoding, LanguageModel, Sample, filter_logits, sample_token
 from makemore_jax.errors import UserError
+from makemore_jax.parallel import sampling as fast_sampling
 
 pytestmark = pytest.mark.versions
 
@@ -43,24 +44,25 @@ def test_the_same_key_draws_the_same_lines_and_another_key_others(kind):
     assert len({line.text for line in lines}) > 5
 
 
-def test_a_line_depends_on_its_number_alone(monkeypatch):
-    """Ten of fifty are the ten of ten, also where they are drawn in several calls."""
+@pytest.mark.parametrize("sample", [sampling.sample, assemble.sample])
+def test_a_line_depends_on_its_number_alone(sample, monkeypatch):
+    """Ten of fifty are the ten of ten, also if they are sampled in several calls."""
     lm = small_lm("gru")
     fifty = [line.text for line in sampling.sample(lm, KEY, 50)]
-    assert [line.text for line in sampling.sample(lm, KEY, 10)] == fifty[:10]
-    assert [line.text for line in sampling.sample(lm, KEY, 10, first=31)] == fifty[31:41]
-    monkeypatch.setattr(sampling, "MOST_AT_ONCE", 17)
-    assert [line.text for line in sampling.sample(lm, KEY, 50)] == fifty
+    assert [line.text for line in sample(lm, KEY, 10)] == fifty[:10]
+    assert [line.text for line in sample(lm, KEY, 10, first=31)] == fifty[31:41]
+    monkeypatch.setattr(sampling, "MAX_BATCH", 17)
+    assert [line.text for line in sample(lm, KEY, 50)] == fifty
 
 
 @pytest.mark.parametrize("kind", ["bigram", "gru"])  # without and with a state
 def test_an_accelerator_samples_as_many_lines_at_once_as_fit_in_memory(kind, monkeypatch):
     lm = small_lm(kind)
-    assert sampling._max_lines(lm) == sampling.MOST_AT_ONCE
+    assert fast_sampling.max_batch(lm) == sampling.MAX_BATCH
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert sampling._max_lines(lm) > 100_000
-    monkeypatch.setattr(sampling, "ACCELERATOR_BYTES", 10)
-    assert sampling._max_lines(lm) == sampling.MOST_AT_ONCE
+    assert fast_sampling.max_batch(lm) > 100_000
+    monkeypatch.setattr(fast_sampling, "ACCELERATOR_BYTES", 10)
+    assert fast_sampling.max_batch(lm) == sampling.MAX_BATCH
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
@@ -69,19 +71,20 @@ def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
 
     def end_early(keys, logits, decoding):  # three in ten more than a small random model
         ends = jax.vmap(lambda key: jax.random.bernoulli(key, 0.3))(keys)
-        return jnp.where(ends, 0, draw_token(keys, logits, decoding))
+        return jnp.where(ends, 0, sample_token(keys, logits, decoding))
 
-    monkeypatch.setattr(sampling, "draw_token", end_early)
-    sampling._sample_lines.clear_cache()
+    monkeypatch.setattr(sampling, "sample_token", end_early)
+    monkeypatch.setattr(fast_sampling, "MIN_LINES", 5)  # of 41 lines 20 go on, 10, and 5
+    sampling.generate.clear_cache()
+    fast_sampling.generate.clear_cache()
     plain = sampling.sample(lm, KEY, 41)
-    sampling._sample_lines.clear_cache()
-    monkeypatch.setattr(sampling, "FEWEST_AT_ONCE", 5)  # of 41 lines 20 go on, 10, and 5
-    lines = sampling.sample(lm, KEY, 41)
+    lines = assemble.sample(lm, KEY, 41)
     assert [line.text for line in lines] == [line.text for line in plain]
     log_probs = [[line.log_prob for line in side] for side in (lines, plain)]
     np.testing.assert_allclose(*log_probs, atol=1e-4)
     assert max(len(line.text) for line in lines) > 3
-    sampling._sample_lines.clear_cache()
+    sampling.generate.clear_cache()
+    fast_sampling.generate.clear_cache()
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
@@ -124,7 +127,7 @@ def test_temperature_bends_frequencies():
     """At temperature 0.5 probabilities are squared and normed."""
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
     keys = jax.random.split(KEY, 20_000)
-    drawn = draw_token(keys, jnp.tile(logits, (20_000, 1)), Decoding(temperature=0.5))
+    drawn = sample_token(keys, jnp.tile(logits, (20_000, 1)), Decoding(temperature=0.5))
     expected = 20_000 * np.array([1, 4, 9, 16]) / 30
     counts = np.bincount(drawn, minlength=4)
     assert ((counts - expected) ** 2 / expected).sum() < 16.27  # 3 degrees of freedom, 1e-3
@@ -138,7 +141,7 @@ def test_top_k_never_leaves_its_set(top_k):
         expected = set(np.argsort(row)[::-1][:top_k].tolist())
         assert set(np.flatnonzero(kept).tolist()) == expected
     drawn = [
-        draw_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_k=top_k))
+        sample_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_k=top_k))
         for i in range(200)
     ]
     assert jnp.isfinite(filtered)[jnp.arange(11), jnp.stack(drawn)].all()
@@ -158,7 +161,7 @@ def test_top_p_never_leaves_its_set(top_p):
             mass += float(row[token])
         assert set(np.flatnonzero(kept).tolist()) == expected
     drawn = [
-        draw_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_p=top_p))
+        sample_token(jax.random.split(jax.random.key(i), 11), logits, Decoding(top_p=top_p))
         for i in range(200)
     ]
     assert jnp.isfinite(filtered)[jnp.arange(11), jnp.stack(drawn)].all()
@@ -219,8 +222,8 @@ def test_bad_prompts_and_lines():
 def test_a_line_that_was_cut_is_marked(num):
     """Shorter lines from the same keys are the beginnings of the longer ones."""
     lm = small_lm("bigram")
-    whole = sampling.sample(lm, KEY, num)
-    short = sampling.sample(lm._replace(max_len=4), KEY, num)
+    whole = assemble.sample(lm, KEY, num)
+    short = assemble.sample(lm._replace(max_len=4), KEY, num)
     assert [line.text for line in short] == [line.text[:3] for line in whole]
     assert [line.is_cut for line in short] == [len(line.text) > 3 for line in whole]
     assert {len(line.text) for line in short if not line.is_cut} == {0, 1, 2, 3}
@@ -234,11 +237,11 @@ def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     params["logits"] = params["logits"].at[:, 0].add(2.0)  # short lines, many of them known
     some_known = sampling.sample(lm, KEY, 400)
     assert "train" in names.found_in([line.text for line in some_known])
-    new = sampling.sample_new(lm, names, KEY, 400)
+    new = new_lines.sample_new(lm, names, KEY, 400)
     assert len(new) == 400
     assert set(names.found_in([line.text for line in new])) == {"new"}
     assert not any(
-        line.is_cut for line in sampling.sample_new(lm._replace(max_len=5), names, KEY, 40)
+        line.is_cut for line in new_lines.sample_new(lm._replace(max_len=5), names, KEY, 40)
     )
 
 
@@ -250,12 +253,13 @@ def test_each_round_of_new_lines_continues_the_one_before(names, monkeypatch):
         drawn.append(range(first, first + num))
         return [Sample("emma", 0.0)] * num  # a name that is in the data
 
-    monkeypatch.setattr(sampling, "sample", sample)
+    monkeypatch.setattr(assemble, "sample", sample)
+    monkeypatch.setattr(new_lines, "MAX_ROUNDS", 4)
     lm = small_lm("bigram")
-    assert sampling.sample_new(lm, names, KEY, 3, most_rounds=4) == []
+    assert new_lines.sample_new(lm, names, KEY, 3) == []
     assert drawn == [range(3), range(3, 6), range(6, 9), range(9, 12)]
     drawn.clear()
-    assert sampling.sample_new(lm, names, KEY, 3, decoding=Decoding(temperature=0)) == []
+    assert new_lines.sample_new(lm, names, KEY, 3, decoding=Decoding(temperature=0)) == []
     assert drawn == [range(3)]
 
 

@@ -23,10 +23,10 @@ from conftest import (
     small_model,
 )
 
-from makemore_jax import sampling, workdir
+from makemore_jax import assemble, workdir
 from makemore_jax.assemble import load_data
 from makemore_jax.data.text_file import Vocab
-from makemore_jax.decoding import AS_IT_IS, Decoding, LanguageModel
+from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.text import streaming
 
@@ -76,7 +76,7 @@ def without_memory(lm: LanguageModel, number: int, prompt: str, temperature: flo
 def streamed(lm: LanguageModel, number: int, prompt: str, decoding: Decoding):
     """The first NUM tokens of a text without end and their log-probabilities."""
     parts = streaming.stream(lm, KEY, np.array([number]), prompt, decoding)
-    enough = itertools.islice(parts, NUM // streaming.AT_ONCE + 2)
+    enough = itertools.islice(parts, NUM // streaming.TOKENS_PER_CALL + 2)
     tokens, log_probs = (np.concatenate(a, axis=1)[0, :NUM] for a in zip(*enough, strict=True))
     return tokens.tolist(), log_probs
 
@@ -118,21 +118,21 @@ def test_top_k_and_top_p_hold_in_and_past_the_context():
 def test_a_text_depends_on_its_number_alone(monkeypatch):
     """The first of many is the one drawn alone, also where they are drawn in several calls."""
     lm = small_lm("gru")
-    five = [text.text for text in sampling.sample(lm, KEY, 5)]
+    five = [text.text for text in assemble.sample(lm, KEY, 5)]
     assert len(set(five)) == 5
-    assert [text.text for text in sampling.sample(lm, KEY, 1)] == five[:1]
-    assert [text.text for text in sampling.sample(lm, KEY, 1, first=3)] == five[3:4]
-    monkeypatch.setattr(streaming, "MOST_READ_AT_ONCE", BLOCK)
-    assert [text.text for text in sampling.sample(lm, KEY, 5)] == five
-    assert [text.text for text in sampling.sample(lm, jax.random.key(8), 5)] != five
+    assert [text.text for text in assemble.sample(lm, KEY, 1)] == five[:1]
+    assert [text.text for text in assemble.sample(lm, KEY, 1, first=3)] == five[3:4]
+    monkeypatch.setattr(streaming, "MAX_CONTEXT_TOKENS", BLOCK)
+    assert [text.text for text in assemble.sample(lm, KEY, 5)] == five
+    assert [text.text for text in assemble.sample(lm, jax.random.key(8), 5)] != five
 
 
 @pytest.mark.parametrize("prompt", ["", "ab\nc", LONG])
 def test_a_sample_is_the_beginning_of_the_stream(prompt):
     lm = small_lm("gru")
     for max_len in (lm.max_len, len(prompt) + 1):
-        (sample,) = sampling.sample(lm._replace(max_len=max_len), KEY, 1, prompt)
-        tokens, log_probs = streamed(lm, 0, prompt, AS_IT_IS)
+        (sample,) = assemble.sample(lm._replace(max_len=max_len), KEY, 1, prompt)
+        tokens, log_probs = streamed(lm, 0, prompt, DEFAULT_DECODING)
         num = max_len - len(prompt)
         assert sample.text == prompt + CHARS.decode_rows(np.array([tokens[:num]]))[0]
         assert len(sample.text) == max_len
@@ -147,11 +147,11 @@ def test_without_a_prompt_and_an_end_of_line_a_text_begins_behind_the_first_char
 def test_bad_prompts():
     lm = small_lm("gru")
     with pytest.raises(UserError, match="--prompt: training never saw 'é', 'Z'"):
-        streaming.stream(lm, KEY, np.arange(1), "aéZé", AS_IT_IS)
+        streaming.stream(lm, KEY, np.arange(1), "aéZé", DEFAULT_DECODING)
     with pytest.raises(UserError, match="--prompt: training never saw 'é'"):
-        sampling.sample(lm, KEY, 1, prompt="é")
-    with pytest.raises(UserError, match="--prompt: 37 characters leave none of 37 to draw"):
-        sampling.sample(lm, KEY, 1, prompt="a" * 37)
+        assemble.sample(lm, KEY, 1, prompt="é")
+    with pytest.raises(UserError, match="--prompt: 37 characters leave none of 37 to sample"):
+        assemble.sample(lm, KEY, 1, prompt="a" * 37)
     with pytest.raises(UserError, match="--temperature: -1 must be a number, 0 or above"):
         streaming.stream(lm, KEY, np.arange(1), "a", Decoding(-1))
 
@@ -248,7 +248,7 @@ def run_of_lines(tmp_path_factory):
     config = small_config("bigram")
     dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
-    workdir.prepare(folder, config, dataset).close()
+    workdir.prepare(folder, config, dataset)
     return folder
 
 

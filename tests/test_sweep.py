@@ -21,20 +21,18 @@ from conftest import (
     small_config,
 )
 
-from makemore_jax import sweep, workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax import assemble, sweep, workdir
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.kernels.layouts import Rows
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.report import history
 from makemore_jax.report.collect import load_best_model
 from makemore_jax.sweep_run import write_run
-from makemore_jax.training import loop
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 
 def sweep_config(kind: str, steps: int):
@@ -48,11 +46,13 @@ def run_alone(config):
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     init_key, train_key, _ = jax.random.split(jax.random.key(config.seed), 3)
     state = state_lib.create(model, optimizer, init_key, dataset.block_size)
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, num_params=0)
+    mesh = make_mesh(config.mesh, config.train.batch_size, num_params=0)
     layouts = [Rows(dataset.block_size)]
-    steps = make_train_steps(model, optimizer, config.train.batch_size, layouts, mesh)
+    steps = programs.compile_steps(model, optimizer, config.train.batch_size, layouts, mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
-    return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
+    return metrics["train_loss"], make_evaluate(make_batch_sums(model))(
+        state.variables, dataset.splits["dev"]
+    )
 
 
 @pytest.mark.parametrize("kind", quick_of(["mlp", "gru", "transformer"], ["mlp"]))
@@ -150,13 +150,16 @@ def test_the_best_run_is_kept(tmp_path):
     lm, step = load_best_model(tmp_path / "best", run_dir)
     assert step == summary["best_step"] == 40
     dataset = load_data(chosen.data, chosen.seed)
-    assert_close(make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]), best.best_dev_loss)
+    assert_close(
+        make_evaluate(make_batch_sums(lm.model))(lm.variables, dataset.splits["dev"]),
+        best.best_dev_loss,
+    )
     curves = history.read_curves(tmp_path / "best", run_dir)
     assert [step for step, _ in curves.train_loss] == [20, 40, 50, 60]
     assert dict(curves.dev_loss)[step] == best.best_dev_loss
     assert dict(curves.dev_loss)[60] == best.dev_loss
     chosen.train.steps = 80
-    assert loop.train(chosen, str(tmp_path / "best"))["steps"] == 80
+    assert assemble.train(chosen, str(tmp_path / "best"))["steps"] == 80
     assert read_metrics(tmp_path / "best")[-1]["step"] == 80
 
 

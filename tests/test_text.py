@@ -24,18 +24,17 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore_jax import data, losses, models
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax import assemble, data, losses, models
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig, MeshConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import choose
-from makemore_jax.parallel import sharding
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.text import dataset as text
-from makemore_jax.training import evaluate, loop
+from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_steps
 
 NUM = 2003  # characters of the small text
 
@@ -204,7 +203,7 @@ def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, m
     blocks = [losses_of_block(tokens[start : start + BLOCK + 1]) for start in starts]
     mapped = load_text(small_text, folder=tmp_path, memory_map="always")
     mapped.prepare()
-    measure = evaluate.make_evaluate(model)
+    measure = evaluate.make_evaluate(evaluate.make_batch_sums(model))
     for split in dataset.splits["dev"], mapped.splits["dev"]:
         for most in (None, 7):
             expected = np.concatenate(blocks[:most]).mean(dtype=np.float64)
@@ -236,13 +235,13 @@ TRAIN = """
 import sys
 sys.path.insert(0, "tests")
 from test_text import run_config
-from makemore_jax.training import loop
+from makemore_jax import assemble
 
 path, *runs = sys.argv[1:]
 for folder, memory_map, steps in zip(runs[::3], runs[1::3], runs[2::3]):
     config = run_config(path)
     config.data.memory_map, config.train.steps = memory_map, int(steps)
-    loop.train(config, folder)
+    assemble.train(config, folder)
 """
 
 
@@ -390,8 +389,8 @@ def test_every_family_learns_from_a_text(kind, small_text):
     optimizer = make_optimizer(config.optimizer, 60)
     state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
     split = dataset.splits["train"]
-    mesh = sharding.make_mesh(MeshConfig(data=1), 5, 0)
-    train_steps = make_train_steps(model, optimizer, 5, choose(split, 5, model), mesh)
+    mesh = make_mesh(MeshConfig(data=1), 5, 0)
+    train_steps = programs.compile_steps(model, optimizer, 5, choose(split, 5, model), mesh)
     _, metrics = train_steps(state, split, jax.random.key(1), 60)
     found = np.asarray(metrics["train_loss"])
     assert found.shape == (60,)
@@ -404,7 +403,7 @@ def test_what_a_run_tells(small_text, tmp_path):
     config = text_config(small_text, steps=1, eval_examples=3)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1.0
     config.train.num_samples = 2
-    summary = loop.train(config, str(tmp_path))
+    summary = assemble.train(config, str(tmp_path))
     table = jax.nn.log_softmax(read_params(config, tmp_path)["logits"])
     tokens = np.asarray(load_text(small_text).splits["dev"].tokens)[: 3 * BLOCK + 1]
     expected = -np.asarray(table)[tokens[:-1], tokens[1:]].mean()
@@ -421,7 +420,7 @@ def test_what_a_run_tells(small_text, tmp_path):
 def test_text_with_a_config_for_names_prints_one_sample(small_text, tmp_path):
     config = text_config(small_text, steps=1)
     config.train.num_samples = Config().train.num_samples
-    loop.train(config, str(tmp_path))
+    assemble.train(config, str(tmp_path))
     samples = (tmp_path / "samples.txt").read_text("utf-8")
     assert text.RULE not in samples
     assert len(re.sub(r"(?m)^  ", "", samples)) == len("step 1, samples\n") + 500 + 1

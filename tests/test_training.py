@@ -12,6 +12,7 @@ from conftest import (
     VOCAB,
     assert_close,
     assert_same,
+    make_batch_step,
     quick_of,
     run,
     small_config,
@@ -19,11 +20,11 @@ from conftest import (
 )
 
 from makemore_jax import data, losses
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import OptimizerConfig
 from makemore_jax.kernels import layouts
-from makemore_jax.parallel import sharding
-from makemore_jax.training import evaluate, step
+from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
 
@@ -150,9 +151,9 @@ def start(kind, batch_size=5, devices=1):
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, 20)
-    mesh = sharding.make_mesh(config.mesh, batch_size, num_params=0)
+    mesh = make_mesh(config.mesh, batch_size, num_params=0)
     chosen = layouts.choose(dataset.splits["train"], batch_size, model, devices)
-    steps = step.make_train_steps(model, optimizer, batch_size, chosen, mesh)
+    steps = programs.compile_steps(model, optimizer, batch_size, chosen, mesh)
 
     def first():
         return state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
@@ -196,12 +197,12 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
     many = data.lines.encode([a + b for a in vocab.chars for b in vocab.chars], vocab, 3)
     one = data.lines.encode(["ab"], vocab, 3)
     optimizer = make_optimizer(config.optimizer, 20)
-    mesh = sharding.make_mesh(config.mesh, 5, num_params=0)
+    mesh = make_mesh(config.mesh, 5, num_params=0)
     for dropout, split in ((0.0, many), (0.5, one)):
         config.model.dropout = dropout
         model = create_model(config.model, vocab.size, 3)
         chosen = layouts.choose(split, 5, model)
-        steps = step.make_train_steps(model, optimizer, 5, chosen, mesh)
+        steps = programs.compile_steps(model, optimizer, 5, chosen, mesh)
         state = state_lib.create(model, optimizer, jax.random.key(0), 3)
         _, metrics = steps(state, split, jax.random.key(1), num_steps=7)
         assert len(set(metrics["train_loss"].tolist())) == 7
@@ -218,7 +219,7 @@ def test_the_state_is_donated():
 def test_train_step_is_pure():
     model, _ = small_model("rnn")
     optimizer = optax.adam(0.1)
-    train_step = jax.jit(step.make_train_step(model, optimizer))
+    train_step = jax.jit(make_batch_step(model, optimizer))
     state = state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
     first = train_step(state, random_batch(), jax.random.key(1))
     assert_same(first, train_step(state, random_batch(), jax.random.key(1)))
@@ -236,12 +237,12 @@ def test_evaluation_is_exact(kind, names):
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
     chosen = np.asarray(targets).ravel()
     expected = -rows[np.arange(len(rows)), chosen][chosen != -1].mean()
-    found = evaluate.make_evaluate(model)({"params": params}, split)
+    found = evaluate.make_evaluate(evaluate.make_batch_sums(model))({"params": params}, split)
     assert abs(found - expected) < 1e-5
 
 
 def test_evaluation_of_the_first_lines(names):
     model, params = small_model("bigram", names.vocab.size, names.block_size)
-    variables, run = {"params": params}, evaluate.make_evaluate(model)
+    variables, run = {"params": params}, evaluate.make_evaluate(evaluate.make_batch_sums(model))
     head = data.lines.encode(names.words["dev"][:37], names.vocab, names.block_size)
     assert run(variables, names.splits["dev"], 37) == pytest.approx(run(variables, head), rel=1e-6)

@@ -8,10 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_close, assert_same, on_devices, published, quick_of, run
+from conftest import (
+    ROOT,
+    assert_close,
+    assert_same,
+    make_batch_step,
+    on_devices,
+    published,
+    quick_of,
+    run,
+)
 
-from makemore_jax import models, sampling, sweep
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax import assemble, models, sampling, sweep
+from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.lines import encode
@@ -21,12 +30,12 @@ from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows, choose
 from makemore_jax.losses import token_losses
 from makemore_jax.models.cnn import CausalConv
-from makemore_jax.parallel import sharding
-from makemore_jax.training import loop
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_calibrate, make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_step, make_train_steps
+from makemore_jax.windows.calibrate import make_calibrate
 from makemore_jax.windows.window_mlp import BatchNorm
 
 pytestmark = pytest.mark.versions
@@ -195,7 +204,7 @@ def test_calibrated_statistics_are_those_of_all_examples_at_once():
     split = load_data(small_config("wavenet").data, seed=0).splits["dev"]
     stats = make_calibrate(model)(variables, split)
     inputs, *_ = split.take(jnp.arange(split.size))
-    calibrated = {"params": variables["params"], "batch_stats": stats}
+    calibrated = {"params": variables["params"], **stats}
     by_stats = model.apply(calibrated, inputs)
     by_batch, _ = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
     assert_close(by_stats, by_batch, 1e-4)
@@ -210,10 +219,14 @@ def test_running_statistics_go_with_the_state():
     optimizer = make_optimizer(config.optimizer, 10)
     state = state_lib.create(model, optimizer, jax.random.key(0), 3)
     batch = dataset.splits["train"].take(jnp.arange(100))
-    after, _ = jax.jit(make_train_step(model, optimizer))(state, batch, jax.random.key(0))
+    after, _ = jax.jit(make_batch_step(model, optimizer))(state, batch, jax.random.key(0))
     _, expected = model.apply(state.variables, batch[0], train=True, mutable=["batch_stats"])
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), after.batch_stats, expected["batch_stats"])
-    assert np.abs(after.batch_stats["norms_0"]["mean"]).max() > 1e-2
+    jax.tree.map(
+        lambda a, b: assert_close(a, b, 1e-6),
+        after.model_state["batch_stats"],
+        expected["batch_stats"],
+    )
+    assert np.abs(after.model_state["batch_stats"]["norms_0"]["mean"]).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["mlp", "wavenet"])
@@ -225,7 +238,7 @@ def test_losses_over_windows_are_those_of_their_lines(name):
     lm = LanguageModel(model, variables, dataset.vocab, dataset.max_len)
     words = dataset.words["dev"]
     tokens = sum(len(word) + 1 for word in words)
-    loss = make_evaluate(model)(variables, dataset.splits["dev"])
+    loss = make_evaluate(make_batch_sums(model))(variables, dataset.splits["dev"])
     assert -math.fsum(sampling.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
     line = encode(words, dataset.vocab, dataset.max_len)
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
@@ -240,11 +253,11 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     config.train.train_eval_examples = 1_000
     if name == "calibrated":
         config.model.batch_norm = "calibrated"
-    summary = loop.train(config, str(tmp_path / "whole"))
+    summary = assemble.train(config, str(tmp_path / "whole"))
     config.train.steps = 10
-    loop.train(config, str(tmp_path / "halves"))
+    assemble.train(config, str(tmp_path / "halves"))
     config.train.steps = 20
-    again = loop.train(config, str(tmp_path / "halves"))
+    again = assemble.train(config, str(tmp_path / "halves"))
     for field in ("train_loss", "dev_loss", "test_loss", "best_step"):
         assert summary[field] == again[field]
     assert 1 < summary["dev_loss"] < 30
@@ -290,11 +303,11 @@ def losses_on(num_devices: int) -> list[float]:
     model = create_model(config.model, 27, 8)
     optimizer = make_optimizer(config.optimizer, 20)
     state = state_lib.create(model, optimizer, jax.random.key(0), 8)
-    mesh = sharding.make_mesh(config.mesh, 8, num_params=0)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    mesh = make_mesh(config.mesh, 8, num_params=0)
+    state = jax.device_put(state, shardings.replicated(mesh))
     layouts = choose(dataset.splits["train"], 8, model, num_devices)
     assert layouts == [Rows(8)]
-    steps = make_train_steps(model, optimizer, 8, layouts, mesh)
+    steps = programs.compile_steps(model, optimizer, 8, layouts, mesh)
     _, metrics = steps(state, dataset.splits["train"], jax.random.key(1), 20)
     return metrics["train_loss"].tolist()
 
@@ -327,7 +340,7 @@ def test_mistakes_are_named(tmp_path, given, message):
         group, _, leaf = name.partition(".")
         setattr(getattr(config, group), leaf, value)
     with pytest.raises(UserError, match=f"^{message}"):
-        loop.train(config, str(tmp_path / "run"))
+        assemble.train(config, str(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -335,7 +348,7 @@ def test_where_the_data_come_from_is_said(tmp_path):
     config = small_config("wavenet")
     config.data.path = str(tmp_path / "makemore_names.txt")
     with pytest.raises(UserError, match=r"makemore_jax\.download names fetches it to data/$"):
-        loop.train(config, str(tmp_path / "run"))
+        assemble.train(config, str(tmp_path / "run"))
 
 
 def test_no_twin_in_pytorch_is_said():
@@ -374,14 +387,14 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
     optimizer = make_optimizer(alone.optimizer, 20)
     init_key, train_key, _ = jax.random.split(jax.random.key(alone.seed), 3)
     state = state_lib.create(model, optimizer, init_key, 3)
-    mesh = sharding.make_mesh(alone.mesh, 7, num_params=0)
-    steps = make_train_steps(model, optimizer, 7, [Rows(3)], mesh)
+    mesh = make_mesh(alone.mesh, 7, num_params=0)
+    steps = programs.compile_steps(model, optimizer, 7, [Rows(3)], mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, 20)
     if batch_norm == "calibrated":
         stats = make_calibrate(model)(state.variables, dataset.splits["train"])
-        state = state.replace(batch_stats=stats)
+        state = state.replace(model_state=stats)
     assert results[3].curve == pytest.approx([float(metrics["train_loss"].mean())], rel=1e-5)
-    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
+    dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
     assert results[3].dev_loss == pytest.approx(dev_loss, rel=1e-5)
 
 

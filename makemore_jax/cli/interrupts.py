@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 EXIT_CODE = 128 + signal.SIGINT
 
@@ -43,6 +44,29 @@ def delay() -> None:
         _replace(signal.default_int_handler, _note)
 
 
+@contextlib.contextmanager
+def recorded() -> Iterator[Callable[[], None]]:
+    """Record Ctrl-C within the block; restore the previous handler at its end.
+
+    Yield a function that raises KeyboardInterrupt if there was a Ctrl-C. Outside the main thread,
+    which can't set signal handlers, nothing is recorded.
+    """
+    received: list[int] = []
+
+    def check_received() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check_received
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield check_received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def check() -> None:
     """KeyboardInterrupt if there was a Ctrl-C since `delay`."""
     if _noted:
@@ -66,3 +90,28 @@ def _exit(number: int, frame: object) -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(EXIT_CODE)
+
+
+class StopSignals:
+    """A context that records SIGTERM and SIGINT, so that training can end between two steps.
+
+    A second signal raises KeyboardInterrupt. Python allows signal handlers in the main thread only;
+    in another thread, nothing is recorded.
+    """
+
+    received: int = 0  # number of the signal, 0 for none
+
+    def __enter__(self) -> "StopSignals":
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+        self._before = {number: signal.signal(number, self._record) for number in numbers}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _record(self, number: int, frame: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number

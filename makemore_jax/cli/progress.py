@@ -120,3 +120,42 @@ class Estimate:
             if line := estimate(self._steps - step, speed):
                 tqdm.write(line, file=sys.stderr)
                 sys.stderr.flush()
+
+
+class TrainingProgress:
+    """Shows a training: a bar, or one line per call without a terminal, and one estimate."""
+
+    def __init__(self, start: int, steps: int, is_silent: bool = False):
+        hidden = {"disable": True} if is_silent else {}
+        bar = {"unit": " steps", "dynamic_ncols": True} | hidden
+        self._bar = make_bar(total=steps, initial=start, **bar)
+        self._step, self._steps, self._is_silent = start, steps, is_silent
+        self._has_estimate = False
+
+    def update(self, step: int, train_loss: float, rate: float, mean_rate: float | None) -> None:
+        """Show the loss and the speed at a step.
+
+        `rate` is that of the last call in steps per second; `mean_rate` that of all calls but the
+        first, which compiles, or None after the first.
+        """
+        self._bar.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
+        self._bar.update(step - self._step)
+        self._step, steps_left = step, self._steps - step
+        if self._bar.disable:
+            left = "" if mean_rate is None else f", {duration(steps_left / mean_rate)} left"
+            self.print(f"step {step}: train loss {train_loss:.4f}, {rate:.3g} steps/s{left}")
+        if mean_rate is not None and not self._has_estimate:
+            self._has_estimate = True
+            if line := estimate(steps_left, mean_rate):
+                self.print(line)
+
+    def print(self, text: str) -> None:
+        """Print without disturbing the bar."""
+        if self._is_silent:
+            return
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar.close()

@@ -95,8 +95,8 @@ def use_cores() -> None:
     """Make each core of a CPU a device, unless JAX_NUM_CPU_DEVICES sets their number.
 
     XLA computes the small products of these models on one core, so a second core only helps as a
-    second device; `sharding.make_mesh` decides for which models. An interactive session that has
-    asked jax for its devices already keeps them.
+    second device; `parallel.mesh.make_mesh` decides for which models. An interactive session
+    that has asked jax for its devices already keeps them.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:

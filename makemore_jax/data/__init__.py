@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     inputs: Array  # (B, T) int32
     targets: Array  # (B, T), or (B, 1) for windows; -1 where there is no target
-    positions: Array | None = None  # (B, T): index of each token in its line, for packed lines
+    options: dict[str, Array] = {}  # noqa: RUF012 (keyword arguments of the model)
 
 
 class Split(Protocol):

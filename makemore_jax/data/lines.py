@@ -80,7 +80,9 @@ class Lines:
         at = self.starts[indices][line] + position
         inputs = jnp.where(inside, self.stream[at].astype(jnp.int32), 0)
         targets = jnp.where(inside, self.stream[at + 1].astype(jnp.int32), -1)
-        return Batch(*(a.reshape(num_rows, width) for a in (inputs, targets, position)))
+        shape = num_rows, width
+        positions = {"positions": position.reshape(shape)}
+        return Batch(inputs.reshape(shape), targets.reshape(shape), positions)
 
 
 @dataclass(frozen=True)

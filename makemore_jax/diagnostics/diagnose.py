@@ -13,11 +13,11 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models
+from makemore_jax.data import Batch
 from makemore_jax.diagnostics.statistics import counted, histogram, saturated_and_dead
 from makemore_jax.diagnostics.taps import Tap, trace
-from makemore_jax.kernels.layouts import Batch
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_loss
+from makemore_jax.training.step import sum_loss
 
 Diagnose = Callable[[TrainState, Batch, Array], dict[str, dict[str, Any]]]
 
@@ -35,14 +35,15 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter with two axes or more, from `histogram`
     """
 
-    loss_fn = make_loss(models.unrolled(model))
+    model = models.unrolled(model)
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         inputs, targets, *_ = batch
 
         def loss_of(params: Any) -> Array:
-            return loss_fn(params, state.batch_stats, batch, dropout_key)[0]
+            loss, (count, _) = sum_loss(model, params, state.model_state, batch, dropout_key)
+            return loss / jnp.maximum(count, 1)
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]

@@ -9,13 +9,12 @@ import numpy as np
 from flax import traverse_util
 
 from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model
-from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.assemble import create_model, open_checkpoints
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.export import model_card
 from makemore_jax.export.decode import serialize_decode
-from makemore_jax.metrics import versions
+from makemore_jax.versions import versions
 
 
 def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
@@ -63,7 +62,7 @@ def export_run(folder: Path, out: Path, checkpoint: str) -> None:
     run = workdir.read(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
-    checkpoints = Checkpoints(folder, read_only=True)
+    checkpoints = open_checkpoints(folder, read_only=True)
     template = models.variable_shapes(model, block_size)
     variables = checkpoints.restore_variables(checkpoint, template)
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)

@@ -1,35 +1,37 @@
-"""How a batch of lines lies in arrays, so that little is computed on padding.
+"""Layouts of a batch of lines that compute little on padding.
 
-More than half of a batch of names is padding. It has no target, so that whatever is computed there
-changes neither loss nor gradient, and need not be computed. A compiled program has fixed shapes:
-it gets one branch for each layout, and at every step takes the first that the batch drawn fits in.
+More than half of a batch of names is padding, which changes neither loss nor gradient. A compiled
+program has fixed shapes, so it gets one branch for each layout, and each step takes the first
+layout that its batch fits in.
 """
 
 import inspect
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import struct
 from jax import Array
 
 from makemore_jax.data import Batch, Split
 from makemore_jax.data.lines import TOKENS_AT_ONCE, Lines
+from makemore_jax.training.step import GradientFn, Sums
 
 
 class Layout(Protocol):
-    """One way for a batch to lie in arrays."""
+    """One way to arrange a batch in arrays."""
 
     def fits(self, lengths: Array) -> Array:
-        """Whether lines with so many tokens (..., B) have room, all together. () bool"""
+        """Return whether batches of lines with these numbers of tokens (..., B) fit. () bool"""
 
     def take(self, split: Split, indices: Array) -> Batch:
-        """The examples at `indices` (B,)."""
+        """Return the examples at `indices` (B,)."""
 
 
 class Rows(NamedTuple):
-    """A line in each row, rows cut off at `width`: for models that read lines step by step."""
+    """One line per row, rows cut off at `width`: for models that read lines step by step."""
 
     width: int
 
@@ -41,10 +43,10 @@ class Rows(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Line behind line through all rows, of which only the last have padding, at their end."""
+    """Lines concatenated through all rows, with padding only at the end."""
 
     num_rows: int
-    width: int  # no line may be longer
+    width: int  # at least the length of the longest line
 
     def fits(self, lengths: Array) -> Array:
         return lengths.sum(axis=-1).max() <= self.num_rows * self.width
@@ -53,13 +55,45 @@ class Packed(NamedTuple):
         return split.take_packed(indices, self.num_rows, self.width)
 
 
-def count_chunks(
+@struct.dataclass
+class Arranged:
+    """A split whose `take` returns batches in a layout."""
+
+    split: Any
+    layout: Layout = struct.field(pytree_node=False)
+
+    def take(self, indices: Array) -> Batch:
+        """Return the examples at `indices` (B,)."""
+        return self.layout.take(self.split, indices)
+
+
+def with_layouts(gradient_fn: GradientFn, layouts: list[Layout], num_parts: int) -> GradientFn:
+    """Give `gradient_fn` each batch in the first of `layouts` that it fits in.
+
+    A batch consists of `num_parts` parts (devices times microbatches), each of which must fit.
+    """
+
+    def arranged(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
+        def branch(layout: Layout) -> Sums:
+            return gradient_fn(variables, Arranged(split, layout), indices, key)
+
+        if len(layouts) == 1:
+            return branch(layouts[0])
+        # Lengths are computed on every device; a collective would cost more.
+        index = layout_index(layouts, split.lengths(indices).reshape(num_parts, -1))
+        branches = [lambda layout=layout: branch(layout) for layout in layouts]
+        return jax.lax.switch(index, branches)
+
+    return arranged
+
+
+def num_microbatches(
     num_lines: int, block_size: int, accumulate: int = 1, platform: str | None = None
 ) -> int:
-    """Return the number of microbatches in a device's part of a batch.
+    """Return the number of microbatches for the part of a batch on one device.
 
-    It is `accumulate`. On CPU it is larger for many lines that divide into microbatches that fit in
-    cache. `platform` is by default the one that jax uses.
+    It is `accumulate`, or on CPU a larger number for microbatches that fit in cache. `platform` is
+    by default the one that jax uses.
     """
     most = max(1, TOKENS_AT_ONCE // block_size)
     sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
@@ -69,40 +103,38 @@ def count_chunks(
     return max(accumulate, num_lines // sizes[0])
 
 
-def choose(
-    split: Split, batch_size: int, model: nn.Module, num_devices: int = 1, accumulate: int = 1
-) -> list[Layout]:
-    """The layouts for the chunks of a split's batches, the cheapest first; all fit in the last.
+def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) -> list[Layout]:
+    """Return the layouts for the parts of a split's batches, cheapest first. All fit in the last.
 
-    Packed, the batch has as many rows as make it cheapest, what does not fit being computed in
-    whole rows; else half of all batches have the first width and nine tenths the second. Found by
-    drawing from these very lines. On an accelerator there is one layout, the whole block: its time
-    is not in the products, and it would wait for the host at each branch. Windows and crops of a
-    text are all of it.
+    Packed batches have the number of rows that computes the fewest tokens on average; a batch that
+    does not fit is computed in whole rows. For models that read lines step by step, the widths are
+    the 50th and 90th percentile of the longest line of a batch. Both are estimated from random
+    batches of the split. On an accelerator there is one layout, the whole block: its time is not in
+    the products, and each branch would synchronize with the host. Windows and crops of a text have
+    no padding.
     """
     whole = Rows(split.block_size)
     if jax.default_backend() != "cpu" or not isinstance(split, Lines):
         return [whole]
     lengths = np.diff(np.asarray(split.starts))
-    num_parts = num_devices * count_chunks(batch_size // num_devices, split.block_size, accumulate)
     num_draws = min(2_000, max(100, 2_000_000 // batch_size))
     shape = (num_draws, num_parts, batch_size // num_parts)
     drawn = np.random.default_rng(0).choice(lengths, shape)
     if "positions" not in inspect.signature(type(model).__call__).parameters:
         widths = np.quantile(drawn.max(axis=(1, 2)), (0.5, 0.9), method="higher")
         return [Rows(int(width)) for width in np.unique(widths) if width < whole.width] + [whole]
-    width = -(-split.block_size // 8) * 8  # eights fill the processor's vectors
+    width = -(-split.block_size // 8) * 8  # multiples of 8 fill the vectors of a CPU
     whole_cost = batch_size // num_parts * whole.width
-    needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # rows, for each batch drawn
+    needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # rows of each random batch
 
     def cost(num_rows: int) -> float:
-        """Tokens computed for a chunk, on average."""
+        """Return the mean number of tokens that are computed for a part of a batch."""
         return np.where(needed <= num_rows, num_rows * width, whole_cost).mean()
 
     num_rows = min(range(1, int(needed.max()) + 1), key=cost)
     return [Packed(num_rows, width), whole] if cost(num_rows) < 0.8 * whole_cost else [whole]
 
 
-def first_that_fits(layouts: list[Layout], lengths: Array) -> Array:
-    """The index of the layout for batches of lines with so many tokens (..., B). () int32"""
+def layout_index(layouts: list[Layout], lengths: Array) -> Array:
+    """Return the index of the first layout that lines of these lengths (..., B) fit in. ()"""
     return sum((~layout.fits(lengths)).astype(jnp.int32) for layout in layouts[:-1])

@@ -13,7 +13,6 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import data
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.cli import resources
 from makemore_jax.config import Config, validate
@@ -21,10 +20,10 @@ from makemore_jax.data import Dataset, Split
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.download import locate
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import make_train_step
+from makemore_jax.training.step import gradients, make_train_step
 
 
 class Experiment(NamedTuple):
@@ -79,12 +78,10 @@ def train_state(
 
     This is a pure function, so `jax.vmap` can train a stack of states at once.
     """
-    train_step = make_train_step(model, optimizer)
+    train_step = make_train_step(gradients(model), optimizer, batch_size)
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
-        data_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = data.draw(split, data_key, batch_size)
-        state, metrics = train_step(state, batch, dropout_key)
+        state, metrics = train_step(state, split, key)
         return state, metrics["train_loss"]
 
     return jax.lax.scan(body, state, length=num_steps)
@@ -95,7 +92,7 @@ def evaluate(experiment: Experiment, split: str, max_examples: int | None = None
 
     Uses the first `max_examples` examples, or all of them.
     """
-    evaluate_split = make_evaluate(experiment.model)
+    evaluate_split = make_evaluate(make_batch_sums(experiment.model))
     variables, examples = experiment.state.variables, experiment.dataset.splits[split]
     return evaluate_split(variables, examples, max_examples)
 

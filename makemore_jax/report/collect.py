@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from makemore_jax import assemble, models, workdir
 from makemore_jax import config as config_lib
-from makemore_jax import models, sampling, workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, open_checkpoints
 from makemore_jax.data.lines import Dataset, encode
 from makemore_jax.data.text_file import Vocab
 from makemore_jax.decoding import LanguageModel
@@ -66,7 +66,7 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     lm, best_step = load_best_model(folder, run)
     dataset = find_data(run, folder)
     num = min(num, MAX_TEXT_SAMPLES) if is_text else num
-    samples = sampling.sample(lm, jax.random.key(seed), num)
+    samples = assemble.sample(lm, jax.random.key(seed), num)
     curves = history.read_curves(folder, run)
     parameters = num_params(lm.variables["params"])
     parameter_order = history.parameter_order(lm.model, run.config.data.block_size)
@@ -96,12 +96,10 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
 
 def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     """Load the model with the lowest dev loss. -> the model, its step"""
-    from makemore_jax.checkpoint import Checkpoints  # imports orbax, which is slow
-
     block_size = run.config.data.block_size
     # Attention weights are captured per layer, so the layers must be separate modules.
     model = models.unrolled(create_model(run.config.model, run.vocab.size, block_size))
-    checkpoints = Checkpoints(folder, read_only=True)
+    checkpoints = open_checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
     lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
     return lm, checkpoints.steps()["best"]

@@ -24,7 +24,7 @@ from makemore_jax.data import Batch
 from makemore_jax.data.lines import TOKENS_AT_ONCE
 from makemore_jax.data.text_file import Vocab, find, opening, wrong_encoding
 from makemore_jax.errors import UserError
-from makemore_jax.metrics import write_json
+from makemore_jax.workdir import write_json
 
 MAPPED_FROM = 2**28  # bytes; a larger text is read from a file of tokens
 CHARS_AT_ONCE = 2**16  # that are read and encoded: more have no room in a core's cache

@@ -1,9 +1,9 @@
-"""Drawing text, which has no end.
+"""Sample text, which has no end.
 
-Each token is drawn from what the model says after the last `block_size` tokens. As long as there
-are no more than these, they are read through the carry, each once. From then on the context loses
-its first token with every step, so that every position changes, and what a model has remembered
-of them with it: the whole context is read for each token, which costs the same for all that follow.
+Each token is sampled from the model's distribution after the last `block_size` tokens. Until the
+context is full, the model reads each token once, and its carry holds what it has read. After that,
+the context loses its first token at each step, so all positions change and the carry is invalid:
+the model reads the whole context for each token, at a constant cost per token.
 """
 
 import itertools
@@ -19,30 +19,30 @@ from jax import Array
 
 from makemore_jax import models
 from makemore_jax.decoding import (
-    AS_IT_IS,
+    DEFAULT_DECODING,
     Decoding,
     LanguageModel,
     Sample,
     check_prompt,
-    draw_token,
+    sample_token,
 )
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
-AT_ONCE = 16  # tokens drawn in one compiled call
-MOST_READ_AT_ONCE = 16_384  # tokens of context of all texts that are drawn together
+TOKENS_PER_CALL = 16  # sampled in one compiled call
+MAX_CONTEXT_TOKENS = 16_384  # in the contexts of all texts of one batch
 
 
-class _Loop(NamedTuple):
-    """What the drawing of `AT_ONCE` tokens carries."""
+class _LoopState(NamedTuple):
+    """The state of the loop that samples at most `TOKENS_PER_CALL` tokens."""
 
     context: Any  # the carry of the model and the last token (B,), or the last tokens (B, T)
-    tokens: Array  # (AT_ONCE, B) those drawn so far
-    log_probs: Array  # (AT_ONCE, B) of each
+    tokens: Array  # (TOKENS_PER_CALL, B) sampled so far
+    log_probs: Array  # (TOKENS_PER_CALL, B) of each token
 
 
 @partial(jax.jit, static_argnames=("model", "decoding", "is_cached"), donate_argnames="context")
-def _draw(
+def _decode(
     model: nn.Module,
     variables: Any,
     keys: Array,
@@ -52,35 +52,36 @@ def _draw(
     decoding: Decoding,
     is_cached: bool,
 ) -> tuple[Any, Array, Array]:
-    """Tokens number `start` to `start + count - 1` of each text, behind its context.
+    """Sample tokens number `start` to `start + count - 1` of each text after its context.
 
-    -> the context after them, they themselves (AT_ONCE, B) and their log-probabilities, likewise.
+    -> the new context; tokens and their log-probabilities, (TOKENS_PER_CALL, B) each, valid up to
+    `count`.
     """
 
-    def body(i: Array, loop: _Loop) -> _Loop:
+    def body(i: Array, state: _LoopState) -> _LoopState:
         if is_cached:
-            carry, logits = model.apply(variables, *loop.context, method="step")
+            carry, logits = model.apply(variables, *state.context, method="step")
         else:
-            logits = models.read_lines(model, variables, loop.context)[:, -1]
+            logits = models.read_lines(model, variables, state.context)[:, -1]
         row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, start + i)
-        token = draw_token(row_keys, logits, decoding).astype(jnp.int32)
-        log_probs = loop.log_probs.at[i].set(-token_losses(logits, token))
+        token = sample_token(row_keys, logits, decoding).astype(jnp.int32)
+        log_probs = state.log_probs.at[i].set(-token_losses(logits, token))
         if is_cached:
             context = carry, token
         else:
-            context = jnp.concatenate([loop.context[:, 1:], token[:, None]], axis=1)
-        return _Loop(context, loop.tokens.at[i].set(token), log_probs)
+            context = jnp.concatenate([state.context[:, 1:], token[:, None]], axis=1)
+        return _LoopState(context, state.tokens.at[i].set(token), log_probs)
 
-    shape = (AT_ONCE, len(keys))
-    loop = _Loop(context, jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-    return tuple(jax.lax.fori_loop(0, count, body, loop))
+    shape = (TOKENS_PER_CALL, len(keys))
+    state = _LoopState(context, jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+    return tuple(jax.lax.fori_loop(0, count, body, state))
 
 
 @partial(jax.jit, static_argnames=("model", "num_texts"))
-def _read(
+def _prefill(
     model: nn.Module, variables: Any, tokens: Array, count: Array, num_texts: int
 ) -> tuple[Any, Array]:
-    """The carry after the first `count - 1` of some tokens (T,), and the one after them. (B,)"""
+    """Read the first `count - 1` of the tokens (T,). -> the carry, and the next token (B,)"""
     apply = partial(model.apply, variables)
 
     def body(i: Array, carry: Any) -> Any:
@@ -94,47 +95,48 @@ def _read(
 def stream(
     lm: LanguageModel, key: Array, numbers: np.ndarray, prompt: str, decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Texts with these numbers (B,), without end: some tokens (B, n) and their log-probabilities.
+    """Yield the tokens of texts with these numbers (B,), without end.
 
-    What follows depends on the key, the number and the prompt alone. Without a prompt a text begins
-    as if behind the end of a line. UserError, at once, for a prompt that training never saw.
+    Each item has some tokens (B, n) and their log-probabilities (B, n). A text depends only on the
+    key, its number and the prompt. Without a prompt it starts as if after the end of a line.
+    UserError, in this call, if training never saw a character of the prompt.
     """
     check_prompt(lm.vocab, prompt)
     decoding.check()
     before = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
-    return _draw_on(lm, keys, lm.vocab.encode(before), decoding)
+    return _generate(lm, keys, lm.vocab.encode(before), decoding)
 
 
-def _draw_on(
+def _generate(
     lm: LanguageModel, keys: Array, before: list[int], decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What `stream` gives, by the key of each text and the tokens before all of them."""
+    """Yield the items of `stream`, for texts with these keys (B,) after the tokens `before`."""
     T, B = lm.block_size, len(keys)
     last = np.tile(np.array(before, np.int32), (B, 1))[:, -T:]  # the context
-    # Copied: it is donated, and jax.numpy.asarray may leave it in NumPy's memory.
+    # A copy: the context is donated, and jax.numpy.asarray may share memory with NumPy.
     is_cached, context = last.shape[1] < T, jnp.array(last)
     if is_cached:
         padded = np.pad(last[0], (0, T - last.shape[1]))
-        context = _read(lm.model, lm.variables, padded, last.shape[1], B)
+        context = _prefill(lm.model, lm.variables, padded, last.shape[1], B)
     start = 0
     while True:
-        room = T + 1 - last.shape[1] if is_cached else AT_ONCE  # tokens until it reaches too far
-        count = min(AT_ONCE, room)
-        given = (lm.variables, keys, context, start, count, decoding, is_cached)
-        context, tokens, log_probs = _draw(lm.model, *given)
-        drawn = np.asarray(tokens)[:count].T
-        yield drawn, np.asarray(log_probs)[:count].T
+        capacity = T + 1 - last.shape[1] if is_cached else TOKENS_PER_CALL
+        count = min(TOKENS_PER_CALL, capacity)
+        args = (lm.variables, keys, context, start, count, decoding, is_cached)
+        context, tokens, log_probs = _decode(lm.model, *args)
+        new_tokens = np.asarray(tokens)[:count].T
+        yield new_tokens, np.asarray(log_probs)[:count].T
         start += count
-        last = np.concatenate([last, drawn], axis=1)[:, -T:]
-        if is_cached and count == room:
+        last = np.concatenate([last, new_tokens], axis=1)[:, -T:]
+        if is_cached and count == capacity:
             is_cached, context = False, jnp.array(last)
 
 
-def num_to_draw(prompt: str, max_len: int) -> int:
-    """How many characters of a text are to be drawn behind its prompt. UserError for none."""
+def num_new_chars(prompt: str, max_len: int) -> int:
+    """Return the number of characters to sample after a prompt. UserError if there are none."""
     if len(prompt) >= max_len:
-        raise UserError(f"--prompt: {len(prompt)} characters leave none of {max_len} to draw")
+        raise UserError(f"--prompt: {len(prompt)} characters leave none of {max_len} to sample")
     return max_len - len(prompt)
 
 
@@ -143,20 +145,22 @@ def sample(
     key: Array,
     num: int,
     prompt: str = "",
-    decoding: Decoding = AS_IT_IS,
+    decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
 ) -> list[Sample]:
-    """Draw texts number `first` to `first + num - 1` of a key, `lm.max_len` characters each.
+    """Sample texts number `first` to `first + num - 1` of a key, `lm.max_len` characters each.
 
-    The prompt is the first of them. The log-probability is that of all behind it.
+    These characters include the prompt. The log-probability is that of the text after the prompt.
     """
-    wanted = num_to_draw(prompt, lm.max_len)
+    num_chars = num_new_chars(prompt, lm.max_len)
     samples: list[Sample] = []
-    at_once = min(num, max(1, MOST_READ_AT_ONCE // lm.block_size))
-    for start in range(first, first + num, at_once):
-        parts = stream(lm, key, np.arange(start, start + at_once), prompt, decoding)
-        some = list(itertools.islice(parts, -(-wanted // AT_ONCE) + 1))
-        tokens, log_probs = (np.concatenate(a, axis=1)[:, :wanted] for a in zip(*some, strict=True))
+    batch_size = min(num, max(1, MAX_CONTEXT_TOKENS // lm.block_size))
+    for start in range(first, first + num, batch_size):
+        parts = stream(lm, key, np.arange(start, start + batch_size), prompt, decoding)
+        parts = itertools.islice(parts, -(-num_chars // TOKENS_PER_CALL) + 1)
+        tokens, log_probs = (
+            np.concatenate(arrays, axis=1)[:, :num_chars] for arrays in zip(*parts, strict=True)
+        )
         texts = lm.vocab.decode_rows(tokens)
         sums = log_probs.sum(axis=1).tolist()
         samples += [Sample(prompt + text, total) for text, total in zip(texts, sums, strict=True)]

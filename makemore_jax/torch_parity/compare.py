@@ -29,13 +29,14 @@ import torch
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import data, sampling
+from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.cli import command_line
 from makemore_jax.config import Config, validate
+from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
-from makemore_jax.metrics import check_finite, versions, write_json
+from makemore_jax.metrics import check_finite
 from makemore_jax.text.dataset import TextDataset
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.models import MODELS
@@ -43,7 +44,9 @@ from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
 from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, replace_table
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.step import make_train_step
+from makemore_jax.training.step import gradients, make_train_step, step_keys
+from makemore_jax.versions import versions
+from makemore_jax.workdir import write_json
 
 SNAPSHOTS = (1, 10, 100, 200)  # steps after which the parameters are compared
 MAX_PROMPT = 3  # characters
@@ -72,26 +75,25 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
     model = create_model(config.model, dataset.vocab.size, block_size)
     optimizer = make_optimizer(config.optimizer, steps)
-    init_key, data_key = jax.random.split(jax.random.key(config.seed))
+    init_key, key = jax.random.split(jax.random.key(config.seed))
     start = state_lib.create(model, optimizer, init_key, block_size)
     params = jax.tree.map(lambda a: a.astype(dtype), start.params)
     state = state_lib.TrainState(start.step, params, optimizer.init(params))
     module = weights.reference(config, dataset.vocab.size, block_size)
     module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
 
-    draw = jax.jit(lambda i: data.draw(split, jax.random.fold_in(data_key, i), batch_size))
     batch_size = config.train.batch_size
+    draw = jax.jit(lambda i: data.draw(split, step_keys(key, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
     differences = _first_step(model, module, params, batches[0], kind)
-    train_step = jax.jit(make_train_step(model, optimizer))
+    train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
 
     curves, seconds, snapshots = {"jax": [], "torch": []}, {"jax": [], "torch": []}, {}
-    dropout_key = jax.random.key(0)  # unused, since there is no dropout
     for i, batch in enumerate(batches, start=1):
         torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
         jax_start = time.perf_counter()
-        state, metrics = train_step(state, batch, dropout_key)
+        state, metrics = train_step(state, split, key)
         curves["jax"].append(check_finite(i, float(metrics["train_loss"])))
         torch_start = time.perf_counter()
         curves["torch"].append(torch_step(*torch_batch))
@@ -104,7 +106,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     max_len = block_size
     if config.data.kind == "text":
         max_len = MAX_PROMPT + min(2 * block_size, MAX_CONTINUATION)
-    lm = sampling.LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
+    lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
     continuations = _continuations(lm, module, _prompts(dataset))
     differences |= {
         "parameters": max(snapshots.values()),
@@ -188,18 +190,18 @@ def _prompts(dataset: data.Dataset) -> list[str]:
 
 
 def _continuations(
-    lm: sampling.LanguageModel, module: torch.nn.Module, prompts: list[str]
+    lm: LanguageModel, module: torch.nn.Module, prompts: list[str]
 ) -> list[tuple[str, str, str]]:
     """Return greedy continuations: (prompt, in JAX with the carry, in PyTorch)."""
-    greedy, continuations = sampling.Decoding(temperature=0), []
+    greedy, continuations = Decoding(temperature=0), []
     for prompt in prompts:
-        (sample,) = sampling.sample(lm, jax.random.key(0), 1, prompt, greedy)
+        (sample,) = assemble.sample(lm, jax.random.key(0), 1, prompt, greedy)
         continuations.append((prompt, sample.text, _continue_in_torch(lm, module, prompt)))
     return continuations
 
 
 @torch.no_grad()
-def _continue_in_torch(lm: sampling.LanguageModel, module: torch.nn.Module, prompt: str) -> str:
+def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) -> str:
     """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one."""
     start = [0] if lm.vocab.has_end else []
     tokens = start + lm.vocab.encode(prompt)

@@ -19,12 +19,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
 from makemore_jax.cli import command_line
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
-from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
@@ -44,8 +44,6 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
 
     UserError, with nothing written, if file, config and data do not match.
     """
-    from makemore_jax.checkpoint import Checkpoints
-
     validate(config)
     if (folder / "config.json").exists():
         raise UserError(f"--workdir: {folder} already has a run; give another folder")
@@ -63,9 +61,9 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
-    with workdir.prepare(folder, config, dataset):
-        Checkpoints(folder).save(state, dev_loss)
+    dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
+    with open_workdir(folder, config, dataset):
+        open_checkpoints(folder).save(state, dev_loss)
     return dev_loss
 
 
@@ -73,13 +71,12 @@ def to_torch(folder: Path, file: Path, checkpoint: str) -> None:
     """Write the weights of a run to `file`, as a state_dict with makemore's names and buffers."""
     import torch
 
-    from makemore_jax.checkpoint import Checkpoints
-
     run = workdir.read(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     template = models.variable_shapes(model, block_size)
-    params = Checkpoints(folder, read_only=True).restore_variables(checkpoint, template)["params"]
+    checkpoints = open_checkpoints(folder, read_only=True)
+    params = checkpoints.restore_variables(checkpoint, template)["params"]
     module = weights.reference(run.config, run.vocab.size, block_size)
     weights.load_into(module, params, run.config.model.kind)
     tensors = module.state_dict()

@@ -29,7 +29,7 @@ from makemore_jax import data, sampling
 from makemore_jax.lectures import experiment, pictures
 from makemore_jax.lectures.bigram_counts import symbols
 from makemore_jax.losses import mean_loss
-from makemore_jax.training.step import make_loss, make_train_step
+from makemore_jax.training.step import gradients, make_train_step
 
 # %% [markdown]
 # `steps` is the number of training steps. The lecture takes 200,000. The default here is smaller,
@@ -118,20 +118,19 @@ print(f"loss of the untrained model {loss:.2f}, of a uniform guess {np.log(len(s
 #
 # ## One step
 #
-# `make_train_step` builds a pure function: it takes a state and a batch, and returns the next state
-# and the loss. The state contains the parameters, the optimizer state and the step number.
+# `make_train_step` builds a pure function: it takes a state, the training data and a key, draws a
+# batch, and returns the next state and the loss. The state contains the parameters, the optimizer
+# state and the step number.
 #
-# A batch is 32 windows drawn at random. Its key is `fold_in(key, step)`, so the batch of step 1,000
-# is the same no matter how we got there. An interrupted run can therefore continue exactly
-# where it stopped. (The last argument of the step is the key for dropout, which this network does
-# not have.)
+# A batch is 32 windows drawn at random. Its key is a function of the key and the step, so the batch
+# of step 1,000 is the same no matter how we got there. An interrupted run can therefore continue
+# exactly where it stopped.
 
 # %%
-train_step = make_train_step(model, mlp.optimizer)
+train_step = make_train_step(gradients(model), mlp.optimizer, batch_size=32)
 train_key, sample_key = jax.random.split(jax.random.key(3407))
 
-batch = data.draw(dataset.splits["train"], jax.random.fold_in(train_key, 0), batch_size=32)
-new_state, metrics = jax.jit(train_step)(mlp.state, batch, train_key)
+new_state, metrics = jax.jit(train_step)(mlp.state, dataset.splits["train"], train_key)
 print(f"step {mlp.state.step} -> {new_state.step}, loss of the batch {metrics['train_loss']:.2f}")
 
 # %% [markdown]
@@ -146,8 +145,7 @@ print(f"step {mlp.state.step} -> {new_state.step}, loss of the batch {metrics['t
 @partial(jax.jit, static_argnames="num_steps")
 def train(state, split, key, num_steps):
     def step(state, _):
-        batch = data.draw(split, jax.random.fold_in(key, state.step), batch_size=32)
-        state, metrics = train_step(state, batch, key)
+        state, metrics = train_step(state, split, key)
         return state, metrics["train_loss"]
 
     return jax.lax.scan(step, state, length=num_steps)
@@ -161,15 +159,18 @@ def train(state, split, key, num_steps):
 # single learning rate; `vmap` adds the axis.
 
 # %%
-loss_fn = make_loss(model)
 rates = jnp.logspace(-3, 0.2, 16)
+
+
+def mean_loss_of(params, batch):
+    return mean_loss(model.apply({"params": params}, batch.inputs), batch.targets)
 
 
 @partial(jax.jit, static_argnames="num_steps")
 def train_at_rate(rate, params, split, key, num_steps):
     def step(params, i):
         batch = data.draw(split, jax.random.fold_in(key, i), batch_size=32)
-        (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, {}, batch, key)
+        loss, grads = jax.value_and_grad(mean_loss_of)(params, batch)
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), loss
 
     _, losses = jax.lax.scan(step, params, jnp.arange(num_steps))

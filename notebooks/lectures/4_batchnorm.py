@@ -29,7 +29,7 @@ from makemore_jax.assemble import load_data
 from makemore_jax.diagnostics import trace
 from makemore_jax.lectures import experiment, pictures
 from makemore_jax.losses import mean_loss
-from makemore_jax.training.step import make_loss
+from makemore_jax.training.step import sum_loss
 
 # %% [markdown]
 # `steps` is the number of training steps for each set of initial values. The lecture takes 200,000.
@@ -224,10 +224,12 @@ halved = {title: with_hidden_weights(network.state, 0.5) for title, network in d
 # %%
 def look_deep(network, state):
     """Return activations and their gradients by layer, and gradients of the parameters."""
-    loss_fn = make_loss(network.model)
-    taps, tapped = trace(
-        lambda params: loss_fn(params, state.batch_stats, batch, batch_key)[0], state.params
-    )
+
+    def loss_fn(params):
+        loss, (count, _) = sum_loss(network.model, params, state.model_state, batch, batch_key)
+        return loss / count
+
+    taps, tapped = trace(loss_fn, state.params)
     zeros = [jnp.zeros(tap.shape) for tap in taps]
     gradient = jax.jit(jax.grad(tapped, argnums=(0, 1), has_aux=True))
     (by_layer, by_parameter), activations = gradient(zeros, state.params)
@@ -322,7 +324,7 @@ Markdown(f"| hidden weights times | {' | '.join(columns)} |\n|---|---|---|\n" + 
 # %%
 network = deep["with batch norm"]
 print("the state has", list(network.state.variables))
-for path, leaf in jax.tree_util.tree_leaves_with_path(network.state.batch_stats)[:2]:
+for path, leaf in jax.tree_util.tree_leaves_with_path(network.state.model_state)[:2]:
     print(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape)
 
 apply = partial(network.model.apply, train=True, mutable=["batch_stats"])

@@ -23,7 +23,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from configs.gpt_lecture import get_config
-from makemore_jax import sampling
+from makemore_jax import assemble
 from makemore_jax.cli import resources
 from makemore_jax.download import download
 from makemore_jax.errors import UserError
@@ -211,7 +211,7 @@ print(f"a uniform guess: {np.log(gpt.dataset.vocab.size):.4f}")
 inputs, *_ = gpt.dataset.splits["dev"].take(jnp.array([0]))
 prompt = "".join(gpt.dataset.vocab.chars[token] for token in np.asarray(inputs[0]))
 lm = experiment.language_model(gpt)._replace(max_len=500)
-print(sampling.sample(lm, sample_key, num=1, prompt=prompt)[0].text)
+print(assemble.sample(lm, sample_key, num=1, prompt=prompt)[0].text)
 
 # %% [markdown]
 # ## Where does it look?

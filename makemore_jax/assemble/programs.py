@@ -1,0 +1,114 @@
+"""The compiled programs of a run: layouts, microbatches, devices and sharded parameters."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from makemore_jax import models
+from makemore_jax.assemble import create_model
+from makemore_jax.config import Config
+from makemore_jax.data import Dataset, Split
+from makemore_jax.kernels import layouts
+from makemore_jax.kernels.layouts import Layout, with_layouts
+from makemore_jax.parallel import evaluation, processes, shardings
+from makemore_jax.parallel.gradients import (
+    gathered,
+    in_microbatches,
+    over_devices,
+    stored_sharded,
+    with_index_sharding,
+)
+from makemore_jax.parallel.mesh import make_mesh, model_config
+from makemore_jax.parallel.shardings import StateShardings
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_evaluate
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.run import Programs
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import GradientFn, gradients, make_train_step, make_train_steps
+
+
+def make_gradient_fn(
+    model: nn.Module,
+    mesh: Mesh,
+    batch_layouts: list[Layout],
+    num_microbatches: int = 1,
+    state_shardings: StateShardings | None = None,
+) -> GradientFn:
+    """Return the gradient function of a model with all wrappers that its run needs.
+
+    `num_microbatches` is the number on each device.
+    """
+    num_devices = mesh.shape["data"]
+    gradient_fn = gradients(model)
+    if getattr(model, "batch_norm", "none") != "none":  # statistics are those of all devices
+        gradient_fn = with_index_sharding(gradient_fn, shardings.batch(mesh))
+    else:
+        if num_devices * num_microbatches > 1:
+            gradient_fn = over_devices(in_microbatches(gradient_fn, num_microbatches), mesh)
+        gradient_fn = with_layouts(gradient_fn, batch_layouts, num_devices * num_microbatches)
+        gradient_fn = with_index_sharding(gradient_fn, shardings.replicated(mesh))
+    return gathered(gradient_fn, state_shardings) if state_shardings else gradient_fn
+
+
+def compile_steps(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    batch_layouts: list[Layout],
+    mesh: Mesh,
+    num_microbatches: int = 1,
+    state_shardings: StateShardings | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Return `make_train_steps` of the step with all wrappers."""
+    gradient_fn = make_gradient_fn(model, mesh, batch_layouts, num_microbatches, state_shardings)
+    train_step = make_train_step(gradient_fn, optimizer, batch_size)
+    if state_shardings:
+        train_step = stored_sharded(train_step, state_shardings)
+    return shardings.serialize_on_cpu(make_train_steps(train_step), mesh)
+
+
+def choose_layouts(
+    split: Split, model: nn.Module, batch_size: int, num_devices: int, accumulate: int = 1
+) -> tuple[list[Layout], int]:
+    """Return the layouts of a batch and the number of microbatches on each device."""
+    num = layouts.num_microbatches(batch_size // num_devices, split.block_size, accumulate)
+    return layouts.choose(split, batch_size, model, num_devices * num), num
+
+
+def make_programs(config: Config, dataset: Dataset) -> Programs:
+    """Return the programs of a run on the config's mesh. UserError if a size does not divide."""
+    block_size = dataset.block_size
+    model = create_model(model_config(config), dataset.vocab.size, block_size)
+    num_params = state_lib.num_params(models.param_shapes(model, block_size))
+    batch = config.train.batch_size, num_params, config.train.accumulate, block_size
+    mesh = make_mesh(config.mesh, *batch)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    everywhere, state_shardings = shardings.replicated(mesh), None
+    if shardings.shards_state(mesh, config.mesh):
+        shapes = state_lib.shapes(model, optimizer, block_size)
+        state_shardings = shardings.infer_state_shardings(mesh, config.mesh, shapes)
+    put = functools.partial(shardings.to_global_arrays, shardings=everywhere)
+
+    def create_state(key: jax.Array) -> TrainState:
+        if state_shardings:
+            return state_lib.create(model, optimizer, key, block_size, state_shardings.stored)
+        return put(state_lib.create(model, optimizer, key, block_size))
+
+    def fetch(variables: Any) -> Any:
+        is_whole = not state_shardings and not processes.are_many()
+        return variables if is_whole else shardings.fetch_replicated(variables, mesh)
+
+    sizes = config.train.batch_size, mesh.shape["data"], config.train.accumulate
+    chosen, num_microbatches = choose_layouts(dataset.splits["train"], model, *sizes)
+    train_steps = compile_steps(
+        model, optimizer, sizes[0], chosen, mesh, num_microbatches, state_shardings
+    )
+    sums = evaluation.make_batch_sums(model, mesh)
+    evaluate = make_evaluate(sums, mesh.shape["data"], shardings.fetch_sum)
+    return Programs(model, create_state, train_steps, evaluate, put, fetch)

@@ -1,0 +1,136 @@
+"""Train with all extensions: the parts and hooks of a run."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from makemore_jax import assemble, workdir
+from makemore_jax.assemble.programs import make_programs
+from makemore_jax.cli import interrupts, resources
+from makemore_jax.config import Config
+from makemore_jax.data import Dataset, draw
+from makemore_jax.metrics import Metrics
+from makemore_jax.parallel import processes
+from makemore_jax.training import run
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.hooks import Hook
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.run import Parts, Run
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import step_keys
+from makemore_jax.windows.calibrate import make_calibrate
+
+TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
+
+
+@contextlib.contextmanager
+def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
+    """Lock and prepare a working directory. The primary process holds it until the end."""
+    with contextlib.ExitStack() as stack:
+        processes.wait("checked")
+        if processes.is_first():
+            stack.enter_context(assemble.open_workdir(folder, config, dataset))
+            dataset.prepare()
+        processes.wait("prepared")
+        yield
+
+
+def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
+    """Return the logging of a run. Processes other than the primary one write nothing."""
+    return assemble.open_metrics(folder if processes.is_first() else None, start, config)
+
+
+def make_hooks(run: Run, state: TrainState) -> list[Hook]:
+    """Return the hooks for calibration, diagnostics and an early estimate of the time."""
+    config, hooks = run.config, []
+    if config.train.diagnose_every:
+        hooks.append(make_diagnose_hook(run, state))
+    if config.model.batch_norm == "calibrated":
+        calibrate = make_calibrate(run.programs.model)
+
+        def calibrate_state(state: TrainState) -> TrainState:
+            model_state = calibrate(state.variables, run.train_split)
+            return state.replace(model_state=jax.block_until_ready(model_state))
+
+        train = config.train
+        uses = train.eval_every, train.sample_every, train.checkpoint_every
+        hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
+    num_params = state_lib.num_params(state.params)
+    steps = timed_steps(int(state.step), config, num_params, run.dataset.block_size)
+    return [*hooks, Hook(lambda state: state, steps=steps)]
+
+
+def timed_steps(start: int, config: Config, num_params: int, block_size: int) -> tuple[int, ...]:
+    """Return the first steps of a process if each takes a CPU about a second or more.
+
+    They are called one by one, for an early estimate: `log_every` of them could take hours. The
+    first one compiles, the second one is timed.
+    """
+    flops = 6 * num_params * config.train.batch_size * block_size  # Kaplan et al. 2020, section 2.1
+    is_slow = jax.default_backend() == "cpu" and flops > TIMED_STEP_MIN_FLOPS
+    return (start + 1, start + 2) if is_slow else ()
+
+
+def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
+    """Return the hook that writes statistics of the next step; write them for a new run."""
+    from makemore_jax import diagnostics
+
+    config, model = run.config, run.programs.model
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    diagnose = diagnostics.make_diagnose(model, optimizer)
+
+    def write_diagnostics(state: TrainState) -> TrainState:
+        step = int(state.step)
+        data_key, dropout_key = step_keys(run.train_key, step)
+        batch = draw(run.load(step, 1), data_key, config.train.batch_size)
+        run.metrics.flush()
+        run.metrics.write(step, diagnose(state, batch, dropout_key))
+        return state
+
+    if int(state.step) == 0:
+        write_diagnostics(state)
+    return Hook(write_diagnostics, (config.train.diagnose_every,))
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Any]:
+    """Give a function that returns the signal that any process has received, or 0."""
+    with interrupts.StopSignals() as signals:
+        yield lambda: processes.largest(signals.received)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write and print the summary of a run, on the primary process."""
+    if not processes.is_first():
+        return
+    from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
+
+    workdir.write_json(folder / "summary.json", summary)
+    append_final_values(folder, summary["steps"], {"test_loss": summary["test_loss"]})
+    print(
+        f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
+        f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
+        f"everything is in {folder}; {resources.command('sample')} --workdir {folder} draws from it"
+    )
+
+
+PARTS = Parts(
+    load_data=assemble.load_data,
+    make_programs=make_programs,
+    open_checkpoints=assemble.open_checkpoints,
+    open_metrics=open_metrics,
+    check=assemble.check_workdir,
+    hold=hold,
+    make_hooks=make_hooks,
+    sample=assemble.sample,
+    catch_signals=catch_signals,
+    write_summary=write_summary,
+)
+
+
+def train(config: Config, directory: str) -> dict[str, Any]:
+    """Train with all extensions; see `training.run.train`."""
+    return run.train(config, directory, PARTS)

@@ -1,0 +1,51 @@
+"""A working directory holds one run: training resumes it with the same data and model only."""
+
+import json
+from pathlib import Path
+
+from makemore_jax import config as config_lib
+from makemore_jax.config import Config
+from makemore_jax.data import Dataset
+from makemore_jax.errors import UserError
+from makemore_jax.workdir import Run, read
+
+# A resumed run must have the same data and model settings and these,
+FIXED = ("seed", "optimizer.name", "optimizer.decay")
+# except for these, which do not change its numbers.
+MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
+
+
+def check(workdir: Path, config: Config, dataset: Dataset) -> None:
+    """UserError if `workdir` has another run or other files.
+
+    Settings that only change how long and how fast a run trains may differ.
+    """
+    if (workdir / "config.json").exists():
+        _check_same(read(workdir), config, dataset, workdir)
+    elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
+        raise UserError(
+            f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
+        )
+
+
+def _is_foreign(file: Path) -> bool:
+    """Return whether a file is neither hidden nor left behind by a killed `prepare`."""
+    return file.name != "vocab.json" and file.suffix != ".partial" and file.name[0] != "."
+
+
+def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> None:
+    saved, new = config_lib.flatten(run.config), config_lib.flatten(config)
+    saved["data.path"], new["data.path"] = run.data_sha256, dataset.sha256
+    for name in new:
+        is_fixed = name.startswith(("data.", "model.")) or name in FIXED
+        if not is_fixed or name in MAY_DIFFER or new[name] == saved[name]:
+            continue
+        if name == "data.path":
+            raise UserError(
+                f"data.path: {config.data.path} is not the file that the run in {workdir} was "
+                "begun with, or has changed since; give another --workdir"
+            )
+        raise UserError(
+            f"{name}: {workdir} holds a run with {json.dumps(saved[name])}, not "
+            f"{json.dumps(new[name])}; give another --workdir"
+        )

@@ -1,0 +1,31 @@
+"""Sample only lines that are not in the data."""
+
+from jax import Array
+
+from makemore_jax import assemble
+from makemore_jax.data.lines import Dataset
+from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
+
+MAX_ROUNDS = 100
+
+
+def sample_new(
+    lm: LanguageModel,
+    dataset: Dataset,
+    key: Array,
+    num: int,
+    prompt: str = "",
+    decoding: Decoding = DEFAULT_DECODING,
+) -> list[Sample]:
+    """Return `num` sampled lines that are in no split of the data and were not cut.
+
+    Return fewer if `MAX_ROUNDS * num` samples have fewer.
+    """
+    new: list[Sample] = []
+    for i in range(MAX_ROUNDS):
+        samples = assemble.sample(lm, key, num, prompt, decoding, first=i * num)
+        places = dataset.found_in([s.text for s in samples], [s.is_cut for s in samples])
+        new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
+        if len(new) >= num or decoding.temperature == 0:  # greedy lines are all the same
+            break
+    return new[:num]

@@ -1,0 +1,44 @@
+"""Evaluation over many devices. Each sums the losses of its part, without collectives."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from makemore_jax.data import Batch, Split, take_below
+from makemore_jax.parallel import shardings
+from makemore_jax.training.evaluate import BatchSums, sum_losses
+
+
+def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
+    """Return two compiled functions: `take_below`, and (variables, batch) -> sums (D, 2)."""
+
+    def sum_part(variables: Any, batch: Batch) -> Array:
+        return sum_losses(model, variables, batch)[None]
+
+    def per_device(function: Any, *in_specs: P) -> Any:
+        axes = {"in_specs": in_specs, "out_specs": P("data"), "axis_names": {"data"}}
+        return jax.jit(jax.shard_map(function, mesh=mesh, **axes, check_vma=False))
+
+    return per_device(take_below, P(), P("data"), P()), per_device(sum_part, P(), P("data"))
+
+
+def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
+    """Return the function that evaluates a batch over the `data` axis of the mesh."""
+    everywhere, over_data = shardings.replicated(mesh), shardings.batch(mesh)
+    take, sum_batch = make_programs(model, mesh)
+    # Sharded parameters need collectives, so those programs must not overlap on CPU.
+    sum_serialized = shardings.serialize_on_cpu(sum_batch, mesh)
+
+    def batch_sums(variables: Any, split: Split, indices: np.ndarray, size: int) -> Array:
+        part = split.load(lambda: np.minimum(indices, size - 1))
+        part = part if part is split else shardings.to_global_arrays(part, everywhere)
+        batch = take(part, shardings.to_global_arrays(indices, over_data), size)
+        sums = sum_batch if shardings.is_replicated(variables) else sum_serialized
+        return sums(variables, batch)
+
+    return batch_sums

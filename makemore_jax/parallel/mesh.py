@@ -1,0 +1,85 @@
+"""The devices as a mesh with two axes.
+
+A batch is split over the axis `data`, wide matrices over the axis `model`.
+"""
+
+from dataclasses import replace
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from makemore_jax.config import Config, MeshConfig, ModelConfig
+from makemore_jax.errors import UserError
+
+# Measured on two cores (docs/performance.md): a step of a smaller model ends before two cores have
+# added up their gradients, and each core needs enough tokens.
+MIN_PARAMS_FOR_CORES = 100_000
+MIN_TOKENS_PER_CORE = 100
+MIN_LINES_PER_SAMPLER = 64
+
+
+def make_mesh(
+    config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1, block_size: int = 16
+) -> Mesh:
+    """Return the mesh of a config. UserError if devices or batch do not divide.
+
+    `mesh.data=-1` means all devices, or as many cores of a CPU as make the model faster.
+    """
+    available = len(jax.devices())
+    data = available // config.model if config.data == -1 else config.data
+    is_single_process = jax.process_count() == 1
+    is_cpu = jax.default_backend() == "cpu"
+    if config.data == -1 and config.model == 1 and is_cpu and is_single_process:
+        tokens = batch_size * block_size
+        data = num_useful_cores(available, batch_size, tokens, num_params, accumulate)
+    if config.data == -1 and available > config.model and available % config.model:
+        raise UserError(f"mesh.model: {config.model} does not divide the {available} devices here")
+    if data * config.model > available or data < 1:
+        asked = f"{max(data, 1)} x {config.model}" if config.model > 1 else f"{data}"
+        field = "mesh.data x mesh.model" if config.model > 1 else "mesh.data"
+        raise UserError(f"{field}: {asked} devices are asked for, {available} are here")
+    if data * config.model != available and not is_single_process:
+        raise UserError(
+            f"mesh.data: {data} x mesh.model={config.model} leaves some of the {available} devices "
+            f"of {jax.process_count()} processes without work; mesh.data=-1 takes all"
+        )
+    if batch_size % (data * accumulate):
+        parts = f" and {accumulate} microbatches" if accumulate > 1 else ""
+        raise UserError(
+            f"mesh.data: a batch of {batch_size} does not divide over {data} devices{parts}; "
+            "change train.batch_size or mesh.data"
+        )
+    return _mesh(data, config.model, jax.devices())
+
+
+def num_useful_cores(
+    available: int, batch_size: int, num_tokens: int, num_params: int, accumulate: int
+) -> int:
+    """Return how many cores make training faster: a number that divides the batch."""
+    if num_params < MIN_PARAMS_FOR_CORES:
+        return 1
+    most = max(1, min(available, num_tokens // MIN_TOKENS_PER_CORE))
+    return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * accumulate) == 0)
+
+
+def model_config(config: Config) -> ModelConfig:
+    """Return the config of the model to train on the config's mesh.
+
+    Over `model`, layers are unrolled by default: in a loop, XLA:TPU also shards the residual stream
+    over `model`, and sends it at each norm.
+    """
+    if config.mesh.model == 1 or config.model.layer_loop != "auto":
+        return config.model
+    return replace(config.model, layer_loop="unroll")
+
+
+def make_lines_mesh(num_lines: int) -> Mesh:
+    """Return the local devices over which sampling of `num_lines` lines is split."""
+    devices = jax.local_devices()
+    return _mesh(max(1, min(len(devices), num_lines // MIN_LINES_PER_SAMPLER)), 1, devices)
+
+
+def _mesh(data: int, model: int, devices: list) -> Mesh:
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    devices = devices[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types, devices=devices)

@@ -1,0 +1,125 @@
+"""Faster sampling of lines, with the results of `makemore_jax.sampling`.
+
+- Once half of the lines have ended, the loop continues with the other half. Names have 6 characters
+  on average and at most 14, so most steps of the plain loop sample lines that have ended.
+- The devices of this process sample different lines.
+- On an accelerator a call samples as many lines as fit in memory.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from makemore_jax import sampling
+from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_lines_mesh
+from makemore_jax.sampling import LoopState
+
+ACCELERATOR_BYTES = 2**30  # of the carries of all lines in one compiled call on a GPU or TPU
+MIN_LINES = 128  # fewer lines are not reduced further
+
+
+@partial(jax.jit, static_argnames=("model", "decoding", "mesh"))
+def generate(
+    model: nn.Module,
+    variables: Any,
+    key: Array,
+    numbers: Array,
+    prompt: Array,
+    decoding: Decoding,
+    mesh: Mesh,
+) -> tuple[Array, Array, Array]:
+    """Return `sampling.generate(...)`. Each device of the mesh samples its own lines."""
+    generate_part = jax.shard_map(
+        partial(_generate, model, decoding),
+        mesh=mesh,
+        in_specs=(P(), P(), P("data"), P()),
+        out_specs=P("data"),
+        check_vma=False,
+    )
+    return generate_part(variables, key, numbers, prompt)
+
+
+def _generate(
+    model: nn.Module, decoding: Decoding, variables: Any, key: Array, numbers: Array, prompt: Array
+) -> tuple[Array, Array, Array]:
+    """Return `sampling.generate(...)`. The loop drops lines that have ended."""
+    init = partial(sampling.init_state, model, variables, max_len=len(prompt))
+    step = partial(sampling.advance, model, variables, prompt, decoding)
+
+    def finish(state: LoopState) -> tuple[Array, Array, Array]:
+        """Sample all lines to their end: tokens (T, B), log-probabilities (B,), is_cut (B,)."""
+        B = len(state.keys)
+        half = B // 2 if B >= 2 * MIN_LINES else 0
+        state = jax.lax.while_loop(lambda state: (~state.ended).sum() > half, step, state)
+        if not half:
+            return state.tokens, state.log_probs, state.is_cut
+        rows = jnp.argsort(state.ended)[:half]  # ties go to the lowest index
+        tokens, log_probs, is_cut = finish(_take_rows(init, state, rows))
+        return (
+            state.tokens.at[:, rows].set(tokens),
+            state.log_probs.at[rows].set(log_probs),
+            state.is_cut.at[rows].set(is_cut),
+        )
+
+    tokens, log_probs, is_cut = finish(init(sampling.line_keys(key, numbers)))
+    return tokens.T, log_probs, is_cut
+
+
+def _take_rows(init: Any, state: LoopState, rows: Array) -> LoopState:
+    """Return the state of the lines at `rows` only.
+
+    The axis of the lines in each array is the one that changes with their number.
+    """
+    for_one, for_two = (jax.eval_shape(init, state.keys[:n]) for n in (1, 2))
+
+    def take(array: Array, one: Any, two: Any) -> Array:
+        axes = [i for i in range(array.ndim) if one.shape[i] != two.shape[i]]
+        # mode="clip": jax 0.7.2 has no fill value for arrays of keys.
+        return jnp.take(array, rows, axis=axes[0], mode="clip") if axes else array
+
+    return jax.tree.map(take, state, for_one, for_two)
+
+
+def sample(
+    lm: LanguageModel,
+    key: Array,
+    num: int,
+    prompt: str = "",
+    decoding: Decoding = DEFAULT_DECODING,
+    first: int = 0,
+) -> list[Sample]:
+    """Return `sampling.sample(...)`."""
+    decoding.check()
+    prompt_tokens = sampling.encode_prompt(lm, prompt)
+    samples: list[Sample] = []
+    batch_size = min(num, max_batch(lm))
+    mesh = make_lines_mesh(batch_size)
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    variables = jax.device_put(lm.variables, shardings.replicated(mesh))
+    for start in range(first, first + num, batch_size):
+        numbers = np.arange(start, start + batch_size, dtype=np.int32)
+        outputs = generate(lm.model, variables, key, numbers, prompt_tokens, decoding, mesh)
+        samples += sampling.to_samples(lm.vocab, *outputs)
+    return samples[:num]
+
+
+def max_batch(lm: LanguageModel) -> int:
+    """Return the maximum number of lines in one compiled call.
+
+    On an accelerator a call has a large fixed cost, so it samples as many lines as fit in memory.
+    """
+    if jax.default_backend() == "cpu":
+        return sampling.MAX_BATCH
+    init_carry = partial(lm.model.apply, lm.variables, 1, method="init_carry")
+    carry = jax.tree.leaves(jax.eval_shape(init_carry))
+    num_bytes = sum(a.size * a.dtype.itemsize for a in carry) + lm.max_len * 4  # and the tokens
+    return max(sampling.MAX_BATCH, ACCELERATOR_BYTES // num_bytes)

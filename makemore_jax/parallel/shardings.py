@@ -1,0 +1,151 @@
+"""How arrays are sharded over the mesh.
+
+Batches are sharded over the axis `data`. Parameters and optimizer state are replicated, except wide
+matrices, which are sharded over `model` if that axis has more than one device, and with `fsdp` all
+arrays, which are sharded over `data` too. XLA partitions the computation accordingly and inserts
+the collectives (Xu et al. 2021, GSPMD).
+
+One rule holds for the whole project: on CPU devices at most one program with collectives is in
+flight. Each device's part of a program blocks a thread of XLA's pool until all parts have reached
+the collective. When several programs are in flight, their parts can take all threads while they
+wait for each other, and XLA aborts the process after a minute. Therefore:
+
+- A program with collectives runs through `serialize_on_cpu`, or its caller reads the result before
+  it dispatches another program with collectives.
+- If sums of each device suffice, there is no collective: `fetch_sum` adds them on the host. Any
+  number of such programs may be in flight.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from makemore_jax.config import MeshConfig
+from makemore_jax.parallel import processes
+
+# The axis of each wide matrix that is sharded over `model`. The first matrix of a pair is sharded
+# along its outputs and the second along its inputs, so that nothing is communicated between them
+# (Shoeybi et al. 2019, Megatron-LM, section 3).
+COMPUTED_SHARDED = {
+    r"h_\d+/attn/c_proj/kernel": 0,
+    r"h_\d+/mlp/c_fc/(kernel|bias)": -1,
+    r"h_\d+/mlp/c_proj/kernel": 0,
+}
+# These are stored sharded, but all-gathered for each step: a device would not hold queries, keys
+# and values of the same heads, and a sharded recurrent state would be sent at every character.
+STORED_SHARDED = {
+    r"h_\d+/attn/c_attn/kernel": -1,
+    r"cell/xh_to_\w+/kernel": -1,
+}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds as a whole."""
+    return NamedSharding(mesh, P())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array with its first axis over `data`."""
+    return NamedSharding(mesh, P("data"))
+
+
+def shards_state(mesh: Mesh, config: MeshConfig) -> bool:
+    """Return whether some part of the training state is sharded."""
+    return mesh.shape["model"] > 1 or (config.fsdp and mesh.shape["data"] > 1)
+
+
+class StateShardings(NamedTuple):
+    """Shardings of a training state between steps and of its parameters during a step."""
+
+    stored: Any  # tree like the state
+    compute: Any  # tree like the parameters
+
+
+def infer_state_shardings(mesh: Mesh, config: MeshConfig, state: Any) -> StateShardings:
+    """Return the shardings of a state, given its shapes."""
+    stored = jax.tree_util.tree_map_with_path(
+        partial(_infer_sharding, mesh, COMPUTED_SHARDED | STORED_SHARDED, config.fsdp), state
+    )
+    compute = jax.tree_util.tree_map_with_path(
+        partial(_infer_sharding, mesh, COMPUTED_SHARDED, False), state.params
+    )
+    return StateShardings(stored, compute)
+
+
+def _infer_sharding(
+    mesh: Mesh, over_model: dict[str, int], fsdp: bool, path: tuple, leaf: Any
+) -> NamedSharding:
+    """Return the sharding of an array. An axis that does not divide is replicated."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes: list[str | None] = [None] * leaf.ndim
+    for pattern, axis in over_model.items() if mesh.shape["model"] > 1 else ():
+        if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
+            axes[axis] = "model"
+    if fsdp:
+        num = mesh.shape["data"]
+        sizes = {i: n for i, n in enumerate(leaf.shape) if axes[i] is None and n % num == 0}
+        if sizes:
+            axes[max(sizes, key=sizes.get)] = "data"
+    return NamedSharding(mesh, P(*axes))
+
+
+def to_global_arrays(tree: Any, shardings: Any) -> Any:
+    """Return arrays that every process holds as a whole as arrays over the devices of all.
+
+    `shardings` is one sharding for all arrays or a tree of them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        sharding = shardings
+        shardings = jax.tree.map(lambda _: sharding, tree)
+
+    def to_global(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(to_global, tree, shardings)
+
+
+def fetch_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Return sharded arrays as whole arrays on the host, in every process."""
+    all_gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+    return jax.device_get(serialize_on_cpu(all_gather, mesh)(tree))
+
+
+def serialize_on_cpu(program: Callable, mesh: Mesh) -> Callable:
+    """Return `program`, waiting for its outputs in each call if the mesh has several CPU devices.
+
+    For a compiled function with collectives (see the rule at the top of this module). On one
+    device and on accelerators, which run programs in order, calls stay asynchronous.
+    """
+    if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
+        return program
+
+    @wraps(program)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return jax.block_until_ready(program(*args, **kwargs))
+
+    call.lower = program.lower  # tests and benchmarks read the compiled program
+    return call
+
+
+def is_replicated(tree: Any) -> bool:
+    """Return whether every device holds the whole of each array; True for host arrays."""
+    return all(getattr(leaf, "is_fully_replicated", True) for leaf in jax.tree.leaves(tree))
+
+
+def fetch_sum(arrays: list[jax.Array]) -> np.ndarray:
+    """Return the sum of arrays (D, ...) over all of them and over D, in float64. (...)
+
+    The first axis may be sharded over devices, also those of other processes.
+    """
+    shards = [s.data for a in arrays for s in a.addressable_shards if s.replica_id == 0]
+    sums = [np.sum(shard, axis=0, dtype=np.float64) for shard in jax.device_get(shards)]
+    return processes.sum_over_processes(np.sum(sums, axis=0))

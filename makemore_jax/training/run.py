@@ -1,0 +1,211 @@
+"""A run: from a config and a working directory to a trained model and a summary.
+
+The defaults of `Parts` are the core alone: lines of text on one device. assemble.py replaces parts
+to add other kinds of data, many devices, and what makes training fast, safe and observable.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax import config as config_lib
+from makemore_jax import models, sampling, workdir
+from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import Config
+from makemore_jax.data import Dataset, Split, draw_steps, lines
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import Stopped
+from makemore_jax.metrics import Metrics, open_plain
+from makemore_jax.training import loop
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.hooks import Hook
+from makemore_jax.training.optimizer import make_optimizer, make_schedule
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import gradients, make_train_step, make_train_steps
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
+
+
+class Programs(NamedTuple):
+    """A model and its compiled functions."""
+
+    model: nn.Module
+    create_state: Callable[[Array], TrainState]  # from a key
+    train_steps: Callable[..., tuple[TrainState, dict[str, Array]]]
+    evaluate: Callable[..., float]
+    put: Callable[[Any], Any] = lambda tree: tree  # arrays -> arrays on the devices of the run
+    fetch: Callable[[Any], Any] = lambda tree: tree  # sharded variables -> whole variables
+
+
+class Run(NamedTuple):
+    """A run that has started."""
+
+    config: Config
+    dataset: Dataset
+    programs: Programs
+    metrics: Metrics
+    train_split: Split  # on the devices
+    train_key: Array
+    sample_key: Array
+
+    def load(self, step: int, num_steps: int) -> Split:
+        """Return the training split with the examples of `num_steps` steps from `step` on."""
+        split, data_key = self.train_split, jax.random.split(self.train_key)[0]
+        steps = step + jax.numpy.arange(num_steps)
+        batch_size = self.config.train.batch_size
+        part = split.load(lambda: draw_steps(split, data_key, steps, batch_size))
+        return part if part is split else self.programs.put(part)
+
+
+def make_programs(config: Config, dataset: Dataset) -> Programs:
+    """Return the programs of a model on one device."""
+    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    create = partial(state_lib.create, model, optimizer, block_size=dataset.block_size)
+    train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
+    evaluate = make_evaluate(make_batch_sums(model))
+    return Programs(model, lambda key: create(key=key), make_train_steps(train_step), evaluate)
+
+
+def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
+    """Return the hook that writes samples."""
+    dataset, num = run.dataset, run.config.train.num_samples
+    num = dataset.num_samples if num is None else num
+
+    def write_samples(state: TrainState) -> TrainState:
+        variables, step = run.programs.fetch(state.variables), int(state.step)
+        sizes = dataset.max_len, dataset.block_size
+        lm = LanguageModel(run.programs.model, variables, dataset.vocab, *sizes)
+        samples = sample(lm, jax.random.fold_in(run.sample_key, step), num)
+        texts, is_cut = zip(*((s.text, s.is_cut) for s in samples), strict=True)
+        run.metrics.write_samples(step, dataset.show(texts, is_cut))
+        return state
+
+    return Hook(write_samples, (run.config.train.sample_every,) if num else (), (), bool(num))
+
+
+def prepared(
+    folder: Path, config: Config, dataset: Dataset
+) -> contextlib.AbstractContextManager[None]:
+    """Prepare a working directory without locking it."""
+    return contextlib.nullcontext(workdir.prepare(folder, config, dataset))
+
+
+class Parts(NamedTuple):
+    """The functions that a run is made of."""
+
+    load_data: Callable[..., Dataset] = lines.load
+    make_programs: Callable[[Config, Dataset], Programs] = make_programs
+    open_checkpoints: Callable[..., Checkpoints] = Checkpoints
+    open_metrics: Callable[[Path, int, Config], Metrics] = open_plain
+    # Raise UserError if the working directory has another run
+    check: Callable[[Path, Config, Dataset], None] = lambda folder, config, dataset: None
+    # A context in which the working directory belongs to this run
+    hold: Callable[[Path, Config, Dataset], contextlib.AbstractContextManager] = prepared
+    # Hooks that run before evaluation
+    make_hooks: Callable[[Run, TrainState], list[Hook]] = lambda run, state: []
+    sample: Callable[..., list[Any]] = sampling.sample
+    # A context that gives a function: the number of the signal that asks to stop, or 0
+    catch_signals: Callable[[], contextlib.AbstractContextManager[Callable[[], int]]] = lambda: (
+        contextlib.nullcontext(lambda: 0)
+    )
+    write_summary: Callable[[Path, dict[str, Any]], None] = lambda folder, summary: write_json(
+        folder / "summary.json", summary
+    )
+
+
+CORE = Parts()
+
+
+def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]:
+    """Train the run of `config` in `directory`, or resume it; return its summary.
+
+    Raises UserError, before anything is written, if config, data and directory do not fit together;
+    Diverged if the loss is not a number; Stopped after a signal, with the state saved.
+    """
+    config_lib.validate(config)
+    folder = Path(directory)
+    dataset = parts.load_data(config.data, config.seed, folder)
+    config = replace(config, data=replace(config.data, block_size=dataset.block_size))
+    programs = parts.make_programs(config, dataset)
+    parts.check(folder, config, dataset)
+    if summary := _read_finished(folder, config.train.steps, parts):
+        return summary
+    with parts.hold(folder, config, dataset):
+        return _train(config, dataset, programs, folder, parts)
+
+
+def _read_finished(folder: Path, steps: int, parts: Parts) -> dict[str, Any] | None:
+    """Return the summary of a run that was trained for `steps` or more, or None."""
+    latest = 0
+    if (folder / "checkpoints").is_dir():
+        latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
+    summary = workdir.read_summary(folder, latest) if latest >= steps else None
+    if summary:
+        more = "set a larger --config.train.steps to continue"
+        print(f"{folder}: already trained for {latest} steps; {more}")
+    return summary
+
+
+def _train(
+    config: Config, dataset: Dataset, programs: Programs, folder: Path, parts: Parts
+) -> dict[str, Any]:
+    init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
+    state = programs.create_state(init_key)
+    splits = programs.put(dataset.splits)
+    checkpoints = parts.open_checkpoints(folder)
+    if checkpoints.steps():
+        state = checkpoints.restore("latest", state)
+    start, num_params = int(state.step), state_lib.num_params(state.params)
+    metrics = parts.open_metrics(folder, start, config)
+    metrics.print(
+        f"{config.model.kind}, {num_params:,} parameters, on {device()}\n"
+        f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
+        f"context {dataset.block_size}\n"
+        f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
+    )
+    run = Run(config, dataset, programs, metrics, splits["train"], train_key, sample_key)
+    hooks = parts.make_hooks(run, state)
+    eval_examples = config.train.eval_examples
+    with contextlib.closing(metrics), parts.catch_signals() as signal_number:
+        training = loop.Training(
+            config=config.train,
+            key=train_key,
+            train_steps=programs.train_steps,
+            load=run.load,
+            learning_rate=make_schedule(config.optimizer, config.train.steps),
+            dev_loss=lambda s: programs.evaluate(s.variables, splits["dev"], eval_examples),
+            metrics=metrics,
+            checkpoints=checkpoints,
+            hooks_before=hooks,
+            hooks_after=[make_sample_hook(run, parts.sample)],
+            stop=signal_number,
+        )
+        state = loop.train(training, state)
+        step = int(state.step)
+        if step < config.train.steps:
+            raise Stopped(signal_number(), step)
+
+    best = checkpoints.restore_variables("best", state.variables)
+    summary = {
+        "steps": step,
+        "best_step": checkpoints.steps()["best"],
+        "train_loss": programs.evaluate(best, splits["train"], config.train.train_eval_examples),
+        "dev_loss": checkpoints.best_dev_loss(),
+        "test_loss": programs.evaluate(best, splits["test"], eval_examples),
+        "num_params": num_params,
+        "seconds": metrics.seconds,
+        "steps_per_second": metrics.steps_per_second,
+        "device": device(),
+        "versions": versions(),
+    }
+    parts.write_summary(folder, summary)
+    return summary
