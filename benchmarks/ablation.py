@@ -24,56 +24,23 @@ def _one_core() -> None:
     startup.use_cores = lambda: None
 
 
-def _attention_by_jax() -> None:
-    import jax
-    import jax.numpy as jnp
+def _plain(name: str) -> Callable[[], None]:
+    """Return the function that replaces a kernel by its plain reference."""
 
-    from makemore_jax.models import transformer
+    def replace() -> None:
+        from makemore_jax import kernels
+        from makemore_jax.kernels import plain
 
-    def attention(q, k, v, seen, keep=None):
-        scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
-        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf))
-        return jnp.einsum("bnts,bsnh->btnh", weights, v)
+        setattr(kernels, name, getattr(plain, name))
 
-    transformer.attention = attention
-
-
-def _layer_norm_by_jax() -> None:
-    from flax import linen as nn
-
-    from makemore_jax.models import transformer
-
-    def layer_norm(use_bias: bool = True):
-        return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, use_bias=use_bias)
-
-    transformer.LayerNorm = layer_norm
-
-
-def _kernels_as_they_stand() -> None:
-    from makemore_jax.models import layers
-
-    layers._product = lambda x, kernel: x @ kernel
-
-
-def _gradient_of_scan() -> None:
-    import jax
-
-    from makemore_jax.models import recurrent
-
-    def unroll(cell, weights, state, x):
-        return jax.lax.scan(lambda state, x: cell(weights, state, x)[:2], state, x)[1]
-
-    recurrent.unroll = unroll
+    return replace
 
 
 def _embed_first() -> None:
-    from makemore_jax.models import mlp, recurrent
+    from makemore_jax.models import recurrent
 
-    def linear_of_embedded(linear, table, tokens):
-        return linear(table[tokens].reshape(*tokens.shape[:-1], -1))
-
-    mlp.linear_of_embedded = linear_of_embedded
-    recurrent.Recurrent._inputs = lambda self, tokens: self.cell.of_inputs(self.wte(tokens))
+    _plain("embed_linear")()
+    recurrent.Recurrent._inputs = lambda self, tokens: self.cell.input_projections(self.wte(tokens))
 
 
 RECURRENT = ("rnn", "gru", "lstm")
@@ -81,10 +48,9 @@ WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "lines packed": (_whole_rows, ("bigram", "mlp", "cnn", "bow", "transformer")),
     "rows cut to the longest line": (_whole_rows, RECURRENT),
     "a core for each half of the batch": (_one_core, ("cnn", "transformer")),
-    "gradient of attention": (_attention_by_jax, ("transformer",)),
-    "gradient of layer norm": (_layer_norm_by_jax, ("transformer",)),
-    "gradients of tall kernels turned": (_kernels_as_they_stand, ("cnn", "bow", "transformer")),
-    "gradient of recurrent weights in one product": (_gradient_of_scan, RECURRENT),
+    "gradient of attention": (_plain("attention"), ("transformer",)),
+    "gradient of layer norm": (_plain("standardize"), ("transformer",)),
+    "gradients of tall kernels turned": (_plain("matmul"), ("cnn", "bow", "transformer")),
     "characters' products looked up": (_embed_first, ("mlp", *RECURRENT)),
 }
 

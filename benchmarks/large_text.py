@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks import sides
 from makemore_jax.download import locate
-from makemore_jax.text.dataset import MAPPED_FROM
+from makemore_jax.text.dataset import TOKEN_FILE_MIN_BYTES
 
 SMALL_CHARS = 10**7  # size of the text in memory
 MAX_MEBIBYTES = 10**9 / 2**20
@@ -150,7 +150,9 @@ def main() -> None:
         write_text(large, source, num)
         write_text(small, source, min(num, SMALL_CHARS))
         ways = {
-            "in a file": command(large, "auto" if num >= MAPPED_FROM else "always", args.steps),
+            "in a file": command(
+                large, "auto" if num >= TOKEN_FILE_MIN_BYTES else "always", args.steps
+            ),
             "in memory": command(small, "never", args.steps),
         }
         for way in ways.values():

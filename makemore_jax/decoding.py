@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 
 

@@ -1,8 +1,8 @@
 """Download the course's two texts: python -m makemore_jax.download names|shakespeare
 
-Each is saved in `data/` and checked by its sha256. Files are looked for in `data/` first, then in
-the folder that the environment variable MAKEMORE_DATA names; a text that is in either of them is
-not downloaded. Configs, lectures and commands follow the same rule for a path like `data/NAME`.
+Each text is saved in `data/` and its sha256 is checked. Files are searched in `data/` first, then
+in the folder that the environment variable MAKEMORE_DATA names. A text in either of them is not
+downloaded. Configs, lectures and commands resolve a path like `data/NAME` by the same rule.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from makemore_jax.data.text_file import DATA_FOLDER, DATA_VARIABLE
+from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
 _GITHUB = "https://raw.githubusercontent.com/karpathy"
 
 
 class Source(NamedTuple):
-    """Where to download a text, and the checksum of its content."""
+    """The file name of a text, its address and the checksum of its content."""
 
     file: str
     url: str
@@ -43,7 +43,7 @@ SOURCES = {
 
 
 def locate(name: str, folder: str | Path = DATA_FOLDER) -> Path | None:
-    """Return the file of a source in `folder` or else in MAKEMORE_DATA, None if neither has it."""
+    """Return the file of a source in `folder` or in MAKEMORE_DATA, None if neither has it."""
     for candidate in (folder, os.environ.get(DATA_VARIABLE)):
         if candidate and (file := Path(candidate) / SOURCES[name].file).is_file():
             return file
@@ -51,9 +51,9 @@ def locate(name: str, folder: str | Path = DATA_FOLDER) -> Path | None:
 
 
 def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None) -> Path:
-    """Return the checked file of a source; download it to `folder` if `locate` does not find it.
+    """Return the verified file of a source. Download it to `folder` if `locate` returns None.
 
-    UserError if the network, the disk or the checksum fails; then nothing is left behind.
+    UserError, without a partial file, if the network, the disk or the checksum fails.
     """
     source = SOURCES[name]
     if file := locate(name, folder):
@@ -101,9 +101,9 @@ def main() -> None:
     except UserError as error:
         print(f"download: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    is_second = file.parent != Path(arguments.folder)
-    path = Path(DATA_FOLDER) / file.name if is_second else file  # configs find it under both
-    origin = f" (from {DATA_VARIABLE})" if is_second else ""
+    is_elsewhere = file.parent != Path(arguments.folder)
+    path = Path(DATA_FOLDER) / file.name if is_elsewhere else file  # configs resolve both
+    origin = f" (from {DATA_VARIABLE})" if is_elsewhere else ""
     print(f"{file}{origin}: use it with --config.data.path={path}")
 
 

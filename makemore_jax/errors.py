@@ -6,23 +6,31 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix. The programs print it as one line and exit with 2."""
+    """An error that the user can fix. Programs print it as one line and exit with code 2."""
 
     exit_code = 2
 
     def _render_traceback_(self) -> list[str]:
-        """The lines that IPython prints instead of a traceback."""
+        """Return the lines that IPython prints instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
+class MissingFile(UserError):
+    """A file that the user named does not exist. `cli.missing_file` adds what to do about it."""
+
+    def __init__(self, flag: str, path: str):
+        self.path = path
+        super().__init__(f"{flag}: {path} does not exist")
+
+
 class Diverged(UserError):
-    """The loss is no longer a number. Nothing was wrong with the command line, so exit with 1."""
+    """The loss is not finite. The command line was valid, so programs exit with code 1."""
 
     exit_code = 1
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended a training between two steps, and its state is saved."""
+    """A signal ended the training between two steps. The state is saved."""
 
     def __init__(self, number: int, step: int):
         self.exit_code = 128 + number
@@ -30,11 +38,11 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"{name}: saved at step {step}; run the same command to resume")
 
     def _render_traceback_(self) -> list[str]:
-        """The lines that IPython prints instead of a traceback."""
+        """Return the lines that IPython prints instead of a traceback."""
         return [str(self)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the known word nearest to `word`, or nothing when none is near."""
+    """Return '; did you mean X?' for the known word nearest to `word`, '' if none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""

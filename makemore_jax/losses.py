@@ -1,4 +1,4 @@
-"""The loss: negative log likelihood in nats, over all that is no padding."""
+"""The loss: negative log likelihood in nats, averaged over the targets that are not padding."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ from jax import Array
 
 
 def token_losses(logits: Array, targets: Array) -> Array:
-    """Negative log likelihood in nats of each target, 0 where it is -1. (B, T, V) -> (B, T)
+    """Return the negative log likelihood of each target, 0 for padding (-1). (B, T, V) -> (B, T)
 
-    The -1 is taken out by hand: optax's cross-entropy would read it as the last class, silently.
+    The mask is explicit because optax's cross-entropy silently reads -1 as the last class.
     """
     log_probs = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_probs, jnp.maximum(targets, 0)[..., None], axis=-1)
@@ -16,5 +16,5 @@ def token_losses(logits: Array, targets: Array) -> Array:
 
 
 def mean_loss(logits: Array, targets: Array) -> Array:
-    """The mean over the targets that are not -1, as torch's cross_entropy(ignore_index=-1)."""
+    """Return the mean over targets that are not -1, as torch's cross_entropy(ignore_index=-1)."""
     return token_losses(logits, targets).sum() / jnp.maximum((targets != -1).sum(), 1)

@@ -16,7 +16,7 @@ from jax import Array
 
 from makemore_jax import models
 from makemore_jax.data.lines import Lines, encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import (
     DEFAULT_DECODING,
     Decoding,

@@ -43,8 +43,9 @@ from tqdm import tqdm
 
 from makemore_jax import data
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.cli import command_line, interrupts, progress, resources, startup
-from makemore_jax.config import Config, check_field_name, field_types, flatten, validate
+from makemore_jax.cli import command_line, config_flag, interrupts, progress, resources, startup
+from makemore_jax.cli.fields import check_name, field_types
+from makemore_jax.config import Config, flatten, validate
 from makemore_jax.data import Split
 from makemore_jax.errors import UserError
 from makemore_jax.finished_groups import FinishedGroups
@@ -99,7 +100,7 @@ class Result(NamedTuple):
 def parse_axis(text: str) -> tuple[str, list[Any]]:
     """'FIELD=LOW:HIGH:NUM' or 'FIELD=A,B,C' -> the field and its values. UserError names a flaw."""
     name, _, given = text.partition("=")
-    check_field_name(name)
+    check_name(name)
     if name == "seed":
         raise UserError("--over: seeds are asked for by --seeds")
     kind = field_types()[name]
@@ -410,7 +411,7 @@ def as_table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    config = command_line.read_config(CONFIG)
+    config = config_flag.read(CONFIG)
     if not OVER.value:
         raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
     if SEEDS.value < 1:

@@ -12,7 +12,8 @@ from typing import Any
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
-from makemore_jax.data.text_file import Vocab, find
+from makemore_jax.data.files import find
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.versions import versions
 

@@ -40,7 +40,7 @@ from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.cli import startup
 from makemore_jax.config import Config
-from makemore_jax.data import Batch, FixedBatch
+from makemore_jax.data import Batch
 from makemore_jax.data.lines import Dataset, load
 from makemore_jax.download import SOURCES, locate
 from makemore_jax.training.step import gradients, make_train_step
@@ -85,10 +85,20 @@ def _small_model(kind: str, vocab_size: int, block_size: int):
     return model, jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
 
 
+class FixedBatch:
+    """A split that gives the same batch in every step."""
+
+    def __init__(self, batch):
+        self.batch, self.size = Batch(*batch), 1
+
+    def take(self, indices):
+        return self.batch
+
+
 def make_batch_step(model, optimizer):
     """Return the training step as a function (state, batch, key) for a given batch."""
     train_step = make_train_step(gradients(model), optimizer, batch_size=1)
-    return lambda state, batch, key: train_step(state, FixedBatch(Batch(*batch)), key)
+    return lambda state, batch, key: train_step(state, FixedBatch(batch), key)
 
 
 def make_loss_and_grads(model):
@@ -96,7 +106,7 @@ def make_loss_and_grads(model):
     gradient_fn = gradients(model)
 
     def loss_and_grads(params, model_state, batch, key):
-        variables, split = {"params": params, **model_state}, FixedBatch(Batch(*batch))
+        variables, split = {"params": params, **model_state}, FixedBatch(batch)
         sums = gradient_fn(variables, split, jnp.zeros(1, int), key)
         grads = jax.tree.map(lambda g: g / sums.count, sums.grads)
         return (sums.loss / sums.count, sums.model_state), grads

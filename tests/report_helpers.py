@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import BLOCK, VOCAB, run, small_model
 
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.plots import style
 

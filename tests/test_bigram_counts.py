@@ -8,7 +8,7 @@ from conftest import ROOT, assert_close, published
 
 from makemore_jax import sampling
 from makemore_jax.data.lines import split_lines
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import bigram_counts as bc
 from makemore_jax.losses import token_losses

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run, small_config
 
@@ -14,8 +15,8 @@ from makemore_jax import config as config_lib
 from makemore_jax import models
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.cli.command_line import find_config
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.cli import config_flag
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.training.state import TrainState
 
 QUICK = (
@@ -242,7 +243,7 @@ def test_a_bundled_config_by_its_name(tmp_path):
 
 
 def test_a_config_in_the_current_folder_is_preferred(tmp_path):
-    assert find_config("gru.py") == find_config("gru") == str(ROOT / "configs" / "gru.py")
+    assert config_flag.find("gru.py") == config_flag.find("gru") == str(ROOT / "configs" / "gru.py")
     (tmp_path / "gru.py").write_text("def get_config():\n    return 3\n", "utf-8")
     done = run(ROOT / "train.py", "--config", "gru.py", cwd=tmp_path)
     assert_one_line(done, "train.py", "get_config() gives int, not a Config")
@@ -438,5 +439,5 @@ def test_sample_of_damaged_files(trained, tmp_path):
 
 def test_a_vocabulary_decodes_what_it_encodes():
     vocab = Vocab(tuple("añb"))
-    assert vocab.decode([*vocab.encode("bañ"), 0, 1]) == "bañ"
+    assert vocab.decode_rows(np.array([[*vocab.encode("bañ"), 0, 0]])) == ["bañ"]
     assert vocab.unknown("bxax") == ["x"]

@@ -11,6 +11,7 @@ from conftest import FAMILIES, ROOT
 from makemore_jax import config as config_lib
 from makemore_jax import models
 from makemore_jax.assemble import create_model
+from makemore_jax.cli.fields import field_types
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
@@ -46,7 +47,7 @@ def set_field(config: Config, name: str, value) -> None:
 def test_names_and_defaults():
     flat = config_lib.flatten(Config())
     assert FIXED.items() <= flat.items()
-    assert flat.keys() == config_lib.field_types().keys()
+    assert flat.keys() == field_types().keys()
     also = {"model.kind", "optimizer.schedule", "optimizer.warmup_steps", "optimizer.grad_clip"}
     every = {f"train.{n}_every" for n in ("log", "eval", "sample", "checkpoint")}
     assert also | every | {"train.steps", "train.num_samples"} <= flat.keys()
@@ -124,7 +125,8 @@ def test_every_field_has_a_meaning_and_a_default_that_fits_its_rule():
         assert field.metadata["meaning"], name
         rule = field.metadata["rule"]
         assert rule is None or field.default is None or rule.accepts(field.default), name
-        assert field.metadata["only"] in ("", "window_mlp", *models.MODELS), name
+    names = {name for names in config_lib.ONLY.values() for name in names.split()}
+    assert {f"model.{name}" for name in names} < config_lib.fields().keys()
     words = set(re.findall(r"\w+", config_lib.fields()["model.kind"].metadata["meaning"]))
     assert {*FAMILIES, "window_mlp"} <= words
 

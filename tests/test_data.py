@@ -17,7 +17,8 @@ from conftest import ROOT, assert_one_line, published, run
 from makemore_jax import data, download
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import lines, splits, text_file
+from makemore_jax.data import files, lines, splits
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 
 # torch 2.13: torch.manual_seed(3407); torch.randperm(32033)
@@ -97,7 +98,7 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
 
 
 def test_examples_are_makemores():
-    vocab = text_file.Vocab(("a", "b", "c"))
+    vocab = Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)
     inputs, targets, _ = split.take(jnp.array([2, 0, 1]))
     assert inputs.tolist() == [[0, 3, 2, 1, 0], [0, 1, 2, 0, 0], [0, 3, 0, 0, 0]]
@@ -108,8 +109,8 @@ def test_examples_are_makemores():
 def test_every_line_of_names_survives_encoding(names):
     for name, split in names.splits.items():
         inputs, targets, _ = map(np.asarray, split.take(jnp.arange(split.size)))
-        assert [names.vocab.decode(row[1:]) for row in inputs.tolist()] == names.words[name]
-        assert [names.vocab.decode(row) for row in targets.tolist()] == names.words[name]
+        assert names.vocab.decode_rows(inputs[:, 1:]) == names.words[name]
+        assert names.vocab.decode_rows(np.maximum(targets, 0)) == names.words[name]
         assert (inputs[:, 0] == 0).all()
 
 
@@ -123,7 +124,7 @@ def test_a_batch_is_drawn_from_the_key_alone(names):
 
 
 def test_draws_are_uniform_with_replacement():
-    vocab = text_file.Vocab(tuple("abcdefg"))
+    vocab = Vocab(tuple("abcdefg"))
     split = lines.encode(list("abcdefg"), vocab, 2)
     inputs, *_ = data.draw(split, jax.random.key(0), 7000)
     counts = np.bincount(np.asarray(inputs)[:, 1], minlength=8)[1:]
@@ -135,7 +136,7 @@ def test_many_characters_take_a_wider_integer(tmp_path):
     dataset = load_data(DataConfig(path=write(tmp_path, "\n".join(words))), seed=1)
     assert dataset.splits["train"].stream.dtype == np.uint16
     inputs, *_ = dataset.splits["train"].take(jnp.array([3]))
-    assert dataset.vocab.decode(inputs[0, 1:].tolist()) == dataset.words["train"][3]
+    assert dataset.vocab.decode_rows(np.asarray(inputs)[:, 1:])[0] == dataset.words["train"][3]
 
 
 def test_byte_order_mark_carriage_returns_and_blank_lines(tmp_path):
@@ -157,7 +158,10 @@ def test_other_encodings(tmp_path):
 def test_found_in(names):
     first = {k: names.words[k][0] for k in ("train", "dev", "test")}
     assert names.found_in([*first.values(), "qqqq"]) == ["train", "dev", "test", "new"]
-    assert names.by_place(["qqqq", first["dev"]])["in dev"] == [first["dev"]]
+    assert names.show(["qqqq", first["dev"]], [False, False])[:2] == [
+        "in dev:",
+        f"  {first['dev']}",
+    ]
 
 
 def test_a_line_of_several_splits_is_found_in_train_first(names):
@@ -260,18 +264,18 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
 
     monkeypatch.setenv("MAKEMORE_DATA", str(second.parent))
     assert download.download("names") == second
-    assert text_file.find(path) == str(second)
+    assert files.find(path) == str(second)
     for elsewhere in ("makemore_names.txt", "other/makemore_names.txt", "/data/makemore_names.txt"):
-        assert text_file.find(elsewhere) == elsewhere
-    assert text_file.read(path, "utf-8")[0] == source.read_text("utf-8")
+        assert files.find(elsewhere) == elsewhere
+    assert files.read(path, "utf-8")[0] == source.read_text("utf-8")
     text = load_data(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
     assert text.splits["train"].num_chars == 6
 
     first = tmp_path / path
     first.parent.mkdir()
     first.write_text("anna", "utf-8")
-    assert text_file.find(path) == path
-    assert text_file.read(path, "utf-8")[0] == "anna"
+    assert files.find(path) == path
+    assert files.read(path, "utf-8")[0] == "anna"
     with pytest.raises(UserError, match=r"^data/.* is not the text expected.*; delete it"):
         download.download("names")
     assert second.exists()

@@ -34,6 +34,7 @@ from makemore_jax.diagnostics import (
     saturated_and_dead,
     trace,
 )
+from makemore_jax.kernels.layouts import take_packed
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
 
@@ -337,7 +338,7 @@ def test_packed_lines_have_the_statistics_of_lines_in_rows():
     stream[starts] = 0
     lines, indices = Lines(jnp.asarray(stream), jnp.asarray(starts), T), jnp.arange(B)
     model, params = small_model("mlp")
-    packed = lines.take_packed(indices, num_rows=2, width=T)
+    packed = take_packed(lines, indices, num_rows=2, width=T)
     assert_statistics(diagnose(model, params, packed), diagnose(model, params, lines.take(indices)))
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[
 from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.cli import resources
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.export import files, model_card

@@ -386,7 +386,7 @@ def test_embeddings_are_dropped_too():
 def test_the_output_of_the_mlp_is_dropped_too():
     """What is kept is scaled up by the share that is dropped."""
     mlp, key = (
-        transformer.MLP(transformer.Sizes(n_head=2, n_embd=10, dropout=0.5)),
+        transformer.MLP(transformer.BlockConfig(n_head=2, n_embd=10, dropout=0.5)),
         jax.random.key(7),
     )
     x = jax.random.normal(key, (5, 10))

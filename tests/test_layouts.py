@@ -20,7 +20,6 @@ from makemore_jax import data, losses, models
 from makemore_jax.assemble import create_model, programs
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Packed, Rows, choose, layout_index
-from makemore_jax.models import layers
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
@@ -29,7 +28,7 @@ from makemore_jax.training.optimizer import make_optimizer
 pytestmark = pytest.mark.versions
 
 WORDS = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "e", "fgh", "dddd", "hhhhhh", "ga", "f"]
-VOCAB = data.text_file.Vocab(tuple("abcdefgh"))
+VOCAB = data.Vocab(tuple("abcdefgh"))
 SPLIT = data.lines.encode(WORDS, VOCAB, block_size=9)
 ALL = jnp.arange(len(WORDS))
 PACKING = [kind for kind in FAMILIES if kind not in ("rnn", "gru", "lstm")]
@@ -44,7 +43,7 @@ def model_of(kind):
 
 
 def test_packed_lines_follow_each_other():
-    batch = SPLIT.take_packed(jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
+    batch = layouts.take_packed(SPLIT, jnp.array([1, 0, 2, 7]), num_rows=3, width=9)
     inputs, targets, positions = batch.inputs, batch.targets, batch.options["positions"]
     tokens = [0, *VOCAB.encode("abcdefg"), 0, *VOCAB.encode("ab"), 0, *VOCAB.encode("a")]
     tokens += [0, *VOCAB.encode("fgh"), 0]
@@ -61,7 +60,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
     """Values within 1e-6, gradients within 1e-5, where lines go on in the next row and not."""
     model, params = model_of(kind)
     loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
-    packed = SPLIT.take_packed(ALL, num_rows, width=9)
+    packed = layouts.take_packed(SPLIT, ALL, num_rows, width=9)
     assert int((packed[1] != -1).sum()) == sum(len(word) + 1 for word in WORDS)
     (loss, _), grads = loss_and_grads(params, {}, packed, key)
     (plain_loss, _), plain_grads = loss_and_grads(params, {}, SPLIT.take(ALL), key)
@@ -169,131 +168,6 @@ def test_steps_take_each_batch_in_its_layout(kind, devices):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kind", quick_of(["rnn", "gru", "lstm"], ["gru"]))
-def test_gradients_of_unrolling_are_those_of_a_scan(kind):
-    """The gradient that is written by hand, against jax's own of the same loop."""
-    from makemore_jax.models import recurrent
-
-    model, params = model_of(kind)
-    bound = model.bind({"params": params})
-    weights, state = bound.cell.weights(), bound.init_carry(3)
-    x = jax.tree.map(
-        lambda w, k: jax.random.normal(k, (5, 3, w.shape[1])),
-        weights,
-        tuple(jax.random.split(jax.random.key(4), len(weights))),
-    )
-    mix = jax.random.normal(jax.random.key(5), (5, 3, weights[0].shape[0]))
-
-    def by_scan(weights, state, x):
-        _, h = jax.lax.scan(lambda s, x: model.cell_of(weights, s, x)[:2], state, x)
-        return (h * mix).sum()
-
-    def by_hand(weights, state, x):
-        return (recurrent.unroll(model.cell_of, weights, state, x) * mix).sum()
-
-    value, grads = jax.jit(jax.value_and_grad(by_hand, (0, 1, 2)))(weights, state, x)
-    plain, plain_grads = jax.jit(jax.value_and_grad(by_scan, (0, 1, 2)))(weights, state, x)
-    assert_close(value, plain, 1e-6)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
-
-
-@pytest.mark.parametrize("packed", quick_of([False, True], [True]))
-@pytest.mark.parametrize("at_once", quick_of([4, 9], [4]))
-def test_attention_part_by_part_is_softmax_of_all(packed, at_once, monkeypatch):
-    """Values and gradients of the form in the paper, with weights dropped and in parts or not."""
-    monkeypatch.setattr(layers, "QUERIES_AT_ONCE", at_once)
-    positions = SPLIT.take_packed(ALL, 6, width=9).options["positions"] if packed else None
-    keys = jax.random.split(jax.random.key(0), 5)
-    q, k, v, mix = (jax.random.normal(key, (6, 9, 2, 4)) for key in keys[:4])
-    seen = layers.visible(9, positions)
-    drop = jax.random.bernoulli(keys[4], 0.7, (6, 2, 9, seen.shape[-1])) / 0.7
-    parts = []
-
-    def factors(shape):  # those that lie where the part lies
-        end = sum(parts) + shape[2]
-        behind = seen.shape[-1] - 9 + end
-        found = drop[:, :, sum(parts) : end, behind - shape[3] : behind]
-        parts.append(shape[2])
-        return found
-
-    def plain(q, k, v, drop):
-        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
-        scores = jnp.einsum("btnh,bsnh->bnts", q, k) / 2
-        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf)) * drop
-        return (jnp.einsum("bnts,bsnh->btnh", weights, v) * mix).sum()
-
-    def found(q, k, v, keep):
-        k, v = layers.with_row_before(k, positions), layers.with_row_before(v, positions)
-        return (layers.attention(q, k, v, seen, keep) * mix).sum()
-
-    for keep, dropped in ((None, 1.0), (factors, drop)):
-        value, grads = jax.value_and_grad(found, (0, 1, 2))(q, k, v, keep)
-        expected, plain_grads = jax.value_and_grad(plain, (0, 1, 2))(q, k, v, dropped)
-        assert_close(value, expected, 1e-5)
-        jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
-    assert parts == ([4, 4, 1] if at_once == 4 else [9])
-
-
-@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
-def test_gradients_of_linear_are_those_of_the_plain_product(shape):
-    """Tall, lying and square kernels."""
-    rng = np.random.default_rng(0)
-    x, mix = rng.normal(size=(2, 4, shape[0])), rng.normal(size=(2, 4, shape[1]))
-    x, mix = jnp.asarray(x, jnp.float32), jnp.asarray(mix, jnp.float32)
-    linear = layers.Linear(*shape)
-    params = linear.init(jax.random.key(0), x)
-
-    def found(params, x):
-        return (linear.apply(params, x) * mix).sum()
-
-    def plain(params, x):
-        kernel, bias = params["params"]["kernel"], params["params"]["bias"]
-        return ((jnp.einsum("bti,io->bto", x, kernel) + bias) * mix).sum()
-
-    assert_close(found(params, x), plain(params, x), 1e-6)
-    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_layer_norm_and_its_gradient_are_those_by_definition(use_bias):
-    rng = np.random.default_rng(0)
-    x, mix = jnp.asarray(rng.normal(3, 2, (2, 2, 4, 6)), jnp.float32)
-    params = {"scale": jnp.asarray(rng.normal(size=6), jnp.float32)}
-    if use_bias:
-        params["bias"] = jnp.asarray(rng.normal(size=6), jnp.float32)
-
-    def found(params, x):
-        return (layers.LayerNorm(use_bias).apply({"params": params}, x) * mix).sum()
-
-    def plain(params, x):
-        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return ((y * params["scale"] + params.get("bias", 0)) * mix).sum()
-
-    assert_close(found(params, x), plain(params, x), 1e-6)
-    grads = jax.jit(jax.grad(found, (0, 1)))(params, x)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, jax.grad(plain, (0, 1))(params, x))
-
-
-def test_large_vocabularies_look_their_embeddings_up():
-    """The mlp's first layer does the same both ways."""
-    tokens = jax.random.randint(jax.random.key(0), (4, 7, 3), 0, 5)
-    table = jax.random.normal(jax.random.key(1), (5, 8))
-    linear = layers.Linear(24, 6)
-    params = linear.init(jax.random.key(2), jnp.zeros((1, 24)))
-    many = jnp.pad(table, ((0, 20), (0, 0)))  # 25 rows, more than channels
-
-    def apply(params, table):
-        return layers.linear_of_embedded(linear.bind(params), table, tokens)
-
-    plain = linear.apply(params, table[tokens].reshape(4, 7, 24))
-    assert_close(apply(params, table), plain, 1e-6)
-    assert_close(apply(params, many), plain, 1e-6)
-    grad = jax.jit(jax.grad(lambda p, t: (apply(p, t) ** 2).sum()))
-    of_both = [grad(params, t) for t in (table, many)]
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *of_both)
-
-
 @pytest.mark.parametrize("kind", quick_of(["lstm", "transformer"], []))
 def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
     """Three chunks, of more and of fewer tokens, give the loss and the state of all at once."""
@@ -303,7 +177,7 @@ def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
     mesh, found = make_mesh(config.mesh, 12, num_params=0), []
     for at_once in (12, 4):
-        monkeypatch.setattr(layouts, "TOKENS_AT_ONCE", at_once * SPLIT.block_size)
+        monkeypatch.setattr(layouts, "MAX_TOKENS_PER_BATCH", at_once * SPLIT.block_size)
         assert layouts.num_microbatches(12, SPLIT.block_size) == 12 // at_once
         chosen = choose(SPLIT, 12, model)
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)

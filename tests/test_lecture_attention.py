@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
+from makemore_jax import kernels
 from makemore_jax.lectures import attention, backprop, bigram_counts
 from makemore_jax.lectures.attention import (
     Head,
@@ -22,8 +23,7 @@ from makemore_jax.lectures.attention import (
     measure_scores,
     self_attention,
 )
-from makemore_jax.models.layers import visible
-from makemore_jax.models.transformer import CausalSelfAttention, Sizes
+from makemore_jax.models.transformer import BlockConfig, CausalSelfAttention
 
 B, T, S, C, HS = 3, 5, 11, 7, 13
 X = jax.random.normal(jax.random.key(0), (B, T, C))
@@ -111,7 +111,7 @@ def test_one_head_is_the_transformers():
     head = init_head(jax.random.key(3), C, C)
     c_proj = jax.random.normal(jax.random.key(4), (C, C))
     mix = jax.random.normal(jax.random.key(5), (B, T, C))
-    layer = CausalSelfAttention(Sizes(n_head=1, n_embd=C))
+    layer = CausalSelfAttention(BlockConfig(n_head=1, n_embd=C))
 
     def by_layer(head, c_proj, x):
         c_attn = jnp.concatenate([head.query, head.key, head.value], axis=1)
@@ -119,7 +119,7 @@ def test_one_head_is_the_transformers():
             "c_attn": {"kernel": c_attn, "bias": jnp.zeros(3 * C)},
             "c_proj": {"kernel": c_proj, "bias": jnp.zeros(C)},
         }
-        return layer.apply({"params": params}, x, visible(T, None), None, False)
+        return layer.apply({"params": params}, x, kernels.causal_mask(T, None), None, False)
 
     def by_head(head, c_proj, x):
         return self_attention(head, x, causal_mask(T)) @ c_proj

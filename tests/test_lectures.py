@@ -11,7 +11,7 @@ from conftest import ROOT, assert_close, assert_same
 
 from makemore_jax.cli import resources
 from makemore_jax.config import Config
-from makemore_jax.data.text_file import DATA_VARIABLE
+from makemore_jax.data.files import DATA_VARIABLE
 from makemore_jax.download import SOURCES
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import experiment

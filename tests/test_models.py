@@ -1,5 +1,9 @@
 """What every model promises: three methods that agree, causality, PyTorch's initial values."""
 
+import dataclasses
+import json
+import re
+import runpy
 from functools import partial
 
 import jax
@@ -11,6 +15,7 @@ from conftest import (
     BLOCK,
     FAMILIES,
     ON_LINES,
+    ROOT,
     VOCAB,
     assert_close,
     make_batch_step,
@@ -19,11 +24,13 @@ from conftest import (
     small_model,
 )
 
+from makemore_jax import models
 from makemore_jax.assemble import create_model
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
+from makemore_jax.windows.window_mlp import WindowMLP
 
 pytestmark = pytest.mark.versions
 
@@ -252,6 +259,36 @@ def test_dropout_drops_in_training_only_and_depends_on_its_key():
     assert (model.apply({"params": params}, tokens) == without).all()
 
 
+FAMILIES_WITH_WINDOWS = models.MODELS | {"window_mlp": WindowMLP}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_configs_only_set_fields_that_the_family_declares(path):
+    config = runpy.run_path(str(path))["get_config"]()
+    models.check_fields(config.model, FAMILIES_WITH_WINDOWS)
+
+
+@pytest.mark.parametrize("kind", FAMILIES_WITH_WINDOWS)
+def test_fields_that_a_family_does_not_declare_keep_their_defaults(kind):
+    """Every field, with a value that is not the default."""
+    declared = {f.name for f in dataclasses.fields(FAMILIES_WITH_WINDOWS[kind])}
+    for f in dataclasses.fields(ModelConfig):
+        if f.name == "kind":
+            continue
+        config = ModelConfig(kind=kind)
+        value = {bool: not f.default, str: "other"}.get(f.type, 7)
+        setattr(config, f.name, value)
+        if f.name in declared:
+            models.check_fields(config, FAMILIES_WITH_WINDOWS)
+            continue
+        value, default = json.dumps(value), json.dumps(f.default)
+        message = f"model.{f.name}: {value} must be {default}: {kind} models do not have it"
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            models.check_fields(config, FAMILIES_WITH_WINDOWS)
+
+
 def test_unknown_kind_names_the_nearest():
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
         create_model(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)
+    with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
+        models.check_fields(ModelConfig(kind="transfromer"))

@@ -9,7 +9,7 @@ from conftest import BLOCK, FAMILIES, VOCAB, quick_of, small_model
 from makemore_jax import assemble, new_lines, sampling
 from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel, Sample, filter_logits, sample_token
 from makemore_jax.errors import UserError
 from makemore_jax.parallel import sampling as fast_sampling
@@ -183,7 +183,7 @@ def test_temperature_zero_takes_the_likeliest():
         token = int(np.argmax(apply(lm.variables, tokens)[0, len(text)]))
         if token == 0:
             break
-        text += CHARS.decode([token])
+        text += CHARS.chars[token - 1]
     assert lines[0].text == text
 
 

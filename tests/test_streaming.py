@@ -25,7 +25,7 @@ from conftest import (
 
 from makemore_jax import assemble, workdir
 from makemore_jax.assemble import load_data
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.text import streaming

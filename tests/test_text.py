@@ -32,6 +32,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import choose
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.text import dataset as text
+from makemore_jax.text import token_file
 from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -100,7 +101,7 @@ def test_parts_that_are_read_one_by_one_make_the_same_text(tmp_path, monkeypatch
     (tmp_path / "text").write_bytes(("\ufeff" + content).encode())
     expected = content.replace("\r\n", "\n").replace("\r", "\n")
     for size in (1, 2, 5):
-        monkeypatch.setattr(text, "CHARS_AT_ONCE", size)
+        monkeypatch.setattr(token_file, "CHARS_PER_READ", size)
         assert whole(load_text(tmp_path / "text", 1)) == expected
 
 
@@ -187,7 +188,8 @@ def test_each_once_has_every_character_but_the_first_as_a_target_once(num_chars,
 
 
 def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TOKENS_AT_ONCE", 5 * BLOCK)  # several batches, the last not full
+    # several batches, the last one not full
+    monkeypatch.setattr(data, "MAX_TOKENS_PER_BATCH", 5 * BLOCK)
     dataset = load_text(small_text)
     model, params = small_model("mlp", dataset.vocab.size)
     variables = {"params": params}
@@ -296,7 +298,7 @@ def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, m
         return isinstance(split, text.TextFile)
 
     assert not is_mapped()
-    monkeypatch.setattr(text, "MAPPED_FROM", NUM)
+    monkeypatch.setattr(text, "TOKEN_FILE_MIN_BYTES", NUM)
     assert is_mapped()
     assert not is_mapped(memory_map="never")
 
@@ -347,15 +349,15 @@ def test_what_was_half_encoded_when_a_run_was_killed_is_not_used(mapped, monkeyp
     before = file.read_bytes()
     for path in file.parent.iterdir():
         path.unlink()
-    encoded = text._encoded
+    encoded = token_file.encode_parts
 
     def killed(*arguments):
         yield next(encoded(*arguments))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(text, "CHARS_AT_ONCE", 1000)
-        patch.setattr(text, "_encoded", killed)
+        patch.setattr(token_file, "CHARS_PER_READ", 1000)
+        patch.setattr(token_file, "encode_parts", killed)
         with pytest.raises(KeyboardInterrupt):
             dataset.prepare()
     assert [path.stat().st_size for path in file.parent.iterdir()] == [1000]

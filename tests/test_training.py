@@ -193,7 +193,7 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
     """With a learning rate of next to nothing, only batch and dropout change the loss."""
     config = small_config("transformer")
     config.optimizer.learning_rate = 1e-30
-    vocab = data.text_file.Vocab(tuple("abcdefgh"))
+    vocab = data.Vocab(tuple("abcdefgh"))
     many = data.lines.encode([a + b for a in vocab.chars for b in vocab.chars], vocab, 3)
     one = data.lines.encode(["ab"], vocab, 3)
     optimizer = make_optimizer(config.optimizer, 20)

@@ -24,7 +24,7 @@ from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data.lines import encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows, choose
@@ -322,7 +322,7 @@ def losses_on(num_devices: int) -> list[float]:
         ({"model.kind": "mlp"}, 'data.kind: "windows" must be lines or text, which mlp reads'),
         ({"train.batch_size": 1}, "train.batch_size: 1 must be above 1 for model.batch_norm"),
         ({"model.batch_norm": "batch"}, 'model.batch_norm: "batch" is not one of none, running'),
-        ({"model.init_scale": "he"}, 'model.init_scale: "he" is not one of normal, small_output'),
+        ({"model.init_scale": "he"}, 'model.init_scale: "he" is not one of kaiming, normal'),
         ({"model.momentum": 0.0}, "model.momentum: 0.0 must be above 0 and at most 1"),
         (
             {"model.batch_norm": "none", "model.output_norm": True},

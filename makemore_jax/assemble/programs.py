@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from makemore_jax import models
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble.parts import create_model
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from makemore_jax import assemble, workdir
+from makemore_jax import workdir
+from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.cli import interrupts, resources
 from makemore_jax.config import Config
@@ -32,7 +33,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         processes.wait("checked")
         if processes.is_first():
-            stack.enter_context(assemble.open_workdir(folder, config, dataset))
+            stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
         processes.wait("prepared")
         yield
@@ -40,7 +41,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
     """Return the logging of a run. Processes other than the primary one write nothing."""
-    return assemble.open_metrics(folder if processes.is_first() else None, start, config)
+    return parts.open_metrics(folder if processes.is_first() else None, start, config)
 
 
 def make_hooks(run: Run, state: TrainState) -> list[Hook]:
@@ -118,14 +119,14 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 PARTS = Parts(
-    load_data=assemble.load_data,
+    load_data=parts.load_data,
     make_programs=make_programs,
-    open_checkpoints=assemble.open_checkpoints,
+    open_checkpoints=parts.open_checkpoints,
     open_metrics=open_metrics,
-    check=assemble.check_workdir,
+    check=parts.check_workdir,
     hold=hold,
     make_hooks=make_hooks,
-    sample=assemble.sample,
+    sample=parts.sample,
     catch_signals=catch_signals,
     write_summary=write_summary,
 )

@@ -1,1 +1,1 @@
-"""What the programs share: flags, error messages, progress, Ctrl-C, the compilation cache."""
+"""The programs' shared parts: flags, error messages, progress, Ctrl-C, the compilation cache."""

@@ -1,9 +1,9 @@
-"""Ctrl-C outside of the training loop, which has handlers of its own.
+"""Handle Ctrl-C outside of the training loop. The loop has its own handlers.
 
 Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, so a program
-that is importing jax can't rely on it. This module imports nothing heavy: programs call
-`exit_immediately` before their other imports. A sweep, which has results to keep, uses `delay` and
-`check` afterwards.
+that imports jax can't rely on it. This module imports nothing heavy: programs call
+`exit_immediately` before their other imports. A sweep, which must keep its results, uses `delay`
+and `check` afterwards.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ EXIT_CODE = 128 + signal.SIGINT
 def exit_immediately() -> None:
     """End the process with exit code 130 on Ctrl-C, from this call on.
 
-    The training loop replaces this handler with its own. Nothing changes in an interactive session,
-    where Ctrl-C stops a cell and not the session, outside the main thread, which can't set signal
-    handlers, and in a process that ignores SIGINT or handles it already.
+    The training loop replaces this handler with its own. Nothing changes in an interactive session
+    (Ctrl-C must stop a cell, not the session), outside of the main thread (it alone can set signal
+    handlers), and in a process that already ignores or handles SIGINT.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
     if is_main_thread and not is_interactive():
@@ -29,19 +29,19 @@ def exit_immediately() -> None:
 
 
 def is_interactive() -> bool:
-    """Whether a user types at a Python or IPython prompt or runs the cells of a notebook."""
+    """Whether this is a Python or IPython prompt or a notebook."""
     return hasattr(sys, "ps1")  # also set by IPython
 
 
 def delay() -> None:
-    """Note a Ctrl-C for `check`, from this call on; a second one ends the process at once.
+    """Record a Ctrl-C for `check`, from this call on. A second one ends the process at once.
 
-    An exception that is raised while jax calls back into Python may be lost, so a program that has
-    work to finish after a Ctrl-C asks for it between two computations.
+    An exception raised while jax calls back into Python may be lost. A program that has work to
+    finish after a Ctrl-C therefore calls `check` between two computations.
     """
     if threading.current_thread() is threading.main_thread():
-        _replace(_exit, _note)
-        _replace(signal.default_int_handler, _note)
+        _replace(_exit, _record)
+        _replace(signal.default_int_handler, _record)
 
 
 @contextlib.contextmanager
@@ -68,16 +68,16 @@ def recorded() -> Iterator[Callable[[], None]]:
 
 
 def check() -> None:
-    """KeyboardInterrupt if there was a Ctrl-C since `delay`."""
-    if _noted:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed since `delay`."""
+    if _received:
         raise KeyboardInterrupt
 
 
-_noted: list[int] = []
+_received: list[int] = []
 
 
-def _note(number: int, frame: object) -> None:
-    _noted.append(number)
+def _record(number: int, frame: object) -> None:
+    _received.append(number)
     signal.signal(signal.SIGINT, _exit)
 
 

@@ -1,4 +1,4 @@
-"""How far a long computation is and how long it will take."""
+"""Progress bars, progress lines and estimates of the remaining time."""
 
 import sys
 import time
@@ -7,14 +7,14 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-BAR_DELAY = 1.0  # seconds; what ends earlier needs no bar
-LINE_INTERVAL = 10.0  # seconds between two lines where there is no terminal
+BAR_DELAY = 1.0  # seconds; a shorter computation shows no bar
+LINE_INTERVAL = 10.0  # seconds between two lines without a terminal
 NOTEBOOK_INTERVAL = 0.5  # seconds between two updates of a bar in a notebook
-ESTIMATE_MIN_SECONDS = 60.0  # a shorter command needs no estimate
+ESTIMATE_MIN_SECONDS = 60.0  # a shorter command prints no estimate
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: '8 s', '2 min 5 s', '17 h 38 min'."""
+    """Return seconds in words: '8 s', '2 min 5 s', '17 h 38 min'."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours:
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 def estimate(steps: int, steps_per_second: float) -> str | None:
-    """One line with the time that `steps` steps will take; None if that is under a minute."""
+    """Return one line with the time that `steps` steps will take, None if under a minute."""
     seconds = steps / steps_per_second
     if seconds < ESTIMATE_MIN_SECONDS:
         return None
@@ -32,10 +32,10 @@ def estimate(steps: int, steps_per_second: float) -> str | None:
 
 
 def make_bar(file: TextIO | None = None, **options: Any) -> tqdm:
-    """A progress bar: one line on `file` that is updated in place.
+    """Return a progress bar: one line on `file` that is updated in place.
 
-    In a terminal it disappears when it is closed; in a notebook it is an output of the cell, and
-    stays. On any other file the bar is disabled.
+    In a terminal it disappears when it is closed. In a notebook it stays, as an output of the cell.
+    On any other file the bar is disabled.
     """
     file = file or default_file()
     if is_notebook(file):
@@ -45,9 +45,9 @@ def make_bar(file: TextIO | None = None, **options: Any) -> tqdm:
 
 
 class _CellOutput:
-    """A file that shows what was written last, as an output of the current cell.
+    """A file that shows the latest text written, as an output of the current cell.
 
-    A carriage return would do only while the notebook is open: saved notebooks show every update.
+    With carriage returns, a saved notebook would show every update.
     """
 
     encoding = "utf-8"
@@ -71,19 +71,19 @@ class _CellOutput:
 
 
 def default_file() -> TextIO:
-    """stderr, but stdout in a notebook, which shows stderr in red."""
+    """Return stderr, or stdout in a notebook, which shows stderr in red."""
     return sys.stdout if is_notebook(sys.stdout) else sys.stderr
 
 
 def is_notebook(file: TextIO | None) -> bool:
-    """Whether a stream writes into the output of a notebook's cell."""
+    """Whether a stream writes to the output of a notebook cell."""
     return type(file).__module__.startswith("ipykernel.")
 
 
 def track(items: Iterable[Any], action: str, file: TextIO | None = None) -> Iterator[Any]:
-    """Yield the items, which have a length, and show how many of them have been used.
+    """Yield the items of a sized iterable and show the progress.
 
-    A bar, or without a terminal a line every LINE_INTERVAL seconds: 'scoring: 35%, 15 s left'.
+    Without a terminal, lines like 'scoring: 35%, 15 s left' replace the bar.
     """
     assert isinstance(items, Sized)
     bar = make_bar(file, iterable=items, desc=action, delay=BAR_DELAY)
@@ -99,9 +99,9 @@ def track(items: Iterable[Any], action: str, file: TextIO | None = None) -> Iter
 
 
 class Estimate:
-    """Prints `estimate` on stderr once, after the second call of a compiled function.
+    """Print `estimate` on stderr once, after the second call of a compiled function.
 
-    The first call compiles. Its time is not counted.
+    The first call is not timed, because it compiles.
     """
 
     def __init__(self, steps: int):

@@ -1,6 +1,6 @@
 """Files that belong to the package but are outside its folder: scripts, configs/ and names.txt.
 
-A checkout has them beside the package. A wheel has copies of them in `_resources` (pyproject.toml).
+In a checkout they are next to the package. A wheel has copies in `_resources` (pyproject.toml).
 """
 
 import re
@@ -14,18 +14,23 @@ CONFIGS = FOLDER / "configs"
 
 
 def config_names() -> list[str]:
-    """The names of the bundled configs, such as "transformer"."""
+    """Return the names of the bundled configs, such as "transformer"."""
     return sorted(file.stem for file in CONFIGS.glob("*.py"))
 
 
+def program_name() -> str:
+    """Return the name that starts every message: train.py, or makemore-train."""
+    return Path(sys.argv[0]).name
+
+
 def command(name: str) -> str:
-    """The command that runs a script: "python train.py", or "makemore-train" if installed."""
-    is_console_command = Path(sys.argv[0]).name.startswith("makemore-")
+    """Return the command that runs a script: "python train.py", or "makemore-train" of a wheel."""
+    is_console_command = program_name().startswith("makemore-")
     return f"makemore-{name}" if IS_WHEEL or is_console_command else f"python {name}.py"
 
 
 def adapt(text: str) -> str:
-    """Replace the commands in a docstring by those of this installation."""
+    """Return a docstring with the commands of this installation."""
     text = re.sub(r"python (train|sample)\.py", lambda match: command(match[1]), text)
     is_script = command("train").endswith(".py")
     return text if is_script else re.sub(r"configs/(\w+)\.py", r"\1", text)

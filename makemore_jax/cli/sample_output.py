@@ -26,13 +26,13 @@ SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 def read_input(name: str, encoding: str) -> str:
     """Return the text to score, from the file `name` or, for "-", from standard input."""
-    from makemore_jax.data import text_file
+    from makemore_jax.data import files
 
     if name == "-":
         raw = sys.stdin.buffer.read() if sys.stdin else b""
-        text = text_file.decode(raw, "standard input", encoding, "--score")
+        text = files.decode(raw, "standard input", encoding, "--score")
     else:
-        text, _ = text_file.read(name, encoding, "--score")
+        text, _ = files.read(name, encoding, "--score")
     if not text.strip():
         raise UserError(f"--score: {name} has no lines")
     return text

@@ -1,4 +1,4 @@
-"""What train.py and sample.py ask of jax before it looks for devices."""
+"""Set up JAX before it initializes its devices: compilation cache, CPU cores as devices."""
 
 import contextlib
 import hashlib
@@ -15,17 +15,16 @@ from tqdm import tqdm
 from makemore_jax.cli import progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-NOTICE_DELAY = 2.0  # seconds of compiling without a word; reading a cached program takes less
-# Events of jax.monitoring: the first comes before a program is compiled or read from the cache,
-# the second after it.
+NOTICE_DELAY = 2.0  # seconds of compiling before the notice; reading a cached program takes less
+# Events of jax.monitoring before and after a program is compiled or read from the cache.
 COMPILE_BEGINS = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 COMPILE_ENDS = "/jax/core/compile/backend_compile_duration"
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs for the next run, in a folder that only this user can read.
+    """Cache compiled programs for the next run, in a folder that only this user can read.
 
-    JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
+    JAX_COMPILATION_CACHE_DIR names another folder; an empty value turns the cache off.
     """
     if CACHE_VARIABLE in os.environ or (folder := cache_folder()) is None:
         return
@@ -40,7 +39,7 @@ _latest_call: object = None
 def announce_compiling(file: TextIO | None = None) -> None:
     """Print a line to `file` once, when a program has been compiling for NOTICE_DELAY.
 
-    `file` is progress.default_file() by default. A second call, in the same interactive session,
+    `file` is progress.default_file() by default. A second call in the same interactive session
     replaces the first one.
     """
     global _latest_call
@@ -51,9 +50,9 @@ def announce_compiling(file: TextIO | None = None) -> None:
         nonlocal is_announced
         is_announced = True
         folder = jax.config.jax_compilation_cache_dir
-        where = f" (first run only, cached in {folder})" if folder else ""
+        note = f" (first run only, cached in {folder})" if folder else ""
         output = file or progress.default_file()
-        tqdm.write(f"compiling{where}", file=output)
+        tqdm.write(f"compiling{note}", file=output)
         output.flush()
 
     def on_event(event: str, seconds: float, **_: str | int) -> None:
@@ -74,10 +73,10 @@ def announce_compiling(file: TextIO | None = None) -> None:
 
 
 def cache_folder(prefix: str = "") -> Path | None:
-    """The folder for compiled programs, created if needed; None if that fails.
+    """Return the folder for compiled programs, created if needed; None if that fails.
 
-    There is one for each version of jaxlib and each processor, because a home directory may be
-    shared by machines with different instruction sets.
+    Each version of jaxlib and each processor type has its own, because machines with different
+    instruction sets may share a home directory.
     """
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -85,18 +84,18 @@ def cache_folder(prefix: str = "") -> Path | None:
         folder = home / "makemore_jax" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            return None  # another user could place programs there that this user would run
+            return None  # another user could put programs there that this user would run
     except (OSError, RuntimeError):
         return None
     return folder
 
 
 def use_cores() -> None:
-    """Make each core of a CPU a device, unless JAX_NUM_CPU_DEVICES sets their number.
+    """Make each CPU core a device, unless JAX_NUM_CPU_DEVICES sets their number.
 
-    XLA computes the small products of these models on one core, so a second core only helps as a
-    second device; `parallel.mesh.make_mesh` decides for which models. An interactive session
-    that has asked jax for its devices already keeps them.
+    XLA computes the small matrix products of these models on one core, so a second core only helps
+    as a second device. `parallel.mesh.make_mesh` decides for which models. An interactive session that
+    has initialized its devices keeps them.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:
@@ -105,27 +104,27 @@ def use_cores() -> None:
 
 
 def num_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The name of this machine's kind of processor."""
+    """Return the processor type of this machine."""
     return _cpuinfo().get("model name", "") or platform.processor() or platform.machine()
 
 
 def _processor_hash() -> str:
-    """A short name for a kind of processor: the same where compiled programs can be shared."""
-    known = _cpuinfo()
-    found = [platform.system(), platform.machine(), platform.processor()]
-    found += [known.get(field, "") for field in ("model name", "flags", "Features")]
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+    """Return a hash of the processor type. Machines with the same one share compiled programs."""
+    cpuinfo = _cpuinfo()
+    description = [platform.system(), platform.machine(), platform.processor()]
+    description += [cpuinfo.get(field, "") for field in ("model name", "flags", "Features")]
+    return hashlib.sha256("\n".join(description).encode()).hexdigest()[:12]
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux tells of the last core; elsewhere nothing."""
+    """Return /proc/cpuinfo of the last core; an empty dict on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

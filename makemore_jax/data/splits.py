@@ -1,4 +1,4 @@
-"""How examples are dealt out to train, dev and test. Every split is a function of its seed."""
+"""Assign examples to train, dev and test, as a function of their number and a seed."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def torch_randperm(n: int, seed: int) -> np.ndarray:
-    """What torch.randperm(n) gives after torch.manual_seed(seed), for n below 2**32 / 20.
+    """Return torch.randperm(n) after torch.manual_seed(seed), for n below 2**32 / 20.
 
     PyTorch draws from MT19937 under its legacy seeding, as NumPy's RandomState does, and swaps
     entry i with an entry at or after it, chosen by one raw 32-bit output.
@@ -20,7 +20,7 @@ def torch_randperm(n: int, seed: int) -> np.ndarray:
 
 
 def holdout(n: int, seed: int) -> dict[str, np.ndarray]:
-    """90% train, 5% dev, 5% test: the best model is chosen on dev, test is read once."""
+    """90% train, 5% dev, 5% test. The best model is chosen on dev; test is evaluated once."""
     order = np.random.RandomState(seed).permutation(n)
     part = max(1, n // 20)
     train, dev, test = np.split(order, [max(n - 2 * part, 0), n - part])
@@ -28,16 +28,15 @@ def holdout(n: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def makemore(n: int, seed: int) -> dict[str, np.ndarray]:
-    """makemore.py's: the last 1,000 (at most a tenth) are test; its dev set is that test set."""
+    """As makemore.py: the last 1,000 (at most a tenth) are test. Its dev set is that test set."""
     order = torch_randperm(n, seed)
     part = min(1000, n // 10)
-    test = order[n - part :]
-    return {"train": order[: n - part], "dev": test, "test": test}
+    train, test = np.split(order, [n - part])
+    return {"train": train, "dev": test, "test": test}
 
 
 def lecture(n: int, seed: int) -> dict[str, np.ndarray]:
-    """The lectures' 80/10/10 after Python's shuffle, whose seed there is always 42."""
-    del seed
+    """As the lectures: 80/10/10 after Python's shuffle with seed 42; `seed` is not used."""
     order = list(range(n))
     random.Random(42).shuffle(order)
     train, dev, test = np.split(np.array(order, dtype=np.int64), [int(0.8 * n), int(0.9 * n)])

@@ -15,8 +15,8 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
-from makemore_jax.data import Batch, Split
-from makemore_jax.data.lines import TOKENS_AT_ONCE, Lines
+from makemore_jax.data import MAX_TOKENS_PER_BATCH, Batch, Split
+from makemore_jax.data.lines import Lines
 from makemore_jax.training.step import GradientFn, Sums
 
 
@@ -52,7 +52,26 @@ class Packed(NamedTuple):
         return lengths.sum(axis=-1).max() <= self.num_rows * self.width
 
     def take(self, split: Lines, indices: Array) -> Batch:
-        return split.take_packed(indices, self.num_rows, self.width)
+        return take_packed(split, indices, self.num_rows, self.width)
+
+
+def take_packed(lines: Lines, indices: Array, num_rows: int, width: int) -> Batch:
+    """Concatenate the lines at `indices` (B,) and wrap them into `num_rows` rows.
+
+    Return inputs, targets and the index of each token in its line, (num_rows, width) each.
+    """
+    lengths = lines.lengths(indices)
+    ends = jnp.cumsum(lengths)
+    place = jnp.arange(num_rows * width)
+    line = (place[:, None] >= ends).sum(axis=1)  # the index in `indices`; B after the last line
+    is_inside = line < len(indices)
+    line = jnp.minimum(line, len(indices) - 1)
+    position = jnp.where(is_inside, place - (ends - lengths)[line], 0)
+    at = lines.starts[indices][line] + position
+    inputs = jnp.where(is_inside, lines.stream[at].astype(jnp.int32), 0)
+    targets = jnp.where(is_inside, lines.stream[at + 1].astype(jnp.int32), -1)
+    inputs, targets, position = (a.reshape(num_rows, width) for a in (inputs, targets, position))
+    return Batch(inputs, targets, {"positions": position})
 
 
 @struct.dataclass
@@ -95,7 +114,7 @@ def num_microbatches(
     It is `accumulate`, or on CPU a larger number for microbatches that fit in cache. `platform` is
     by default the one that jax uses.
     """
-    most = max(1, TOKENS_AT_ONCE // block_size)
+    most = max(1, MAX_TOKENS_PER_BATCH // block_size)
     sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
     is_cpu = (platform or jax.default_backend()) == "cpu"
     if not is_cpu or not sizes or num_lines <= most:

@@ -26,7 +26,7 @@ from jax import Array
 
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
 from makemore_jax.lectures.bigram_counts import symbols

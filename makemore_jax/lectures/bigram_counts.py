@@ -20,10 +20,11 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.data import text_file
+from makemore_jax.cli import missing_file
+from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data.splits import SPLITS
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
@@ -258,9 +259,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _read(path: str) -> list[str]:
-    """Read the words of a file. UserError if it can't be read or is empty."""
-    with command.reading_data():
-        text, _ = text_file.read(path, "utf-8")
+    """The words of a file. UserError if it can't be read or has none."""
+    with command.reading_data(), missing_file.suggesting_fixes():
+        text, _ = files.read(path, "utf-8")
     words = split_lines(text)
     if not words:
         raise UserError(f"--data: {path} is empty; it needs one word per line")

@@ -1,31 +1,32 @@
-"""The models: pure functions of (params, tokens), behind three methods.
+"""The models: pure functions of (params, tokens) with three methods.
 
-A model is a Flax Linen module, which is a frozen record of sizes; its parameters are a plain tree
-of arrays beside it. Each family reads a line in both of these ways, and a test holds them equal:
+A model is a Flax Linen module: a frozen dataclass of sizes. Its parameters are a separate tree of
+arrays. Each family reads a line in two ways, and a test holds them equal:
 
-| method                           | shapes                                                |
-|----------------------------------|-------------------------------------------------------|
-| `__call__(tokens, *, train)`     | (B, T) int -> logits (B, T, V), all positions at once |
-| `init_carry(batch_size)`         | -> carry, what is remembered before the first token   |
-| `step(carry, token)`             | carry, (B,) int -> carry, logits (B, V)               |
+| method                           | shapes                                                   |
+|----------------------------------|----------------------------------------------------------|
+| `__call__(tokens, *, train)`     | (B, T) int -> logits (B, T, V), all positions at once    |
+| `init_carry(batch_size)`         | -> carry, the state before the first token               |
+| `step(carry, token)`             | carry, (B,) int -> carry, logits (B, V), one position    |
 
-Training uses the first. Sampling uses the other two: `step` is the body of a loop. Logits at
-position t are for the token that follows tokens[:, : t + 1], and depend on those alone.
+Training uses the first, sampling the other two: `step` is the body of a loop. The logits at
+position t predict the token after tokens[:, : t + 1] and depend on no later token.
 
-A family whose `__call__` also takes `positions` (B, T) can be given lines packed: one behind the
-other through all rows, positions telling how far into its line each token is. `layers.py` has what
-that takes; training on CPU then computes nothing on padding. All others get lines in rows.
+A family whose `__call__` also takes `positions` (B, T) can read packed lines, which follow each
+other without padding through all rows (`kernels/packing.py`). `positions` holds each token's
+position in its line. Training on CPU then skips the padding. Other families read one line per row.
 
-A family on windows declares `window`, how many tokens it looks at, and gives logits where a whole
-window stands: (B, S) -> (B, S - window + 1, V). `read_lines` gives any family whole lines.
+A family on windows declares `window`, the number of tokens that it reads, and returns logits for
+each full window: (B, S) -> (B, S - window + 1, V). `read_lines` applies any family to whole lines.
 
-The glossary of all files here: B batch, T time (at most block_size), C channels (n_embd),
-V vocabulary, nh heads, hs head size. Weights have makemore's names.
+Dimensions in all files: B batch, T time (at most block_size), C channels (n_embd), V vocabulary,
+nh heads, hs head size. Weights have makemore's names.
 
-Another family is one file with one class like these, one line in MODELS and one file in configs/.
+To add a family, write one file with such a class, one line in MODELS and one file in configs/.
 """
 
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -63,48 +64,60 @@ def create(
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    The model takes the form that suits a platform, "cpu", "gpu" or "tpu", by default the one that
-    jax uses.
+    `platform`, "cpu", "gpu" or "tpu", selects the form of the computation; None: JAX's default.
     """
-    if config.kind not in families:
-        known = ", ".join(families)
-        hint = did_you_mean(config.kind, families)
-        raise UserError(f'model.kind: "{config.kind}" is not one of {known}{hint}')
-    given = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
-    platform = platform or jax.default_backend()
-    given["blockwise"] = platform == "cpu"
+    cls, platform = _family(config.kind, families), platform or jax.default_backend()
+    values = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
+    values["blockwise"] = platform == "cpu"
     if config.layer_loop == "auto":
-        given["layer_loop"] = "scan" if platform == "tpu" else "unroll"
-    cls = families[config.kind]
-    return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
+        values["layer_loop"] = "scan" if platform == "tpu" else "unroll"
+    return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+
+
+def check_fields(config: ModelConfig, families: dict[str, type[nn.Module]] = MODELS) -> None:
+    """Raise UserError if a field that the family's class does not declare has no default value."""
+    declared = {f.name for f in dataclasses.fields(_family(config.kind, families))} | {"kind"}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.name not in declared and value != f.default:
+            rule = f"must be {json.dumps(f.default)}: {config.kind} models do not have it"
+            raise UserError(f"model.{f.name}: {json.dumps(value)} {rule}")
+
+
+def _family(kind: str, families: dict[str, type[nn.Module]]) -> type[nn.Module]:
+    """Return the class of a family. UserError for an unknown kind."""
+    if kind not in families:
+        hint = did_you_mean(kind, families)
+        raise UserError(f'model.kind: "{kind}" is not one of {", ".join(families)}{hint}')
+    return families[kind]
 
 
 def variable_shapes(model: nn.Module, block_size: int) -> dict[str, Any]:
-    """What a model is applied to, with shapes and dtypes for values; nothing is computed.
+    """Return the shapes and dtypes of the variables that a model is applied to.
 
-    `params`, and `batch_stats` where a family norms by the batch.
+    They are `params` and, for a model with batch norm, `batch_stats`. Nothing is computed.
     """
     tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
     return jax.eval_shape(model.init, jax.random.key(0), tokens)
 
 
 def param_shapes(model: nn.Module, block_size: int) -> Any:
-    """The tree of a model's parameters alone, likewise."""
+    """Return the shapes and dtypes of a model's parameters."""
     return variable_shapes(model, block_size)["params"]
 
 
 def unrolled(model: nn.Module) -> nn.Module:
-    """Return a model with a module for every layer, whose outputs can be inspected by name.
+    """Return the model with one module call per layer, so that each layer's outputs have a name.
 
-    The parameters are the same. Layers in a loop draw other dropout masks.
+    The parameters are the same. Dropout masks differ from those of a model with a loop over layers.
     """
     return model.clone(layer_loop="unroll") if hasattr(model, "layer_loop") else model
 
 
 def dropout_rngs(model: nn.Module, key: Array) -> dict[str, Array]:
-    """Return the `rngs` with which a model draws dropout masks from a threefry key.
+    """Return the `rngs` from which a model draws dropout masks, given a threefry key.
 
-    The random bits of "rbg" keys come from XLA's generator for the device.
+    For dropout_rng="rbg" the random bits come from the generator of the device.
     """
     if getattr(model, "dropout_rng", "threefry2x32") == "rbg":
         key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
@@ -112,6 +125,6 @@ def dropout_rngs(model: nn.Module, key: Array) -> dict[str, Array]:
 
 
 def read_lines(model: nn.Module, variables: Any, tokens: Array) -> Array:
-    """Lines in rows, whatever the family was trained on. (B, T) -> (B, T, V)"""
-    missing = getattr(model, "window", 1) - 1  # before the first place with a whole window
-    return model.apply(variables, jnp.pad(tokens, [(0, 0), (missing, 0)]))
+    """Return the logits of a model of any family for lines in rows. (B, T) -> (B, T, V)"""
+    padding = getattr(model, "window", 1) - 1  # positions before the first full window
+    return model.apply(variables, jnp.pad(tokens, [(0, 0), (padding, 0)]))

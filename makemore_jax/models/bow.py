@@ -1,14 +1,14 @@
-"""BoW: the average of all characters so far, as attention with equal weights would give it."""
+"""BoW: the average of all embeddings so far, which is attention with equal weights."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import Linear, embedding, visible, where_in_line, with_row_before
+from makemore_jax.models.layers import Linear, Positions, embedding, kernels
 
 
 class MLP(nn.Module):
-    """The perceptron inside the block."""
+    """The two-layer perceptron of the block."""
 
     n_embd: int
     n_embd2: int
@@ -22,7 +22,7 @@ class MLP(nn.Module):
 
 
 class ContextBlock(nn.Module):
-    """Adds to each position the average of the positions up to it, then an MLP of that."""
+    """Adds to each position the average of the positions up to it, then an MLP of the sum."""
 
     n_embd: int
     n_embd2: int
@@ -49,18 +49,16 @@ class BoW(nn.Module):
         self.context_block = ContextBlock(self.n_embd, self.n_embd2)
         self.lm_head = Linear(self.n_embd, self.vocab_size)
 
-    def __call__(
-        self, tokens: Array, *, train: bool = False, positions: Array | None = None
-    ) -> Array:
-        where = where_in_line(tokens, positions)
-        x = self.wte(tokens) + self.wpe(where)  # (B, T, C)
-        weights = visible(tokens.shape[1], positions) / (where + 1)[..., None]
+    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
+        at = kernels.token_positions(tokens, positions)
+        x = self.wte(tokens) + self.wpe(at)  # (B, T, C)
+        weights = kernels.causal_mask(tokens.shape[1], positions) / (at + 1)[..., None]
         weights = jnp.broadcast_to(weights, (len(tokens), *weights.shape[1:]))
-        average = weights @ with_row_before(x, positions)
+        average = weights @ kernels.prepend_previous_row(x, positions)
         return self.lm_head(self.context_block(x, average))
 
     def init_carry(self, batch_size: int) -> tuple[Array, Array]:
-        """The sum of the embeddings so far (B, C), and how many they are."""
+        """Return the sum of the embeddings so far (B, C) and their number ()."""
         return jnp.zeros((batch_size, self.n_embd)), jnp.zeros((), jnp.int32)
 
     def step(self, carry: tuple[Array, Array], token: Array) -> tuple[tuple[Array, Array], Array]:

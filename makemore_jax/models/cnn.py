@@ -1,9 +1,9 @@
-"""CNN: dilated causal convolutions, each layer reaching twice as far back as the one before.
+"""CNN: dilated causal convolutions. Each layer doubles the number of visible tokens.
 
 van den Oord et al. 2016, WaveNet, arXiv:1609.03499: dilated causal convolutions (section 2.1),
-gated units (equation 2), residual and skip connections (section 2.4). Before the output stands
-GELU where the paper has ReLU: at the kink of a ReLU rounding decides whether a unit is on, and two
-runs that differ in rounding alone drift apart (docs/parity.md).
+gated units (equation 2), residual and skip connections (section 2.4). The output layers use GELU
+instead of the paper's ReLU. At the kink of ReLU, rounding decides whether a unit is active, so two
+runs that differ only in rounding drift apart (docs/parity.md).
 """
 
 from functools import partial
@@ -13,15 +13,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.models.layers import Linear, ago, embedding, where_in_line
+from makemore_jax.models.layers import Linear, Positions, embedding, kernels
 
 _gelu = partial(nn.gelu, approximate=True)
 
 
 class CausalConv(nn.Module):
-    """A convolution of two taps, `dilation` apart: now, and so many steps ago (0 before a line).
+    """A convolution with two taps: the input now and `dilation` steps earlier (0 before a line).
 
-    Two taps are one linear layer on the two inputs side by side.
+    Two taps are one linear layer of both inputs, concatenated.
     """
 
     n_in: int
@@ -31,12 +31,12 @@ class CausalConv(nn.Module):
     def setup(self):
         self.linear = Linear(2 * self.n_in, self.n_out)
 
-    def __call__(self, x: Array, where: Array) -> Array:
-        before = ago(x, self.dilation, where)
-        return self.linear(jnp.concatenate([before, x], axis=-1))  # (B, T, n_in) -> (B, T, n_out)
+    def __call__(self, x: Array, positions: Array) -> Array:
+        earlier = kernels.shift_right(x, self.dilation, positions)
+        return self.linear(jnp.concatenate([earlier, x], axis=-1))  # (B, T, n_in) -> (B, T, n_out)
 
     def init_carry(self, batch_size: int) -> Array:
-        """The inputs of the last `dilation` steps, the oldest first. (B, dilation, n_in)"""
+        """Return the inputs of the last `dilation` steps, oldest first. (B, dilation, n_in)"""
         return jnp.zeros((batch_size, self.dilation, self.n_in))
 
     def step(self, carry: Array, x: Array) -> tuple[Array, Array]:
@@ -45,12 +45,12 @@ class CausalConv(nn.Module):
 
 
 class Block(nn.Module):
-    """A gated convolution, whose result is added to the stream and handed to the output."""
+    """A gated convolution with two outputs: the residual stream and a skip connection."""
 
     n_embd: int
     n_embd2: int
     dilation: int
-    is_last: bool  # nothing reads the stream after it
+    is_last: bool  # the residual stream is not read afterwards
 
     def setup(self):
         self.conv = CausalConv(self.n_embd, 2 * self.n_embd2, self.dilation)
@@ -58,12 +58,8 @@ class Block(nn.Module):
             self.residual = Linear(self.n_embd2, self.n_embd)
         self.skip = Linear(self.n_embd2, self.n_embd2)
 
-    def __call__(self, x: Array, where: Array) -> tuple[Array, Array]:
-        return self._gated(x, self.conv(x, where))
-
-    def init_carry(self, batch_size: int) -> Array:
-        """What the convolution still needs."""
-        return self.conv.init_carry(batch_size)
+    def __call__(self, x: Array, positions: Array) -> tuple[Array, Array]:
+        return self._gated(x, self.conv(x, positions))
 
     def step(self, carry: Array, x: Array) -> tuple[Array, tuple[Array, Array]]:
         carry, y = self.conv.step(carry, x)
@@ -76,7 +72,7 @@ class Block(nn.Module):
 
 
 class CNN(nn.Module):
-    """Layer i reaches 2**i steps back, so n_layer of them see the last 2**n_layer tokens."""
+    """Layer i has dilation 2**i, so a logit depends on the last 2**n_layer tokens."""
 
     vocab_size: int
     n_layer: int
@@ -92,25 +88,23 @@ class CNN(nn.Module):
         self.c_proj = Linear(self.n_embd2, self.n_embd2)
         self.lm_head = Linear(self.n_embd2, self.vocab_size)
 
-    def __call__(
-        self, tokens: Array, *, train: bool = False, positions: Array | None = None
-    ) -> Array:
+    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
         x, skips = self.wte(tokens), 0.0  # (B, T, C)
-        where = where_in_line(tokens, positions)
+        positions = kernels.token_positions(tokens, positions)
         for block in self.h:
-            x, skip = block(x, where)
+            x, skip = block(x, positions)
             skips = skips + skip
         return self._logits(skips)
 
     def init_carry(self, batch_size: int) -> list[Array]:
-        """What each layer still needs of the past."""
-        return [block.init_carry(batch_size) for block in self.h]
+        """Return the carry of each layer."""
+        return [block.conv.init_carry(batch_size) for block in self.h]
 
     def step(self, carry: list[Array], token: Array) -> tuple[list[Array], Array]:
         x, skips, new_carry = self.wte(token), 0.0, []
-        for block, past in zip(self.h, carry, strict=True):
-            past, (x, skip) = block.step(past, x)
-            new_carry.append(past)
+        for block, block_carry in zip(self.h, carry, strict=True):
+            block_carry, (x, skip) = block.step(block_carry, x)
+            new_carry.append(block_carry)
             skips = skips + skip
         return new_carry, self._logits(skips)
 

@@ -1,25 +1,21 @@
-"""RNN, GRU and LSTM: a state, and one cell that takes a character and gives the next state.
+"""RNN, GRU and LSTM: one cell that reads a token and updates a state.
 
 RNN: Mikolov et al. 2010, Recurrent neural network based language model, section 2.
 GRU: Cho et al. 2014, arXiv:1406.1078, section 2.3, with h = (1 - z) h_prev + z hbar and the reset
-before the candidate's product: makemore's form, not that of torch.nn.GRU or flax's GRUCell.
-LSTM: Graves 2013, arXiv:1308.0850, equations 7 to 11, without the peepholes from the cell to the
-gates, as is usual since; written like the other two, on the concatenated [x, h].
+applied before the candidate's product. This is makemore's form; torch.nn.GRU and flax's GRUCell
+apply the reset after the product.
+LSTM: Graves 2013, arXiv:1308.0850, equations 7 to 11, without peephole connections.
 
-A cell sees the input only through the input's part of its linear layers, xh_to_h and the like, and
-the state only through the state's part. So the inputs' parts are computed for all positions at
-once, and what is left of a cell is
+The weights have makemore's shape: each linear layer `xh_to_*` reads the concatenation [x, h]. Its
+product is the sum of an input projection and a state projection. The input projections of all
+positions are computed at once, so a cell only adds the state projections:
 
-    cell(weights, state, x) -> state, h, inputs
+    cell(state_weights, state, x) -> (state, output)
 
-with weights the state's parts of the linear layers, x the inputs' parts and `inputs` what each of
-weights was multiplied with. What to unroll it is, is no more than this loop, compiled:
-
-    for t in range(T):
-        state, h[t], _ = cell(weights, state, x[t])
+`state_weights` are the rows of the kernels that multiply the state, `x` are the input projections,
+and `output` (B, n_embd2) is the input of the output layer.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,70 +27,36 @@ from jax import Array
 
 from makemore_jax.models.layers import Linear, embedding
 
-Weights = tuple[Array, ...]  # the state's parts, each (n_embd2, a multiple of n_embd2)
-Inputs = tuple[Array, ...]  # for each of weights the inputs' part that is added to its product
+Weights = tuple[Array, ...]  # (n_embd2, m * n_embd2) for each group of m linear layers
+Inputs = tuple[Array, ...]  # (..., m * n_embd2) for each group
+Pair = tuple[Array, Array]
 
 
-def rnn_cell(weights: Weights, h: Array, x: Inputs) -> tuple[Array, Array, Inputs]:
-    """h = tanh(W [x, h] + b). The state is h."""
-    new = jnp.tanh(x[0] + h @ weights[0])
-    return new, new, (h,)
+def rnn_cell(weights: Weights, h: Array, x: Inputs) -> tuple[Array, Array]:
+    """Return the new state and output: h = tanh(W [x, h] + b)."""
+    h = jnp.tanh(x[0] + h @ weights[0])
+    return h, h
 
 
-def gru_cell(weights: Weights, h: Array, x: Inputs) -> tuple[Array, Array, Inputs]:
-    """z says how much of h to replace by hbar, r how much of h the new hbar sees."""
+def gru_cell(weights: Weights, h: Array, x: Inputs) -> tuple[Array, Array]:
+    """Return the new state and output. z interpolates between h and hbar; r resets h."""
     z, r = jnp.split(jax.nn.sigmoid(x[0] + h @ weights[0]), 2, axis=-1)
     hbar = jnp.tanh(x[1] + (r * h) @ weights[1])
-    new = (1 - z) * h + z * hbar
-    return new, new, (h, r * h)
+    h = (1 - z) * h + z * hbar
+    return h, h
 
 
-def lstm_cell(
-    weights: Weights, state: tuple[Array, Array], x: Inputs
-) -> tuple[tuple[Array, Array], Array, Inputs]:
-    """A memory c beside h: f keeps of it, i adds cbar to it, o shows it. The state is (h, c)."""
+def lstm_cell(weights: Weights, state: Pair, x: Inputs) -> tuple[Pair, Array]:
+    """Return the new state (h, c) and the output h, with input, forget and output gates i, f, o."""
     h, c = state
     i, f, o, cbar = jnp.split(x[0] + h @ weights[0], 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(cbar)
-    new = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return (new, c), new, (h,)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def unroll(cell: Callable, weights: Weights, state: Any, x: Inputs) -> Array:
-    """The h of every step: x (T, B, ...) each -> (T, B, n_embd2).
-
-    Its gradient is written here because that of jax.lax.scan adds up the gradient of the weights
-    step by step, in T small products. As x is added to the products with the weights, the gradient
-    of x is that of the products too, and one product with what went into them gives the weights'.
-    """
-    return _unroll_fwd(cell, weights, state, x)[0]
-
-
-def _unroll_fwd(cell: Callable, weights: Weights, state: Any, x: Inputs) -> tuple[Array, Any]:
-    def scan(state: Any, x: Inputs) -> tuple[Array, Inputs]:
-        def body(state: Any, x: Inputs) -> tuple[Any, tuple[Array, Inputs]]:
-            state, h, inputs = cell(weights, state, x)
-            return state, (h, jax.lax.stop_gradient(inputs))
-
-        return jax.lax.scan(body, state, x)[1]
-
-    h, pull_back, inputs = jax.vjp(scan, state, x, has_aux=True)
-    return h, (pull_back, inputs)
-
-
-def _unroll_bwd(cell: Callable, saved: Any, dh: Array) -> tuple[Weights, Any, Inputs]:
-    pull_back, inputs = saved
-    dstate, dx = pull_back(dh)
-    dweights = tuple(jnp.einsum("tbi,tbo->io", i, o) for i, o in zip(inputs, dx, strict=True))
-    return dweights, dstate, dx
-
-
-unroll.defvjp(_unroll_fwd, _unroll_bwd)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
 
 
 class Cell(nn.Module):
-    """The linear layers of a cell, each on [x, h]; those of a group are computed in one product."""
+    """The linear layers of a cell. Each group of layers is computed in one product."""
 
     n_embd: int
     n_embd2: int
@@ -107,30 +69,30 @@ class Cell(nn.Module):
             for name in group
         }
 
-    def of_inputs(self, x: Array) -> Inputs:
-        """The inputs' part of every product. (..., n_embd) -> (..., n_embd2 or a multiple) each"""
-        return tuple(
-            x @ jnp.concatenate([self.linear[name].kernel[: self.n_embd] for name in group], 1)
-            + jnp.concatenate([self.linear[name].bias for name in group])
-            for group in self.groups
-        )
+    def input_projections(self, x: Array) -> Inputs:
+        """Return x @ W_x + b for each group. (..., n_embd) -> (..., m * n_embd2) each"""
+        biases = [jnp.concatenate([self.linear[name].bias for name in g]) for g in self.groups]
+        kernels = self._kernels(slice(0, self.n_embd))
+        return tuple(x @ W_x + b for W_x, b in zip(kernels, biases, strict=True))
 
-    def weights(self) -> Weights:
-        """The state's part of every product."""
-        return tuple(
-            jnp.concatenate([self.linear[name].kernel[self.n_embd :] for name in group], 1)
-            for group in self.groups
-        )
+    def state_weights(self) -> Weights:
+        """Return W_h for each group. (n_embd2, m * n_embd2) each"""
+        return self._kernels(slice(self.n_embd, None))
+
+    def _kernels(self, rows: slice) -> Weights:
+        """Return these rows of the kernels of each group, concatenated along the columns."""
+        parts = [[self.linear[name].kernel[rows] for name in group] for group in self.groups]
+        return tuple(jnp.concatenate(group, axis=1) for group in parts)
 
 
 class Recurrent(nn.Module):
-    """Embedding, cell, output layer; what RNN, GRU and LSTM share. The first state is learnt."""
+    """Embedding, cell and output layer, shared by RNN, GRU and LSTM. The first state is learned."""
 
     vocab_size: int
     n_embd: int
     n_embd2: int
 
-    cell_of = staticmethod(rnn_cell)
+    cell_fn = staticmethod(rnn_cell)
     groups = (("h",),)
 
     def setup(self):
@@ -140,21 +102,21 @@ class Recurrent(nn.Module):
         self.lm_head = Linear(self.n_embd2, self.vocab_size)
 
     def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        x = self._inputs(tokens.T)
-        h = unroll(self.cell_of, self.cell.weights(), self.init_carry(len(tokens)), x)
+        cell = partial(self.cell_fn, self.cell.state_weights())
+        _, h = jax.lax.scan(cell, self.init_carry(len(tokens)), self._inputs(tokens.T))
         return self.lm_head(h).swapaxes(0, 1)  # (T, B, n_embd2) -> (B, T, V)
 
     def init_carry(self, batch_size: int) -> Any:
-        """The learnt first state. (B, n_embd2)"""
+        """Return the learned first state. (B, n_embd2)"""
         return jnp.broadcast_to(self.start, (batch_size, self.n_embd2))
 
     def step(self, carry: Any, token: Array) -> tuple[Any, Array]:
-        carry, h, _ = self.cell_of(self.cell.weights(), carry, self._inputs(token))
+        carry, h = self.cell_fn(self.cell.state_weights(), carry, self._inputs(token))
         return carry, self.lm_head(h)
 
     def _inputs(self, tokens: Array) -> Inputs:
-        """A character's part of the products is the same wherever it stands: looked up."""
-        return tuple(table[tokens] for table in self.cell.of_inputs(self.wte.embedding))
+        """Compute the input projections once per vocabulary entry and gather them by token."""
+        return tuple(table[tokens] for table in self.cell.input_projections(self.wte.embedding))
 
 
 class RNN(Recurrent):
@@ -164,21 +126,21 @@ class RNN(Recurrent):
 class GRU(Recurrent):
     """Gated recurrent units."""
 
-    cell_of = staticmethod(gru_cell)
+    cell_fn = staticmethod(gru_cell)
     groups = (("z", "r"), ("hbar",))
 
 
 class LSTM(Recurrent):
     """Long short-term memory."""
 
-    cell_of = staticmethod(lstm_cell)
+    cell_fn = staticmethod(lstm_cell)
     groups = (("i", "f", "o", "cbar"),)
 
     def setup(self):
         super().setup()
         self.start_c = self.param("start_c", init.zeros, (1, self.n_embd2))
 
-    def init_carry(self, batch_size: int) -> tuple[Array, Array]:
-        """The learnt first h and c. (B, n_embd2) each"""
+    def init_carry(self, batch_size: int) -> Pair:
+        """Return the learned first h and c. (B, n_embd2) each"""
         c = jnp.broadcast_to(self.start_c, (batch_size, self.n_embd2))
         return super().init_carry(batch_size), c

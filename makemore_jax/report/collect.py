@@ -14,7 +14,7 @@ from makemore_jax import assemble, models, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import create_model, load_data, open_checkpoints
 from makemore_jax.data.lines import Dataset, encode
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.report import history

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from makemore_jax.data.text_file import Vocab
+from makemore_jax.data.vocabulary import Vocab
 
 EDGE = "•"  # stands for token 0, the start and the end of a line
 

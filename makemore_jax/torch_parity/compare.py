@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.cli import command_line
+from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, validate
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
@@ -222,7 +222,7 @@ def main() -> None:
         jax.config.update("jax_enable_x64", True)
     if CONFIG.value is None and not ALL.value:
         raise UserError("--config is missing; give one, such as --config gru, or --all")
-    config = command_line.read_config(CONFIG) if CONFIG.value else Config()
+    config = config_flag.read(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
     configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]

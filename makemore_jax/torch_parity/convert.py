@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from makemore_jax import models, workdir
 from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
-from makemore_jax.cli import command_line
+from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
         return
     if CONFIG.value is None:
         raise UserError("--config is missing; give the config of the model")
-    dev_loss = from_torch(file, command_line.read_config(CONFIG), folder)
+    dev_loss = from_torch(file, config_flag.read(CONFIG), folder)
     print(f"{folder}: a run with the weights of {file}, dev loss {dev_loss:.4f}")
 
 

@@ -1,61 +1,46 @@
-"""Windows, as the lectures have them: every character of every line, and those just before it.
+"""`windows`: the lectures' data. Every character of a line is predicted from those before it.
 
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3, section 2.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import Array
 
 from makemore_jax.config import DataConfig
-from makemore_jax.data import Batch, lines
+from makemore_jax.data import Batch, Split, lines
 from makemore_jax.errors import UserError
 
 
 @struct.dataclass
-class Windows:
-    """The windows of one split, cut out of its stream of lines whenever they are asked for."""
+class Windows(Split):
+    """The windows of one split, computed from its stream of lines when they are used."""
 
-    stream: Array  # (N + 1,), as that of Lines: 0 before each line, and a last one
+    stream: Array  # (N + 1,), as in Lines: a 0 before each line and after the last
     block_size: int = struct.field(pytree_node=False)  # T
 
     @property
     def size(self) -> int:
-        """N, the number of characters, the end of each line among them."""
+        """N, the number of characters, including the end of each line."""
         return self.stream.shape[-1] - 1
 
-    def batch_size(self) -> int:
-        """How many windows are evaluated at once."""
-        return max(1, lines.TOKENS_AT_ONCE // self.block_size)
-
-    def load(self, indices: Callable[[], np.ndarray]) -> "Windows":
-        """Return the split itself: all windows are on the device."""
-        return self
-
-    def for_evaluation(self) -> "Windows":
-        """Return the split itself: every target occurs once."""
-        return self
-
     def take(self, indices: Array, width: int | None = None) -> Batch:
-        """Windows at `indices` (B,) -> inputs (B, T), 0 before the line begins; targets (B, 1).
+        """Windows at `indices` (B,) -> inputs (B, T), the nearest character last; targets (B, 1).
 
-        T is `width`, or the block_size; the nearest character is the last.
+        Inputs are 0 before the start of the line. T is `width`, by default the block_size.
         """
-        ago = jnp.arange(1, (width or self.block_size) + 1)
-        before = self.stream[jnp.maximum(indices[:, None] + 1 - ago, 0)].astype(jnp.int32)
-        inside = jnp.cumprod(before != 0, axis=1)  # up to the 0 before the line
-        return Batch(
-            (before * inside)[:, ::-1], self.stream[indices + 1].astype(jnp.int32)[:, None]
-        )
+        distance = jnp.arange(1, (width or self.block_size) + 1)
+        before = self.stream[jnp.maximum(indices[:, None] + 1 - distance, 0)].astype(jnp.int32)
+        is_inside = jnp.cumprod(before != 0, axis=1)  # 0 from the start of the line on
+        inputs = (before * is_inside)[:, ::-1]
+        return Batch(inputs, self.stream[indices + 1].astype(jnp.int32)[:, None])
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dataset:
-    """Read and split a file of lines, and see it as windows. UserError names what is wrong."""
+    """Read and split a file of lines as windows. UserError if it can't be used."""
     if config.block_size is None:
         raise UserError(
             "data.block_size: windows need one, the number of characters before each; "
@@ -63,4 +48,4 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dat
         )
     dataset = lines.load(replace(config, block_size=None), seed)
     splits = {k: Windows(v.stream, config.block_size) for k, v in dataset.splits.items()}
-    return replace(dataset, block_size=config.block_size, splits=splits)
+    return replace(dataset, block_size=config.block_size, splits=splits, unit="windows")

@@ -20,8 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
 
+from makemore_jax.data.files import read
 from makemore_jax.data.lines import split_lines
-from makemore_jax.data.text_file import Vocab, read
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.lectures import bigram_counts, pictures
 from makemore_jax.lectures.experiment import names_file
 

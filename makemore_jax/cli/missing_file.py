@@ -1,0 +1,42 @@
+"""What to do about a data file that does not exist: which command downloads it, or a similar name.
+
+The core only reports that the file is missing.
+"""
+
+import contextlib
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from makemore_jax.errors import MissingFile, UserError
+
+
+@contextlib.contextmanager
+def suggesting_fixes() -> Iterator[None]:
+    """Add advice to the message of a MissingFile."""
+    try:
+        yield
+    except MissingFile as error:
+        raise UserError(f"{error}{_advice(Path(error.path))}") from None
+
+
+def _advice(file: Path) -> str:
+    """Return the part of the message that follows 'FILE does not exist'."""
+    from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
+    from makemore_jax.download import SOURCES
+
+    folder = os.environ.get(DATA_VARIABLE)
+    searched = ""
+    if folder and file.parent == Path(DATA_FOLDER):
+        searched = f", and {DATA_VARIABLE} ({folder}) does not have it"
+    for name, source in SOURCES.items():
+        if file.name == source.file:
+            command = f"python -m makemore_jax.download {name}"
+            return f"{searched}; {command} fetches it to {DATA_FOLDER}/"
+    try:
+        names = os.listdir(file.parent)
+    except OSError:
+        return searched
+    nearest = difflib.get_close_matches(file.name, names, n=1)
+    return searched + (f"; did you mean {file.with_name(nearest[0])}?" if nearest else "")

@@ -1,0 +1,34 @@
+"""The flags of a training in multiple processes."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+
+flags.disclaim_key_flags()  # they are flags of the program that calls `define`
+
+
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_bool(
+        "distributed", False, "train in multiple processes; JAX detects most clusters by itself"
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of the first process")
+    flags.DEFINE_integer("num_processes", None, "number of processes")
+    flags.DEFINE_integer("process_id", None, "index of this process, from 0")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the other processes if there are any, and exit together with them."""
+    from makemore_jax.cli import startup
+    from makemore_jax.parallel import processes
+
+    given = flags.FLAGS
+    if given.distributed:
+        processes.meet(given.coordinator, given.num_processes, given.process_id)
+    if processes.is_first():
+        startup.announce_compiling(sys.stdout)
+    with processes.together():
+        yield

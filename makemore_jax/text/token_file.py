@@ -1,0 +1,108 @@
+"""Read a text of any size in parts; write its tokens to a file."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from makemore_jax.config import DataConfig
+from makemore_jax.data.files import reporting_io_errors, wrong_encoding
+from makemore_jax.data.vocabulary import Vocab
+from makemore_jax.errors import UserError
+from makemore_jax.workdir import write_json
+
+CHARS_PER_READ = 2**16  # larger parts do not fit in the cache of a CPU core
+PROGRESS_MIN_CHARS = 2**22  # encoding a text with more characters shows a progress bar
+MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not overflow
+
+
+def scan(config: DataConfig) -> tuple[Vocab, int, str]:
+    """Return the vocabulary of a text, its number of characters and the sha256 of its file."""
+    with reporting_io_errors(config.path), open(config.path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    occurs, num_chars = np.zeros(0x110000, bool), 0
+    known = b""  # the ASCII characters so far; dropping them quickly leaves few in most texts
+    for part in _read_parts(config):
+        num_chars += len(part)
+        if rest := part.encode("utf-8", "surrogatepass").translate(None, known):
+            occurs[_code_points(rest.decode("utf-8", "surrogatepass"))] = True
+            known = np.flatnonzero(occurs[:128]).astype(np.uint8).tobytes()
+    if num_chars > MAX_CHARS:
+        raise UserError(
+            f"data.path: {config.path} has {num_chars:,} characters; at most {MAX_CHARS:,} can be "
+            "read from one file"
+        )
+    return Vocab(tuple(map(chr, np.flatnonzero(occurs))), has_end=False), num_chars, sha256
+
+
+def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.ndarray]:
+    """Yield the tokens of a text, part by part. A long text shows a progress bar."""
+    table = np.zeros(0x110000, np.min_scalar_type(vocab.size - 1))
+    table[[ord(c) for c in vocab.chars]] = np.arange(vocab.size)
+    disable = None if num_chars > PROGRESS_MIN_CHARS else True  # None: disabled without a terminal
+    with tqdm(
+        total=num_chars, unit=" characters", unit_scale=True, leave=False, disable=disable
+    ) as bar:
+        for part in _read_parts(config):
+            yield table.take(_code_points(part))
+            bar.update(len(part))
+
+
+def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: str) -> None:
+    """Write the tokens of a text to `file`, unless they are there, and metadata to a JSON file.
+
+    UserError if `file` is damaged or has the tokens of another text, or can't be written.
+    """
+    dtype = np.min_scalar_type(vocab.size - 1)
+    metadata = {"sha256": sha256, "chars": num_chars, "dtype": dtype.name}
+    metadata_file = file.with_suffix(".json")
+    if file.exists() and metadata_file.exists():
+        try:
+            is_same = json.loads(metadata_file.read_text("utf-8")) == metadata
+        except ValueError:
+            raise UserError(f"{metadata_file} is damaged; delete it") from None
+        if not is_same:
+            raise UserError(f"{file} holds another text than {config.path}; delete it")
+        size, expected = file.stat().st_size, num_chars * dtype.itemsize
+        if size != expected:
+            raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete it")
+        return
+    try:
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as out:
+            for tokens in encode_parts(config, vocab, num_chars):
+                out.write(tokens.tobytes())
+        partial.replace(file)
+        write_json(metadata_file, metadata)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error.strerror}") from None
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Return the Unicode code points of a text, as uint32."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _read_parts(config: DataConfig) -> Iterator[str]:
+    """Yield a text, part by part, without a byte order mark and with \\n as the end of lines."""
+    is_first = True
+    try:
+        with reporting_io_errors(config.path), open(config.path, encoding=config.encoding) as file:
+            while part := _read_part(file, config):
+                part = part.removeprefix("\ufeff") if is_first else part
+                is_first = False
+                yield part
+    except (LookupError, UnicodeError):
+        raise UserError(f'data.encoding: "{config.encoding}" can\'t be read by Python') from None
+
+
+def _read_part(file: TextIO, config: DataConfig) -> str:
+    try:
+        return file.read(CHARS_PER_READ)
+    except UnicodeDecodeError as error:  # its positions are relative to the bytes read last
+        byte = file.buffer.tell() - len(error.object) + error.start
+        raise wrong_encoding(config.path, config.encoding, byte) from None
