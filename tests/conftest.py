@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from makemore_jax import models
+from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.cli import startup
@@ -198,6 +198,36 @@ def published(name: str) -> Path:
 def names() -> Dataset:
     """names.txt, loaded as train.py loads it."""
     return load(small_config("bigram").data, seed=11)
+
+
+@pytest.fixture(scope="session")
+def small_runs(tmp_path_factory) -> Path:
+    """A folder with runs on a few lines: bigram, bigram_inside and transformer.
+
+    The last two record layer statistics.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    words = (ROOT / "names.txt").read_text("utf-8").split()[:200]
+    (folder / "few.txt").write_text("\n".join([*words, "élise"]), "utf-8")
+    for name, every in (("bigram", None), ("bigram_inside", 10), ("transformer", 10)):
+        config = small_config(name.removesuffix("_inside"), steps=20, log_every=5, eval_every=10)
+        config.data.path, config.train.num_samples = str(folder / "few.txt"), 0
+        config.train.diagnose_every = every
+        assemble.train(config, str(folder / name))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_text_run(tmp_path_factory) -> Path:
+    """A folder with few.txt, a text with newlines and markup, and a run of an MLP on it."""
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"line {i}: <b>to</b> be & not {i * 7 % 11}" for i in range(90)]
+    (folder / "few.txt").write_text("\n".join(lines), "utf-8")
+    config = small_config("mlp", steps=20, log_every=10, eval_every=10)
+    config.data.path, config.data.kind = str(folder / "few.txt"), "text"
+    config.data.block_size, config.train.num_samples = BLOCK, 0
+    assemble.train(config, str(folder / "run"))
+    return folder
 
 
 def pytest_addoption(parser):

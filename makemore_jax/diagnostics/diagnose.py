@@ -3,7 +3,6 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -36,14 +35,14 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter with two axes or more, from `histogram`
     """
 
-    loss_fn = partial(sum_loss, models.unrolled(model))
+    model = models.unrolled(model)
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         inputs, targets, *_ = batch
 
         def loss_of(params: Any) -> Array:
-            loss, (count, _) = loss_fn(params, state.model_state, batch, dropout_key)
+            loss, (count, _) = sum_loss(model, params, state.model_state, batch, dropout_key)
             return loss / jnp.maximum(count, 1)
 
         taps, tapped = trace(loss_of, state.params)

@@ -69,11 +69,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
 
     Both compute in float64 if jax_enable_x64 is set, else in float32.
     """
-    validate(config)
-    if config.model.dropout:
-        raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
-    if config.model.dtype != "float32":
-        raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
+    check_comparable(config)
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
     dataset = load_data(config.data, config.seed)
     block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
@@ -130,6 +126,15 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "curves": curves,
         "continuations": continuations,
     }
+
+
+def check_comparable(config: Config) -> None:
+    """Raise UserError if JAX and PyTorch can not compute equal numbers for a config."""
+    validate(config)
+    if config.model.dropout:
+        raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
+    if config.model.dtype != "float32":
+        raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
 
 
 def _first_step(

@@ -223,7 +223,7 @@ halved = {title: with_hidden_weights(network.state, 0.5) for title, network in d
 
 # %%
 def look_deep(network, state):
-    """Activations and their gradients by layer, and gradients of the parameters."""
+    """Return activations and their gradients by layer, and gradients of the parameters."""
 
     def loss_fn(params):
         loss, (count, _) = sum_loss(network.model, params, state.model_state, batch, batch_key)

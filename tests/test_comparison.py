@@ -1,0 +1,108 @@
+"""The table and the chart that compare runs."""
+
+import html
+import json
+import re
+import shutil
+
+import pytest
+from conftest import (
+    assert_one_line,
+)
+from report_helpers import drawn_figures, plots_command
+
+from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
+from makemore_jax.report import (
+    comparison,
+)
+
+
+@pytest.fixture
+def figures():
+    with drawn_figures() as figures:
+        yield figures
+
+
+def test_comparison(small_runs, tmp_path):
+    """One table, printed and on the page: config differences, losses, speed."""
+    flags = [f"--workdir={small_runs / name}" for name in ("bigram", "transformer")]
+    done = plots_command(*flags, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"index.html", "loss.png", "loss_by_time.png"}
+    images = [(tmp_path / "out" / name).read_bytes() for name in ("loss.png", "loss_by_time.png")]
+    assert images[0] != images[1]
+    printed = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    ]
+    rows = {name: cells for name, *cells in printed}
+    assert rows[""] == ["bigram", "transformer"]
+    assert rows["model.kind"] == ["bigram", "transformer"]
+    assert rows["train.diagnose_every"] == ["None", "10"]
+    assert "optimizer.learning_rate" not in rows and "data.path" not in rows
+    summaries = [
+        json.loads((small_runs / name / "summary.json").read_text("utf-8"))
+        for name in ("bigram", "transformer")
+    ]
+    losses = [f"{summary['test_loss']:.4f}" for summary in summaries]
+    best = int(summaries[0]["test_loss"] > summaries[1]["test_loss"])
+    assert rows["test loss"][best] == f"{losses[best]} (best)"
+    assert rows["test loss"][1 - best] == losses[1 - best]
+    assert rows["parameters"] == [f"{summary['num_params']:,}" for summary in summaries]
+    assert rows["steps/s"] == [f"{summary['steps_per_second']:,.1f}" for summary in summaries]
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    on_page = [
+        [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<td.*?</td>", row)]
+        for row in re.findall("<tr>(<td.*?)</tr>", page)
+    ]
+    assert on_page == printed[2:]
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 2
+
+
+def test_comparison_of_unfinished_runs_and_different_data(small_runs, small_text_run, tmp_path):
+    shutil.copytree(small_runs / "bigram", tmp_path / "bigram")
+    (tmp_path / "bigram" / "summary.json").unlink()
+    compared = comparison.read_runs(
+        [tmp_path / "bigram", small_text_run / "run", small_runs / "bigram"]
+    )
+    assert [run.name for run in compared] == [
+        *(str(tmp_path / "bigram"), str(small_text_run / "run"), str(small_runs / "bigram")),
+    ]
+    assert not comparison.have_same_data(compared)
+    rows = {row.name: row for row in comparison.make_rows(compared)}
+    assert rows["steps"].cells == ["20 of 20", "20", "20"]
+    assert rows["test loss"].cells[0] == rows["device"].cells[0] == ""
+    assert rows["dev loss"].cells[0] == rows["dev loss"].cells[2] != ""
+    assert {row.best for row in rows.values()} == {None}
+    assert comparison.have_same_data([compared[0], compared[2]])
+
+
+def test_one_chart_has_the_curves_of_all_runs(figures, small_runs, tmp_path):
+    compared = comparison.read_runs([small_runs / "bigram", small_runs / "transformer"])
+    draw_losses(compared, tmp_path / "loss")
+    (ax,) = figures["loss"].axes
+    lines = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata())]
+    curves = [getattr(r.curves, k) for r in compared for k in ("train_loss", "dev_loss")]
+    assert lines == [[list(point) for point in curve] for curve in curves]
+    draw_losses_by_time(compared, tmp_path / "time")
+    seconds = dict(compared[1].curves.seconds)
+    expected = [[seconds[step], loss] for step, loss in compared[1].curves.dev_loss]
+    assert figures["time"].axes[0].lines[1].get_xydata().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "appears twice"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
+    ],
+)
+def test_errors_have_one_line(flags, message, small_runs, tmp_path):
+    done = plots_command(
+        *(flag.format(runs=small_runs) for flag in flags), "--out", tmp_path / "out"
+    )
+    assert_one_line(done, "plots", message)
+    assert not (tmp_path / "out").exists()

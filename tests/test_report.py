@@ -1,0 +1,280 @@
+"""The numbers of a report, compared with computations by hand."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import (
+    BLOCK,
+    FAMILIES,
+    VOCAB,
+    assert_close,
+    small_config,
+)
+from report_helpers import CHARS, WORDS, small_lm
+
+from makemore_jax import sampling, workdir
+from makemore_jax.assemble import create_model, load_data
+from makemore_jax.data.lines import encode
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import UserError
+from makemore_jax.report import (
+    attention,
+    bigrams,
+    embeddings,
+    facts,
+    samples,
+    surprise,
+)
+from makemore_jax.report.collect import (
+    check_names,
+    collect,
+    find_data,
+    load_best_model,
+)
+from makemore_jax.report.labels import char_class
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_surprise_adds_up_to_the_log_probability(kind):
+    lm = small_lm(kind)
+    found = surprise.name_surprise(lm, WORDS)
+    assert [len(nats) for nats in found] == [5, 2, 7, 4]
+    assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
+
+
+def test_surprise_of_names_longer_than_the_window():
+    model = create_model(small_config("window_mlp").model, VOCAB, 3)
+    variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))
+    lm = LanguageModel(model, variables, CHARS, BLOCK)
+    found = surprise.name_surprise(lm, WORDS)
+    assert [len(nats) for nats in found] == [5, 2, 7, 4]
+    assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
+
+
+def test_surprise_of_a_bigram_comes_from_its_table():
+    lm = small_lm("bigram")
+    p = jax.nn.softmax(lm.variables["params"]["logits"])
+    expected = [-np.log(p[i, j]) for i, j in ((0, 6), (6, 5), (5, 5), (5, 0))]  # 0 f e e 0
+    assert_close(surprise.name_surprise(lm, ["fee"])[0], expected)
+
+
+def test_surprise_of_a_passage(small_text_run):
+    """Every character but the first occurs once, with a context of at least half the block size."""
+    run_dir = small_text_run / "run"
+    lm, _ = load_best_model(run_dir, workdir.read(run_dir))
+    dev = find_data(workdir.read(run_dir), run_dir).splits["dev"]
+    text, nats = surprise.read_passage(lm, dev, max_chars=50)
+    source = (small_text_run / "few.txt").read_text("utf-8")
+    assert text == source[int(0.9 * len(source)) :][:50]
+    tokens = np.array(lm.vocab.encode(text))
+    stride, apply = BLOCK // 2, jax.jit(lm.model.apply)
+    for i in (1, 2, BLOCK, BLOCK + 1, 30, 49):
+        crop = max(0, -(-(i - BLOCK) // stride))  # the first crop with this target
+        context = tokens[crop * stride : i]
+        assert i <= BLOCK or len(context) > BLOCK // 2
+        padded = np.pad(context, (0, BLOCK - len(context)))
+        p = jax.nn.softmax(apply(lm.variables, padded[None])[0, len(context) - 1])
+        assert_close(nats[i - 1], -np.log(p[tokens[i]]))
+
+
+def test_passage_of_a_short_text(small_text_run):
+    lm, _ = load_best_model(small_text_run / "run", workdir.read(small_text_run / "run"))
+    for size in (1, 2, BLOCK + 1, BLOCK + 2):
+        found = surprise.choose_passage(lm, None, "line 1: not to be"[:size])
+        assert (found.text, found.source) == ("line 1: not to be"[:size], "first sample")
+        assert found.nats.shape == (size - 1,) and np.isfinite(found.nats).all()
+
+
+def test_attention_is_a_distribution_over_the_past():
+    lm = small_lm("transformer")
+    found = attention.attention_weights(lm, WORDS)
+    assert [a.shape for a in found] == [(2, 2, T, T) for T in (5, 2, 7, 4)]
+    for weights in found:
+        assert_close(weights.sum(axis=-1), np.ones(weights.shape[:-1]))
+        assert (weights[..., *np.triu_indices(weights.shape[-1], 1)] == 0).all()
+    assert found[0].std() > 0.1  # not uniform
+
+
+@pytest.mark.versions
+def test_attention_weights_reproduce_the_output_of_the_model():
+    """Weights times values, through c_proj, equal the captured output of c_proj."""
+    lm = small_lm("transformer")
+    (weights,) = attention.attention_weights(lm, ["gecked"])
+    for layer, captured in enumerate(attention.capture_outputs(lm, ["gecked"])):
+        v = np.split(np.asarray(captured["c_attn"]), 3, axis=-1)[2].reshape(7, 2, -1)  # T, nh, hs
+        y = np.einsum("nts,snh->tnh", weights[layer], v).reshape(7, -1)
+        c_proj = lm.variables["params"][f"h_{layer}"]["attn"]["c_proj"]
+        assert_close(y @ c_proj["kernel"] + c_proj["bias"], captured["c_proj"][0])
+
+
+@pytest.mark.parametrize("kind", [k for k in FAMILIES if k != "transformer"])
+def test_families_without_attention(kind):
+    assert attention.attention_weights(small_lm(kind), WORDS) == []
+
+
+def test_projection_finds_the_plane_of_the_points():
+    noise = np.random.RandomState(2)
+    plane = noise.randn(11, 2) * [5, 2]
+    plane -= plane.mean(axis=0)
+    directions, _ = np.linalg.qr(noise.randn(7, 2))
+    found = embeddings.project(plane @ directions.T + noise.randn(7))
+    assert_close(found.shares.sum(), 1)
+    assert found.shares[0] > found.shares[1]
+    distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (plane, found.points)]
+    assert_close(*distances)
+    assert_close(found.points[:, 0] @ found.points[:, 1], 0)
+    assert (np.abs(found.points).max(axis=0) == found.points.max(axis=0)).all()
+
+
+def test_projection_of_one_dimension():
+    found = embeddings.project(np.array([[0.0], [1.0], [5.0]]))
+    assert_close(found.points, [[-2, 0], [-1, 0], [3, 0]])
+    assert_close(found.shares, [1, 0])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_embeddings_of_all_tokens(kind):
+    found = embeddings.project_embeddings(small_lm(kind))
+    assert found is None if kind == "bigram" else found.points.shape == (VOCAB, 2)
+
+
+def test_classes_of_characters():
+    kinds = {c: char_class(c) for c in "aEéöxñ•7-я"}
+    assert [c for c, kind in kinds.items() if kind == "vowel"] == list("aEéö")
+    assert [c for c, kind in kinds.items() if kind == "other"] == list("•7-")
+
+
+def test_bigrams_of_the_bigram_model_are_its_table():
+    lm = small_lm("bigram")
+    split = encode(WORDS * 3, CHARS, BLOCK)
+    found = bigrams.learnt_bigrams(lm, split)
+    stand = sorted({0, *CHARS.encode("".join(WORDS))})
+    assert_close(found[stand], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(stand)])
+    others = [i for i in range(VOCAB) if i not in stand]
+    assert others and np.isnan(found[others]).all()
+
+
+@pytest.mark.slow
+def test_learnt_bigrams_are_the_mean_of_the_predictions():
+    """The 600 lines are two batches, the second not full. Later lines are ignored."""
+    lm = small_lm("transformer")
+    noise = np.random.RandomState(4)
+    words = ["".join(noise.choice(list("abcde"), noise.randint(1, BLOCK))) for _ in range(650)]
+    words[600:] = ["f"] * 50
+    split = encode(words, CHARS, BLOCK)
+    found = bigrams.learnt_bigrams(lm, split, max_lines=600)
+    inputs, targets, _ = split.take(np.arange(600))
+    probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
+    for token in range(6):
+        stands = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
+        assert_close(found[token], probs[stands].mean(axis=0))
+    assert np.isnan(found[6:]).all()
+    assert 300 < split.batch_size() < 600
+
+
+def test_counted_bigrams_and_their_difference():
+    found = bigrams.counted_bigrams(encode(["ab", "aab"], CHARS, BLOCK), VOCAB)
+    a, b = 1, 2
+    assert found[0, a] == 1 and found[b, 0] == 1
+    assert_close(found[a, [a, b]], [1 / 3, 2 / 3])
+    assert_close(found[:3].sum(axis=1), np.ones(3))
+    assert np.isnan(found[3:]).all()
+    learnt = found.copy()
+    learnt[0, :2] = 0.25, 0.75
+    assert_close(bigrams.BigramTables(learnt, found).difference, 0.5 / (3 * VOCAB))
+
+
+def levenshtein(a: str, b: str) -> int:
+    """Compute the Levenshtein distance by its definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    rest = levenshtein(a[1:], b[1:]) + (a[0] != b[0])
+    return min(rest, levenshtein(a[1:], b) + 1, levenshtein(a, b[1:]) + 1)
+
+
+def test_edit_distances():
+    noise = np.random.RandomState(3)
+    words = ["".join(noise.choice(list("abé"), noise.randint(0, 6))) for _ in range(60)]
+    for text in ["", "a", "ab", "abéba", "bbbbbb"]:
+        expected = [levenshtein(text, word) for word in words]
+        np.testing.assert_array_equal(samples.edit_distances(text, words), expected)
+
+
+def test_nearest_words(monkeypatch):
+    words = ["maria", "mariana", "ann", "anna", "elisabeth", "ann"]
+    texts = ["mario", "anna", "anni", "", "lisabet", "nna"]
+    expected = [("maria", 1), ("anna", 0), ("anna", 1), ("ann", 3), ("elisabeth", 2), ("anna", 1)]
+    assert samples.nearest_words(texts, words) == expected
+    monkeypatch.setattr(samples, "WORD_BATCH", 1)
+    assert samples.nearest_words(texts, words) == expected
+
+
+def test_nearest_of_all_names(names):
+    """Skipping words does not change the minimum over train."""
+    texts = ["jonathon", "xqz", "maryannabella"]
+    words = names.words["train"]
+    least = [int(samples.edit_distances(text, words).min()) for text in texts]
+    assert [edits for _, edits in samples.nearest_words(texts, words)] == least
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_facts(small_runs, tmp_path, is_finished):
+    """Config, device and duration; an unfinished run has only some of them."""
+    shutil.copytree(small_runs / "bigram", tmp_path / "run")
+    if not is_finished:
+        (tmp_path / "run" / "summary.json").unlink()
+    found = collect(tmp_path / "run", None, seed=5, num=1).facts
+    assert "model.kind=bigram" in found["config"] and "train.steps=20" in found["config"]
+    assert "optimizer" not in found["config"]  # all optimizer fields have their defaults
+    assert ("device" in found) == is_finished
+    if is_finished:
+        assert found["device"] == f"1 cpu, jax {jax.__version__}"
+        assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", found["training"])
+    else:
+        assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", found["training"])
+
+
+def test_durations():
+    shown = {t: facts.show_seconds(t) for t in (0.04, 59.94, 59.96, 200, 3599.7, 7500)}
+    assert list(shown.values()) == [
+        *("0.0 s", "59.9 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "2 h 5 min"),
+    ]
+
+
+def test_collect(small_runs):
+    """Samples equal those of sample.py; losses and the best step equal those of training."""
+    found = collect(small_runs / "bigram", None, seed=5, num=40)
+    known = workdir.read(small_runs / "bigram")
+    lm, best_step = load_best_model(small_runs / "bigram", known)
+    drawn = sampling.sample(lm, jax.random.key(5), 40)
+    dataset = load_data(known.config.data, known.config.seed)
+    assert [(line.text, line.log_prob) for line in found.samples] == [line[:2] for line in drawn]
+    assert [line.found_in for line in found.samples] == dataset.found_in(
+        [d.text for d in drawn], [d.is_cut for d in drawn]
+    )
+    for line in found.samples:
+        assert line.nearest in dataset.words["train"]
+        assert (line.edits == 0) == (line.found_in == "train")
+    assert found.names == dataset.words["dev"][:3]
+    summary = json.loads((small_runs / "bigram" / "summary.json").read_text("utf-8"))
+    assert found.best_step == best_step == summary["best_step"]
+    assert dict(found.curves.dev_loss)[best_step] == summary["dev_loss"]
+    assert [step for step, _ in found.curves.train_loss] == [5, 10, 15, 20]
+    assert found.curves.learning_rate == [(i, pytest.approx(5e-4)) for i in range(1, 21)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["fee", "Zoe"], "--names: 'Zoe' has 'Z', which is not in the vocabulary"),
+        (["feefeef"], "'feefeef' has 7 characters; the lines of this model have at most 6"),
+        (["fee", ""], "--names: a name is empty"),
+    ],
+)
+def test_bad_names(names, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_names(names, CHARS, BLOCK)
