@@ -1,6 +1,5 @@
 """What the tests share: small sizes, all of them prime so that a transposed axis fails."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -41,7 +40,7 @@ from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.cli import startup
-from makemore_jax.config import Config
+from makemore_jax.config import Config, ModelConfig
 from makemore_jax.data import Batch
 from makemore_jax.data.lines import Dataset, load
 from makemore_jax.download import SOURCES, locate
@@ -64,16 +63,18 @@ def small_config(kind: str, **train) -> Config:
     config = Config(seed=11)
     config.data.path = str(ROOT / "names.txt")
     config.model.kind = kind
-    declared = {
-        field.name for field in dataclasses.fields((models.MODELS | EXTENSION_MODELS)[kind])
-    }
-    for name, value in {"n_layer": 2, "n_head": 2, "n_embd": 10, "n_embd2": 11}.items():
-        if name in declared:
-            setattr(config.model, name, value)
+    set_sizes(config.model, n_layer=2, n_head=2, n_embd=10, n_embd2=11)
     config.train.batch_size, config.train.num_samples = 5, 3
     for name, value in train.items():
         setattr(config.train, name, value)
     return config
+
+
+def set_sizes(config: ModelConfig, **sizes: int) -> None:
+    """Set the sizes that the kind of model has."""
+    declared = (models.MODELS | EXTENSION_MODELS)[config.kind].__dataclass_fields__
+    for name in sizes.keys() & declared.keys() & ModelConfig.__dataclass_fields__.keys():
+        setattr(config, name, sizes[name])
 
 
 def small_model(kind: str, vocab_size: int = VOCAB, block_size: int = BLOCK):

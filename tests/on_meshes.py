@@ -11,7 +11,7 @@ import sys
 
 import jax
 import numpy as np
-from conftest import small_config
+from conftest import set_sizes, small_config
 
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.config import Config, MeshConfig
@@ -28,8 +28,7 @@ BATCH_SIZE = 16
 def config_of(kind: str) -> Config:
     """A small config whose wide matrices divide by eight."""
     config = small_config(kind)
-    config.model.n_layer, config.model.n_head = 1, 8
-    config.model.n_embd, config.model.n_embd2 = 16, 24
+    set_sizes(config.model, n_layer=1, n_head=8, n_embd=16, n_embd2=24)
     if kind == "window_mlp":
         config.data.kind, config.data.block_size = "windows", 3
         config.model.batch_norm = "running"

@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-from conftest import small_config
+from conftest import set_sizes, small_config
 from on_meshes import parse_mesh
 
 from benchmarks import tpu
@@ -22,8 +22,7 @@ from makemore_jax.config import Config, MeshConfig
 def config_of(kind: str, mesh: str, program: str) -> Config:
     """Return a small config, with sizes that divide by four."""
     config = small_config(kind, batch_size=8)
-    config.model.n_layer, config.model.n_head = 2, 4
-    config.model.n_embd, config.model.n_embd2 = 16, 24
+    set_sizes(config.model, n_layer=2, n_head=4, n_embd=16, n_embd2=24)
     config.mesh = parse_mesh(mesh)
     if kind == "window_mlp":
         config.data.kind, config.data.block_size = "windows", 3

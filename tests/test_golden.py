@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, make_batch_step, quick_of, run
+from conftest import FAMILIES, ROOT, make_batch_step, quick_of, run, set_sizes
 from golden_sizes import SIZES, STEPS, optimizer_configs
 
 from makemore_jax import models
@@ -35,8 +35,9 @@ def part(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def small(kind: str):
-    sizes = {k: v for k, v in SIZES.items() if k not in ("vocab_size", "block_size")}
-    return create_model(ModelConfig(kind=kind, **sizes), SIZES["vocab_size"], SIZES["block_size"])
+    config = ModelConfig(kind=kind)
+    set_sizes(config, **SIZES)
+    return create_model(config, SIZES["vocab_size"], SIZES["block_size"])
 
 
 def worst(ours: dict, theirs: dict) -> float:

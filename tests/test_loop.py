@@ -312,10 +312,8 @@ def test_sampling_while_training_and_sigterm(tmp_path):
     """An endless run is sampled, stopped anywhere, and goes on bit for bit as if it was not."""
     flags = {"log_every": 10, "eval_every": 50, "checkpoint_every": 70, "batch_size": 5}
     config = small_config("bigram", **flags)
-    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 10, "n_embd2": 11}
     command = ["train.py", "--config", "configs/bigram.py", "--config.seed=11"]
     command += [f"--config.train.{name}={value}" for name, value in flags.items()]
-    command += [f"--config.model.{name}={value}" for name, value in sizes.items()]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     endless = [*command, "--config.train.steps=1000000", "--workdir", stopped]
     with start(*endless) as process:

@@ -8,19 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import (
-    BLOCK,
-    FAMILIES,
-    ROOT,
-    assert_one_line,
-    assert_same,
-    published,
-    quick_of,
-    read_metrics,
-    run,
-    small_config,
-    small_model,
-)
+from conftest import (BLOCK, FAMILIES, ROOT, assert_one_line, assert_same, published, quick_of, read_metrics, run, set_sizes, small_config, small_model)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -385,7 +373,8 @@ def test_a_file_of_tokens_that_cannot_be_written_is_told(small_text, tmp_path):
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
 def test_every_family_learns_from_a_text(kind, small_text):
     config = text_config(small_text, kind)
-    config.model.n_layer, config.optimizer.learning_rate = 1, 0.02
+    set_sizes(config.model, n_layer=1)
+    config.optimizer.learning_rate = 0.02
     dataset = load_text(small_text)
     model = create_model(config.model, dataset.vocab.size, BLOCK)
     optimizer = make_optimizer(config.optimizer, 60)

@@ -330,7 +330,7 @@ def losses_on(num_devices: int) -> list[float]:
         ),
         (
             {"data.kind": "lines", "data.block_size": None, "model.kind": "mlp"},
-            "model.fuse: 2 must be null: only window_mlp models have it",
+            "model.n_layer: 3 must be 4: mlp models do not have it",
         ),
     ],
 )

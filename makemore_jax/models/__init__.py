@@ -64,7 +64,8 @@ def create(
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    UserError if another field differs from its default. `platform`, "cpu", "gpu" or "tpu", selects the form of the computation; None: JAX's default.
+    UserError if another field differs from its default. `platform`, "cpu", "gpu" or "tpu", selects
+    the form of the computation; None: JAX's default.
     """
     check_fields(config, families)
     cls, platform = _family(config.kind, families), platform or jax.default_backend()
