@@ -22,7 +22,7 @@ from makemore_jax.config import Config, MeshConfig
 from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.parallel import evaluation, sampling, shardings
-from makemore_jax.parallel.mesh import model_config
+from makemore_jax.parallel.mesh import unroll_layers
 from makemore_jax.text import streaming
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -73,7 +73,8 @@ class Programs:
         self.config, self.mesh, self._lower = config, mesh, lower
         self.dataset = load_data(config.data, config.seed)
         vocab_size, block_size = self.dataset.vocab.size, self.dataset.block_size
-        self.model = create_model(model_config(config), vocab_size, block_size, platform)
+        model = create_model(config.model, vocab_size, block_size, platform)
+        self.model = unroll_layers(model, config)
         self.optimizer = make_optimizer(config.optimizer, config.train.steps)
         state = state_lib.shapes(self.model, self.optimizer, block_size)
         self.shardings = None

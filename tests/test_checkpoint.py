@@ -26,9 +26,9 @@ def state_at(step: int, optimizer=None) -> state_lib.TrainState:
     return state.replace(step=jnp.int32(step))
 
 
-def saved(folder, *losses, opener=open_checkpoints) -> Checkpoints:
+def saved(folder, *losses, open_folder=open_checkpoints) -> Checkpoints:
     """Checkpoints at steps 10, 20, ... with these dev losses."""
-    checkpoints = opener(folder)
+    checkpoints = open_folder(folder)
     for i, loss in enumerate(losses, start=1):
         checkpoints.save(state_at(10 * i), loss)
     return checkpoints
@@ -124,7 +124,7 @@ def test_a_folder_that_changes_while_it_is_read_is_read_again(monkeypatch):
 
 
 def test_the_core_saves_and_restores_without_a_manifest(tmp_path):
-    checkpoints = saved(tmp_path, 2.0, 3.0, opener=Checkpoints)
+    checkpoints = saved(tmp_path, 2.0, 3.0, open_folder=Checkpoints)
     assert not list(tmp_path.rglob(manifest.NAME))
     assert not checkpoints.save(state_at(20))  # saved already
     assert_same(Checkpoints(tmp_path).restore("best", state_at(0)), state_at(10))

@@ -8,7 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import (BLOCK, FAMILIES, ROOT, assert_one_line, assert_same, published, quick_of, read_metrics, run, set_sizes, small_config, small_model)
+from conftest import (
+    BLOCK,
+    FAMILIES,
+    ROOT,
+    assert_one_line,
+    assert_same,
+    published,
+    quick_of,
+    read_metrics,
+    run,
+    set_sizes,
+    small_config,
+    small_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

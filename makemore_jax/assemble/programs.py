@@ -23,7 +23,7 @@ from makemore_jax.parallel.gradients import (
     stored_sharded,
     with_index_sharding,
 )
-from makemore_jax.parallel.mesh import make_mesh, model_config
+from makemore_jax.parallel.mesh import make_mesh, unroll_layers
 from makemore_jax.parallel.shardings import StateShardings
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
@@ -84,7 +84,7 @@ def choose_layouts(
 def make_programs(config: Config, dataset: Dataset) -> Programs:
     """Return the programs of a run on the config's mesh. UserError if a size does not divide."""
     block_size = dataset.block_size
-    model = create_model(model_config(config), dataset.vocab.size, block_size)
+    model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.param_shapes(model, block_size))
     batch = config.train.batch_size, num_params, config.train.accumulate, block_size
     mesh = make_mesh(config.mesh, *batch)

@@ -3,13 +3,13 @@
 A batch is split over the axis `data`, wide matrices over the axis `model`.
 """
 
-from dataclasses import replace
-
 import jax
+from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 
-from makemore_jax.config import Config, MeshConfig, ModelConfig
+from makemore_jax.config import Config, MeshConfig
 from makemore_jax.errors import UserError
+from makemore_jax.models import unrolled
 
 # Measured on two cores (docs/performance.md): a step of a smaller model ends before two cores have
 # added up their gradients, and each core needs enough tokens.
@@ -62,15 +62,14 @@ def num_useful_cores(
     return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * accumulate) == 0)
 
 
-def model_config(config: Config) -> ModelConfig:
-    """Return the config of the model to train on the config's mesh.
+def unroll_layers(model: nn.Module, config: Config) -> nn.Module:
+    """Return the model with unrolled layers if it is sharded over `model` and the config allows it.
 
-    Over `model`, layers are unrolled by default: in a loop, XLA:TPU also shards the residual stream
-    over `model`, and sends it at each norm.
+    In a loop over layers, XLA:TPU also shards the residual stream over `model`, and sends it at
+    each norm.
     """
-    if config.mesh.model == 1 or config.model.layer_loop != "auto":
-        return config.model
-    return replace(config.model, layer_loop="unroll")
+    is_sharded = config.mesh.model > 1 and config.model.layer_loop == "auto"
+    return unrolled(model) if is_sharded else model
 
 
 def make_lines_mesh(num_lines: int) -> Mesh:
