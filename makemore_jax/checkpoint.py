@@ -82,7 +82,7 @@ class Checkpoints:
     def restore(self, name: str, template: Any) -> Any:
         """Return the `latest` or `best` state, with the shapes, dtypes and shardings of `template`.
 
-        UserError if there is none, or if shapes or dtypes differ.
+        UserError if there is none. `integrity` also checks that shapes and dtypes agree.
         """
         rest = {"step": template.step, "opt_state": template.opt_state}
         restored = self._restore(name, {"rest": rest, **template.variables})
@@ -100,22 +100,8 @@ class Checkpoints:
         return self._read(step, items)
 
     def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
-        self._check_shapes(step, items)
         args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}
         return dict(self._manager.restore(step, args=ocp.args.Composite(**args)))
-
-    def _check_shapes(self, step: int, items: dict[str, Any]) -> None:
-        """UserError if a shape or dtype differs: orbax would silently cast, cut or pad."""
-        metadata = self._manager.item_metadata(step)
-        for item, tree in items.items():
-            saved, needed = _shapes(metadata[item]), _shapes(tree)
-            for name in sorted(saved.keys() | needed.keys()):
-                if saved.get(name) != needed.get(name):
-                    raise UserError(
-                        f"{self.folder / str(step)}: {item} {name} was saved as "
-                        f"{saved.get(name, 'nothing')}, the model needs "
-                        f"{needed.get(name, 'nothing')}"
-                    )
 
 
 def _dev_loss(metrics: dict[str, float]) -> float:
@@ -134,13 +120,3 @@ def _abstract(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     return jax.tree.map(abstract, tree)
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """Return the dtype and shape of each leaf by its path, which is the same for named tuples and
-    dicts."""
-    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{a.dtype}{list(a.shape)}"
-        for path, a in leaves
-    }

@@ -33,7 +33,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import choose
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.text import dataset as text
-from makemore_jax.text import token_file
+from makemore_jax.text import prefetch, token_file
 from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
@@ -285,7 +285,7 @@ def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
     dataset.prepare()
     key = jax.random.key(4)
     split = dataset.splits["train"]
-    part = split.load(lambda: data.draw_steps(split, key, np.arange(30, 33), 5))
+    part = split.load(lambda: prefetch.draw_steps(split, key, np.arange(30, 33), 5))
     assert part.tokens.shape == (3 * 5, BLOCK + 1)
     for step in (30, 31, 32):
         step_key = jax.random.fold_in(key, step)

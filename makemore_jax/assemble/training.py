@@ -15,6 +15,7 @@ from makemore_jax.config import Config
 from makemore_jax.data import Dataset, draw
 from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
+from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
@@ -25,6 +26,23 @@ from makemore_jax.training.step import step_keys
 from makemore_jax.windows.calibrate import make_calibrate
 
 TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
+
+
+def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
+    """Return the summary of a run that was trained for all its steps or more, or None.
+
+    UserError if the working directory has another run.
+    """
+    parts.check_workdir(folder, config, dataset)
+    latest = 0
+    if (folder / "checkpoints").is_dir():
+        latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
+    is_finished = latest >= config.train.steps
+    summary = workdir.read_summary(folder, latest) if is_finished else None
+    if summary:
+        more = "set a larger --config.train.steps to continue"
+        print(f"{folder}: already trained for {latest} steps; {more}")
+    return summary
 
 
 @contextlib.contextmanager
@@ -123,7 +141,8 @@ PARTS = Parts(
     make_programs=make_programs,
     open_checkpoints=parts.open_checkpoints,
     open_metrics=open_metrics,
-    check=parts.check_workdir,
+    find_finished=find_finished,
+    make_load=make_load,
     hold=hold,
     make_hooks=make_hooks,
     sample=parts.sample,

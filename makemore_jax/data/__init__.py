@@ -8,7 +8,6 @@ lists them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -79,13 +78,6 @@ class Dataset:
 def draw_indices(split: Split, key: Array, batch_size: int) -> Array:
     """Return the indices of a random batch, drawn with replacement. (B,)"""
     return jax.random.randint(key, (batch_size,), 0, split.size)
-
-
-@partial(jax.jit, static_argnums=3)
-def draw_steps(split: Split, key: Array, steps: Array, batch_size: int) -> Array:
-    """Return the indices that training draws at `steps` (S,) with its data key. (S, B)"""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, steps)
-    return jax.vmap(lambda key: draw_indices(split, key, batch_size))(keys)
 
 
 def draw(split: Split, key: Array, batch_size: int) -> Batch:

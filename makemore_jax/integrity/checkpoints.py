@@ -44,7 +44,21 @@ class VerifiedCheckpoints(Checkpoints):
     def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         with _reporting_damage(self.folder / str(step)):
             manifest.verify(self.folder / str(step))
+            self._check_shapes(step, items)
             return super()._read(step, items)
+
+    def _check_shapes(self, step: int, items: dict[str, Any]) -> None:
+        """UserError if a shape or dtype differs: orbax would silently cast, cut or pad."""
+        metadata = self._manager.item_metadata(step)
+        for item, tree in items.items():
+            saved, needed = _shapes(metadata[item]), _shapes(tree)
+            for name in sorted(saved.keys() | needed.keys()):
+                if saved.get(name) != needed.get(name):
+                    raise UserError(
+                        f"{self.folder / str(step)}: {item} {name} was saved as "
+                        f"{saved.get(name, 'nothing')}, the model needs "
+                        f"{needed.get(name, 'nothing')}"
+                    )
 
 
 @contextlib.contextmanager
@@ -56,3 +70,13 @@ def _reporting_damage(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # orbax raises many types for missing and damaged files
         raise UserError(f"{path} can't be read: {error!s:.200}") from error
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Return the dtype and shape of each leaf by its path, which is the same for named tuples and
+    dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{a.dtype}{list(a.shape)}"
+        for path, a in leaves
+    }

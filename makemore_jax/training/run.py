@@ -19,7 +19,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import models, sampling, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
-from makemore_jax.data import Dataset, Split, draw_steps, lines
+from makemore_jax.data import Dataset, Split, lines
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
 from makemore_jax.metrics import Metrics, open_plain
@@ -53,16 +53,9 @@ class Run(NamedTuple):
     programs: Programs
     metrics: Metrics
     train_split: Split  # on the devices
+    load: Callable[[int, int], Split]  # (step, number of steps) -> their training data
     train_key: Array
     sample_key: Array
-
-    def load(self, step: int, num_steps: int) -> Split:
-        """Return the training split with the examples of `num_steps` steps from `step` on."""
-        split, data_key = self.train_split, jax.random.split(self.train_key)[0]
-        steps = step + jax.numpy.arange(num_steps)
-        batch_size = self.config.train.batch_size
-        part = split.load(lambda: draw_steps(split, data_key, steps, batch_size))
-        return part if part is split else self.programs.put(part)
 
 
 def make_programs(config: Config, dataset: Dataset) -> Programs:
@@ -106,8 +99,10 @@ class Parts(NamedTuple):
     make_programs: Callable[[Config, Dataset], Programs] = make_programs
     open_checkpoints: Callable[..., Checkpoints] = Checkpoints
     open_metrics: Callable[[Path, int, Config], Metrics] = open_plain
-    # Raise UserError if the working directory has another run
-    check: Callable[[Path, Config, Dataset], None] = lambda folder, config, dataset: None
+    # Return the summary if the run is finished. UserError if the directory has another run
+    find_finished: Callable[[Path, Config, Dataset], dict[str, Any] | None] = lambda *_: None
+    # Return the function (step, number of steps) -> training data
+    make_load: Callable[..., Callable[[int, int], Split]] = lambda split, *_: lambda *_: split
     # A context in which the working directory belongs to this run
     hold: Callable[[Path, Config, Dataset], contextlib.AbstractContextManager] = prepared
     # Hooks that run before evaluation
@@ -136,23 +131,10 @@ def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]
     dataset = parts.load_data(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     programs = parts.make_programs(config, dataset)
-    parts.check(folder, config, dataset)
-    if summary := _read_finished(folder, config.train.steps, parts):
+    if summary := parts.find_finished(folder, config, dataset):
         return summary
     with parts.hold(folder, config, dataset):
         return _train(config, dataset, programs, folder, parts)
-
-
-def _read_finished(folder: Path, steps: int, parts: Parts) -> dict[str, Any] | None:
-    """Return the summary of a run that was trained for `steps` or more, or None."""
-    latest = 0
-    if (folder / "checkpoints").is_dir():
-        latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
-    summary = workdir.read_summary(folder, latest) if latest >= steps else None
-    if summary:
-        more = "set a larger --config.train.steps to continue"
-        print(f"{folder}: already trained for {latest} steps; {more}")
-    return summary
 
 
 def _train(
@@ -172,7 +154,8 @@ def _train(
         f"context {dataset.block_size}\n"
         f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
-    run = Run(config, dataset, programs, metrics, splits["train"], train_key, sample_key)
+    load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
+    run = Run(config, dataset, programs, metrics, splits["train"], load, train_key, sample_key)
     hooks = parts.make_hooks(run, state)
     eval_examples = config.train.eval_examples
     with contextlib.closing(metrics), parts.catch_signals() as signal_number:
