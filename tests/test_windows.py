@@ -401,5 +401,5 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
 def test_a_sweep_whose_seeds_have_other_windows_is_refused():
     config = small_config("mlp", steps=5)
     config.data.split = "holdout"
-    with pytest.raises(UserError, match=r"^--seeds: each seed's windows are of another number"):
+    with pytest.raises(UserError, match=r"^--seeds: the number of windows in a split"):
         sweep.sweep(config, {"optimizer.learning_rate": [0.1]}, num_seeds=2)
