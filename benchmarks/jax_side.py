@@ -1,4 +1,4 @@
-"""Our side: the compiled training steps that train.py runs, of any config."""
+"""The JAX side of a comparison: the compiled training steps of train.py for any config."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""Compile the programs of a config for a TPU, on a machine that has none.
+"""Compile the programs of a config for a TPU, on a machine without one.
 
-libtpu contains the TPU's compiler. It needs a description of the chips, not the chips. Set
-ENVIRONMENT before libtpu is loaded, in a process that uses no other TPU.
+libtpu contains the compiler for TPUs. It needs only a description of the chips. Set ENVIRONMENT
+before libtpu is loaded, in a process that uses no real TPU.
 """
 
 import importlib.util
@@ -49,7 +49,7 @@ def is_available() -> bool:
 
 
 def make_mesh(topology: str, config: MeshConfig) -> Mesh:
-    """Return a mesh of TPU chips by their description; `topology` is a name such as "v5e:2x2"."""
+    """Return a mesh of described TPU chips. `topology` is a name such as "v5e:2x2"."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     shape = (config.data, config.model)
     devices = np.array(devices[: config.data * config.model]).reshape(shape)
@@ -60,7 +60,7 @@ class Programs:
     """The programs of a config, lowered for the devices of a mesh.
 
     `platform` is that of the mesh, "tpu" or "gpu". No array is computed: every method lowers a
-    jitted function for abstract arguments. `lower` replaces jax's way to do that.
+    jitted function for abstract arguments. `lower` may replace `function.lower(*args)`.
     """
 
     def __init__(
@@ -82,50 +82,50 @@ class Programs:
             self.shardings = shardings.infer_state_shardings(mesh, config.mesh, state)
             self.state = jax.tree.map(_abstract, state, self.shardings.stored)
         else:
-            self.state = self._everywhere(state)
-        self.key = self._everywhere(jax.eval_shape(partial(jax.random.key, 0)))
+            self.state = self._replicated(state)
+        self.key = self._replicated(jax.eval_shape(partial(jax.random.key, 0)))
 
     def train_steps(self) -> Any:
-        """The compiled call of many training steps."""
+        """Lower a call of STEPS_PER_CALL training steps."""
         config = self.config.train
         layouts = [Rows(self.dataset.block_size)]  # as `layouts.choose` on an accelerator
         steps = programs.compile_steps(
             *(self.model, self.optimizer, config.batch_size, layouts, self.mesh),
             *(config.accumulate, self.shardings),
         )
-        split = self._everywhere(self.dataset.splits["train"])
+        split = self._replicated(self.dataset.splits["train"])
         return self._lower(steps, self.state, split, self.key, STEPS_PER_CALL)
 
     def evaluation(self) -> Any:
-        """The losses of a batch of the dev split."""
+        """Lower the losses of a batch of the dev split."""
         split = self.dataset.splits["dev"].for_evaluation()
         take, sum_batch = evaluation.make_programs(self.model, self.mesh)
         indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)
-        return self._lower(sum_batch, self.state.variables, self._everywhere(batch))
+        return self._lower(sum_batch, self.state.variables, self._replicated(batch))
 
     def decoding(self) -> Any:
-        """Sample lines by the carry, or the first tokens of a text."""
+        """Lower sampling with a carry: of lines, or of the first tokens of a text."""
         if self.dataset.vocab.has_end:
             numbers = np.arange(64, dtype=np.int32)
             prompt = np.full(self.dataset.max_len, -1, np.int32)
-            args = self._everywhere((self.state.variables, self.key, numbers, prompt))
+            args = self._replicated((self.state.variables, self.key, numbers, prompt))
             return self._lower(sampling.generate, self.model, *args, DEFAULT_DECODING, self.mesh)
         init_carry = partial(self.model.apply, method="init_carry")
         carry = jax.eval_shape(lambda variables: init_carry(variables, 1), self.state.variables)
-        return self._draw((carry, np.zeros(1, np.int32)), is_cached=True)
+        return self._decode((carry, np.zeros(1, np.int32)), is_cached=True)
 
     def streaming(self) -> Any:
-        """Continue a text beyond the context of the model."""
-        return self._draw(np.zeros((1, self.dataset.block_size), np.int32), is_cached=False)
+        """Lower sampling of a text that is longer than the context of the model."""
+        return self._decode(np.zeros((1, self.dataset.block_size), np.int32), is_cached=False)
 
-    def _draw(self, context: Any, is_cached: bool) -> Any:
+    def _decode(self, context: Any, is_cached: bool) -> Any:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         counts = np.int32(0), np.int32(streaming.TOKENS_PER_CALL)
-        args = self._everywhere((self.state.variables, keys, context, *counts))
+        args = self._replicated((self.state.variables, keys, context, *counts))
         return self._lower(streaming._decode, self.model, *args, DEFAULT_DECODING, is_cached)
 
-    def _everywhere(self, tree: Any) -> Any:
+    def _replicated(self, tree: Any) -> Any:
         return jax.tree.map(partial(_abstract, sharding=shardings.replicated(self.mesh)), tree)
 
 
@@ -147,6 +147,10 @@ def host_transfers(program: Any) -> set[str]:
 
 def memory(program: Any) -> int:
     """Return the bytes of memory that a compiled program needs on each chip."""
-    found = program.memory_analysis()
-    parts = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return parts - found.alias_size_in_bytes
+    analysis = program.memory_analysis()
+    parts = (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+    return parts - analysis.alias_size_in_bytes

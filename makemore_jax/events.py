@@ -34,7 +34,7 @@ class Events:
             self._writer.add_event(event)
 
     def write_values(self, step: int, values: dict[str, Any]) -> None:
-        """Write numbers by tag, or the numbers and histograms of diagnostics.py by kind and name.
+        """Write numbers by tag, or the numbers and histograms of `diagnostics` by kind and name.
 
         Values that are not finite are left out.
         """
@@ -105,4 +105,4 @@ def _tensor_summary(tag: str, content: bytes, metadata: SummaryMetadata) -> Summ
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # UTF-8 has no lone surrogates
+    return text.encode("utf-8", "backslashreplace")  # UTF-8 can't encode lone surrogates

@@ -19,13 +19,13 @@ def sample_new(
 ) -> list[Sample]:
     """Return `num` sampled lines that are in no split of the data and were not cut.
 
-    Return fewer if `MAX_ROUNDS * num` samples have fewer.
+    Return fewer if `MAX_ROUNDS * num` samples do not have as many.
     """
     new: list[Sample] = []
     for i in range(MAX_ROUNDS):
         samples = assemble.sample(lm, key, num, prompt, decoding, first=i * num)
         places = dataset.found_in([s.text for s in samples], [s.is_cut for s in samples])
         new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
-        if len(new) >= num or decoding.temperature == 0:  # greedy lines are all the same
+        if len(new) >= num or decoding.temperature == 0:  # all greedy lines are equal
             break
     return new[:num]

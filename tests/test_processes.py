@@ -154,7 +154,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     assert time.monotonic() - began < 60
     assert codes[1 - victim] not in (0, None)
     assert "another one has ended" in wrong[1 - victim]
-    assert "start them all again" in wrong[1 - victim]
+    assert "start all processes again" in wrong[1 - victim]
     assert "Traceback" not in wrong[1 - victim]
     text = alone(*flags, f"--config.train.steps={last_step(folder) + 20}", "--workdir", folder)
     assert re.search(r"resuming from step [1-9]\d*", text)
@@ -185,7 +185,7 @@ def test_all_tell_why_they_can_not_begin(trained, flags):
 IMPATIENT = """
 import sys
 from makemore_jax.parallel import processes
-processes.PATIENCE = 3
+processes.CONNECT_TIMEOUT = 3
 sys.argv = ["train.py", *sys.argv[1:]]
 exec(compile(open("train.py").read(), "train.py", "exec"))
 """
@@ -222,7 +222,7 @@ def test_the_first_does_not_wait_for_ever(tmp_path):
     config = ("--config=configs/bigram.py", "--distributed", "--workdir", tmp_path / "run")
     done = run("-c", IMPATIENT, *config, *flags, **ONE_DEVICE)
     assert done.returncode != 0
-    assert "not all of 2 processes came" in done.stderr
+    assert "not all of 2 processes connected" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

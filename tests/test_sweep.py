@@ -24,12 +24,12 @@ from conftest import (
 from makemore_jax import assemble, sweep, workdir
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.errors import UserError
-from makemore_jax.finished_groups import FinishedGroups
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.report import history
 from makemore_jax.report.collect import load_best_model
-from makemore_jax.sweep_run import write_run
+from makemore_jax.sweep import FinishedGroups, groups
+from makemore_jax.sweep.results import Result, Row
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -74,16 +74,16 @@ def test_each_member_is_the_run_of_its_own(kind):
 
 @pytest.mark.slow
 def test_fields_that_change_shapes_make_groups(monkeypatch):
-    config, groups = sweep_config("mlp", steps=20), []
-    together = sweep.train_together
+    config, sizes = sweep_config("mlp", steps=20), []
+    train_together = groups.train_together
     monkeypatch.setattr(
-        sweep,
+        groups,
         "train_together",
-        lambda config, members: groups.append(len(members)) or together(config, members),
+        lambda config, members: sizes.append(len(members)) or train_together(config, members),
     )
     axes = {"model.n_embd2": [5, 8], "optimizer.learning_rate": [1e-3, 1e-2, 1e-1]}
     results = sweep.sweep(config, axes, num_seeds=1)
-    assert groups == [3, 3]
+    assert sizes == [3, 3]
     assert [sum(bool(r.trained) for r in of) for of in (results[:3], results[3:])] == [1, 1]
     assert [tuple(r.values.values()) for r in results] == [
         (n, rate) for n in (5, 8) for rate in (1e-3, 1e-2, 1e-1)
@@ -102,7 +102,7 @@ def test_a_member_that_diverges_leaves_the_others_alone():
     calm = sweep.sweep(config, {"optimizer.learning_rate": [0.05, 0.2, 0.1]}, num_seeds=1)
     assert_close(results[0].curve, calm[0].curve, 1e-6)
     assert_close(results[2].dev_loss, calm[2].dev_loss, 1e-6)
-    table = sweep.as_table(sweep.over_seeds(results))
+    table = sweep.as_table(sweep.aggregate_seeds(results))
     assert table.count("(best)") == 1
     assert "| 1e+09 | diverged |  |  | 1 of 1 |" in table
 
@@ -117,7 +117,7 @@ def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
     results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=1)
     assert 10 < results[2].curve[-1] < math.inf and 10 < results[2].dev_loss < math.inf
     assert [result.diverged for result in results] == [False, False, True]
-    rows = sweep.over_seeds(results)
+    rows = sweep.aggregate_seeds(results)
     assert [row.diverged for row in rows] == [0, 0, 1]
     monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
     plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
@@ -144,7 +144,7 @@ def test_the_best_run_is_kept(tmp_path):
     best = sweep.best_run(results)
     assert best.best_dev_loss == min(result.best_dev_loss for result in results)
     chosen = sweep.with_values(config, best.values | {"seed": best.seed})
-    summary = write_run(tmp_path / "best", chosen, best.trained)
+    summary = sweep.write_run(tmp_path / "best", chosen, best.trained)
     assert summary["steps"] == 60 and summary["dev_loss"] == best.best_dev_loss
     run_dir = workdir.read(tmp_path / "best")
     lm, step = load_best_model(tmp_path / "best", run_dir)
@@ -274,9 +274,9 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         size = members[0]["train.batch_size"]
         trained.append(size)
-        return [sweep.Result({"train.batch_size": size}, 11, 0.1 * size, 2.0, 2.0, [1 / size])]
+        return [Result({"train.batch_size": size}, 11, 0.1 * size, 2.0, 2.0, [1 / size])]
 
-    monkeypatch.setattr(sweep, "train_together", train_together)
+    monkeypatch.setattr(groups, "train_together", train_together)
     with pytest.raises(KeyboardInterrupt):
         sweep.sweep(config, axes, 1, finished)
     most = 100
@@ -301,10 +301,10 @@ def test_a_finished_group_is_of_its_data(tmp_path):
     assert finished.load(config, [{"seed": 1}]) is None
 
 
-def test_the_band_of_the_picture_is_the_range_over_seeds(tmp_path, monkeypatch):
+def test_the_band_of_the_picture_is_the_range_aggregate_seeds(tmp_path, monkeypatch):
     from makemore_jax.plots import sweep as plots_sweep
 
-    rows = [sweep.Row({"model.n_embd2": n}, 2.0, 1.5, 2.75, 0, 3) for n in (4, 5)]
+    rows = [Row({"model.n_embd2": n}, 2.0, 1.5, 2.75, 0, 3) for n in (4, 5)]
     monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
     plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
     monkeypatch.undo()

@@ -315,7 +315,7 @@ def losses_on(num_devices: int) -> list[float]:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"data.block_size": None}, "data.block_size: windows need one, the number of characters"),
+        ({"data.block_size": None}, "data.block_size: is not set; windows need the number of"),
         ({"data.block_size": 7}, "data.block_size: 7 must be 8, which 3 layers join by 2"),
         ({"model.fuse": 1}, "model.fuse: 1 must be at least 2"),
         ({"data.kind": "lines"}, 'data.kind: "lines" must be windows, which window_mlp reads'),
@@ -401,5 +401,5 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
 def test_a_sweep_whose_seeds_have_other_windows_is_refused():
     config = small_config("mlp", steps=5)
     config.data.split = "holdout"
-    with pytest.raises(UserError, match=r"^--seeds: each seed's windows are of another number"):
+    with pytest.raises(UserError, match=r"^--seeds: the number of windows in a split"):
         sweep.sweep(config, {"optimizer.learning_rate": [0.1]}, num_seeds=2)

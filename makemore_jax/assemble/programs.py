@@ -101,7 +101,7 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
         return put(state_lib.create(model, optimizer, key, block_size))
 
     def fetch(variables: Any) -> Any:
-        is_whole = not state_shardings and not processes.are_many()
+        is_whole = not state_shardings and not processes.is_distributed()
         return variables if is_whole else shardings.fetch_replicated(variables, mesh)
 
     sizes = config.train.batch_size, mesh.shape["data"], config.train.accumulate

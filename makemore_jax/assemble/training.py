@@ -49,17 +49,17 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
 def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     """Lock and prepare a working directory. The primary process holds it until the end."""
     with contextlib.ExitStack() as stack:
-        processes.wait("checked")
-        if processes.is_first():
+        processes.barrier("checked")
+        if processes.is_primary():
             stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
-        processes.wait("prepared")
+        processes.barrier("prepared")
         yield
 
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
     """Return the logging of a run. Processes other than the primary one write nothing."""
-    return parts.open_metrics(folder if processes.is_first() else None, start, config)
+    return parts.open_metrics(folder if processes.is_primary() else None, start, config)
 
 
 def make_hooks(run: Run, state: TrainState) -> list[Hook]:
@@ -118,12 +118,12 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
 def catch_signals() -> Iterator[Any]:
     """Give a function that returns the signal that any process has received, or 0."""
     with interrupts.StopSignals() as signals:
-        yield lambda: processes.largest(signals.received)
+        yield lambda: processes.all_max(signals.received)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write and print the summary of a run, on the primary process."""
-    if not processes.is_first():
+    if not processes.is_primary():
         return
     from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
 

@@ -27,8 +27,8 @@ def connected() -> Iterator[None]:
 
     given = flags.FLAGS
     if given.distributed:
-        processes.meet(given.coordinator, given.num_processes, given.process_id)
-    if processes.is_first():
+        processes.initialize(given.coordinator, given.num_processes, given.process_id)
+    if processes.is_primary():
         startup.announce_compiling(sys.stdout)
-    with processes.together():
+    with processes.exit_together():
         yield

@@ -25,9 +25,9 @@ class VerifiedCheckpoints(Checkpoints):
         is_new = super().save(state, dev_loss)
         if is_new:
             step = int(state.step)
-            if processes.is_first():
+            if processes.is_primary():
                 manifest.write(self.folder / str(step))
-            processes.wait(f"checkpoint {step}")
+            processes.barrier(f"checkpoint {step}")
         return is_new
 
     def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Layouts of a batch of lines that compute little on padding.
+"""Layouts of a batch of lines that save most of the computation on padding.
 
 More than half of a batch of names is padding, which changes neither loss nor gradient. A compiled
-program has fixed shapes, so it gets one branch for each layout, and each step takes the first
-layout that its batch fits in.
+program has fixed shapes, so it has one branch for each layout. Each step uses the first layout that
+fits its batch.
 """
 
 import inspect
@@ -24,14 +24,14 @@ class Layout(Protocol):
     """One way to arrange a batch in arrays."""
 
     def fits(self, lengths: Array) -> Array:
-        """Return whether batches of lines with these numbers of tokens (..., B) fit. () bool"""
+        """Return whether batches of lines with these lengths (..., B) all fit. () bool"""
 
     def take(self, split: Split, indices: Array) -> Batch:
         """Return the examples at `indices` (B,)."""
 
 
 class Rows(NamedTuple):
-    """One line per row, rows cut off at `width`: for models that read lines step by step."""
+    """One line per row, `width` tokens in each row. For models that read lines step by step."""
 
     width: int
 
@@ -62,14 +62,14 @@ def take_packed(lines: Lines, indices: Array, num_rows: int, width: int) -> Batc
     """
     lengths = lines.lengths(indices)
     ends = jnp.cumsum(lengths)
-    place = jnp.arange(num_rows * width)
-    line = (place[:, None] >= ends).sum(axis=1)  # the index in `indices`; B after the last line
+    slots = jnp.arange(num_rows * width)
+    line = (slots[:, None] >= ends).sum(axis=1)  # the index in `indices`; B after the last line
     is_inside = line < len(indices)
     line = jnp.minimum(line, len(indices) - 1)
-    position = jnp.where(is_inside, place - (ends - lengths)[line], 0)
-    at = lines.starts[indices][line] + position
-    inputs = jnp.where(is_inside, lines.stream[at].astype(jnp.int32), 0)
-    targets = jnp.where(is_inside, lines.stream[at + 1].astype(jnp.int32), -1)
+    position = jnp.where(is_inside, slots - (ends - lengths)[line], 0)
+    stream_index = lines.starts[indices][line] + position
+    inputs = jnp.where(is_inside, lines.stream[stream_index].astype(jnp.int32), 0)
+    targets = jnp.where(is_inside, lines.stream[stream_index + 1].astype(jnp.int32), -1)
     inputs, targets, position = (a.reshape(num_rows, width) for a in (inputs, targets, position))
     return Batch(inputs, targets, {"positions": position})
 
@@ -87,9 +87,9 @@ class Arranged:
 
 
 def with_layouts(gradient_fn: GradientFn, layouts: list[Layout], num_parts: int) -> GradientFn:
-    """Give `gradient_fn` each batch in the first of `layouts` that it fits in.
+    """Pass each batch to `gradient_fn` in the first of `layouts` that fits it.
 
-    A batch consists of `num_parts` parts (devices times microbatches), each of which must fit.
+    The layout must fit each of the `num_parts` parts of the batch (devices times microbatches).
     """
 
     def arranged(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
@@ -111,26 +111,27 @@ def num_microbatches(
 ) -> int:
     """Return the number of microbatches for the part of a batch on one device.
 
-    It is `accumulate`, or on CPU a larger number for microbatches that fit in cache. `platform` is
-    by default the one that jax uses.
+    It is `accumulate`. On CPU it may be larger, so that microbatches fit in the cache. `platform`
+    defaults to the one that jax uses.
     """
-    most = max(1, MAX_TOKENS_PER_BATCH // block_size)
-    sizes = [n for n in range(most, most // 4, -1) if num_lines % n == 0]
+    max_size = max(1, MAX_TOKENS_PER_BATCH // block_size)
+    sizes = [n for n in range(max_size, max_size // 4, -1) if num_lines % n == 0]
     is_cpu = (platform or jax.default_backend()) == "cpu"
-    if not is_cpu or not sizes or num_lines <= most:
+    if not is_cpu or not sizes or num_lines <= max_size:
         return accumulate
     return max(accumulate, num_lines // sizes[0])
 
 
 def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) -> list[Layout]:
-    """Return the layouts for the parts of a split's batches, cheapest first. All fit in the last.
+    """Return the layouts for the parts of a split's batches, cheapest first.
 
-    Packed batches have the number of rows that computes the fewest tokens on average; a batch that
-    does not fit is computed in whole rows. For models that read lines step by step, the widths are
-    the 50th and 90th percentile of the longest line of a batch. Both are estimated from random
-    batches of the split. On an accelerator there is one layout, the whole block: its time is not in
-    the products, and each branch would synchronize with the host. Windows and crops of a text have
-    no padding.
+    The last layout has whole rows, which fit every batch. It is the only one for windows and crops
+    of a text, which have no padding, and on accelerators: matrix products take little of the time
+    there, and each branch would synchronize with the host.
+
+    The other layouts are estimated from random batches of the split. If the model accepts packed
+    lines, it is the number of rows that computes the fewest tokens on average. Other models read
+    lines step by step: their widths are the 50th and 90th percentile of a batch's longest line.
     """
     whole = Rows(split.block_size)
     if jax.default_backend() != "cpu" or not isinstance(split, Lines):
@@ -155,5 +156,5 @@ def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) 
 
 
 def layout_index(layouts: list[Layout], lengths: Array) -> Array:
-    """Return the index of the first layout that lines of these lengths (..., B) fit in. ()"""
+    """Return the index of the first layout that fits lines of these lengths (..., B). ()"""
     return sum((~layout.fits(lengths)).astype(jnp.int32) for layout in layouts[:-1])

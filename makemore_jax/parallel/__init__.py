@@ -1,1 +1,1 @@
-"""Many devices and processes: the mesh, shardings, gradients over devices."""
+"""Train, evaluate and sample on several devices and in several processes."""

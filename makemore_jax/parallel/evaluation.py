@@ -1,4 +1,4 @@
-"""Evaluation over many devices. Each sums the losses of its part, without collectives."""
+"""Evaluate on several devices. Each sums the losses of its part, without collectives."""
 
 from typing import Any
 
@@ -29,15 +29,15 @@ def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
 
 def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
     """Return the function that evaluates a batch over the `data` axis of the mesh."""
-    everywhere, over_data = shardings.replicated(mesh), shardings.batch(mesh)
+    replicated, batch_sharding = shardings.replicated(mesh), shardings.batch(mesh)
     take, sum_batch = make_programs(model, mesh)
     # Sharded parameters need collectives, so those programs must not overlap on CPU.
     sum_serialized = shardings.serialize_on_cpu(sum_batch, mesh)
 
     def batch_sums(variables: Any, split: Split, indices: np.ndarray, size: int) -> Array:
         part = split.load(lambda: np.minimum(indices, size - 1))
-        part = part if part is split else shardings.to_global_arrays(part, everywhere)
-        batch = take(part, shardings.to_global_arrays(indices, over_data), size)
+        part = part if part is split else shardings.to_global_arrays(part, replicated)
+        batch = take(part, shardings.to_global_arrays(indices, batch_sharding), size)
         sums = sum_batch if shardings.is_replicated(variables) else sum_serialized
         return sums(variables, batch)
 

@@ -11,8 +11,8 @@ from makemore_jax.config import Config, MeshConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models import unrolled
 
-# Measured on two cores (docs/performance.md): a step of a smaller model ends before two cores have
-# added up their gradients, and each core needs enough tokens.
+# Measured on two cores (docs/performance.md). Below these sizes a second core costs more time than
+# it saves.
 MIN_PARAMS_FOR_CORES = 100_000
 MIN_TOKENS_PER_CORE = 100
 MIN_LINES_PER_SAMPLER = 64
@@ -23,7 +23,7 @@ def make_mesh(
 ) -> Mesh:
     """Return the mesh of a config. UserError if devices or batch do not divide.
 
-    `mesh.data=-1` means all devices, or as many cores of a CPU as make the model faster.
+    `mesh.data=-1` means all devices. On CPU it means as many cores as make training faster.
     """
     available = len(jax.devices())
     data = available // config.model if config.data == -1 else config.data
@@ -55,7 +55,7 @@ def make_mesh(
 def num_useful_cores(
     available: int, batch_size: int, num_tokens: int, num_params: int, accumulate: int
 ) -> int:
-    """Return how many cores make training faster: a number that divides the batch."""
+    """Return the largest number of cores that is still faster and divides the batch."""
     if num_params < MIN_PARAMS_FOR_CORES:
         return 1
     most = max(1, min(available, num_tokens // MIN_TOKENS_PER_CORE))
@@ -65,8 +65,8 @@ def num_useful_cores(
 def unroll_layers(model: nn.Module, config: Config) -> nn.Module:
     """Return the model with unrolled layers if it is sharded over `model` and the config allows it.
 
-    In a loop over layers, XLA:TPU also shards the residual stream over `model`, and sends it at
-    each norm.
+    In a loop over layers, XLA:TPU also shards the residual stream over `model`, and communicates it
+    at each norm.
     """
     is_sharded = config.mesh.model > 1 and config.model.layer_loop == "auto"
     return unrolled(model) if is_sharded else model

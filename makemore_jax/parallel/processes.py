@@ -1,7 +1,8 @@
-"""More than one process, each with its own devices: how they meet, who writes, how they end.
+"""Training in several processes, each with its own devices.
 
-All run the same program on the same data and hold the same Python values; arrays are spread over
-the devices of all. The first alone writes logs, all write checkpoints.
+All processes run the same program on the same data and hold the same Python values. Arrays are
+sharded over the devices of all processes. Only the primary process, number 0, writes logs. All
+write checkpoints.
 """
 
 import contextlib
@@ -20,15 +21,18 @@ import numpy as np
 from makemore_jax.errors import Stopped, UserError
 
 PROGRAM = Path(sys.argv[0]).name  # starts every message, as in command_line.run
-PATIENCE = 60  # seconds in which all must have come
-HEARTBEAT = 30  # seconds without a word after which a process is taken for dead
-POLL = 0.5
-GRACE = 5  # seconds in which the others may say what keeps them from going on as well
-GO_ON = "start them all again, as many as you like, and they go on from the last checkpoint"
+CONNECT_TIMEOUT = 60  # seconds until all processes must be connected
+HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead
+POLL = 0.5  # seconds between two attempts to connect
+EXIT_DELAY = 5  # seconds for the other processes to report their own error
+RESUME_HINT = (
+    "start all processes again, with any number of them, to resume from the last checkpoint"
+)
 
-# jax aborts a process from within when it hears that another has died, perhaps before Python can
-# say anything. So this is said by a child, which reads until its parent says farewell or is gone.
-WATCH = """
+# jax aborts a process when it detects that another one has died, possibly before Python can print
+# anything. A child process therefore prints the message: it reads from a pipe until the parent
+# dismisses it or ends.
+WATCHER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 if not sys.stdin.read():
@@ -36,85 +40,96 @@ if not sys.stdin.read():
 """
 
 
-def meet(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes, before jax looks for devices. UserError if they can't be reached.
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Connect to the other processes. UserError if that fails. Call this before using devices.
 
-    Without arguments jax finds out from the cluster that has started it. `coordinator` is the
-    host:port at which the first process, number 0, listens.
+    `coordinator` is the host:port at which the primary process listens. Without arguments, jax
+    takes them from the cluster that started this process.
     """
-    given = {
+    flags = {
         "--coordinator": coordinator,
         "--num_processes": num_processes,
         "--process_id": process_id,
     }
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        raise UserError(f"{missing[0]}: is missing; all of {', '.join(given)} go together")
-    if not missing:
-        if num_processes < 1 or not 0 <= process_id < num_processes:
-            raise UserError(
-                f"--process_id: {process_id} must be from 0 to --num_processes - 1 = "
-                f"{num_processes - 1}"
-            )
-        host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(f"--coordinator: {coordinator!r} is not host:port, as 10.0.0.1:1234")
+    is_cluster = all(value is None for value in flags.values())
+    if not is_cluster:
+        _check_flags(flags)
         if process_id > 0:
-            _wait_for(host, int(port))
+            host, _, port = coordinator.rpartition(":")
+            _wait_for_primary(host, int(port))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    timeouts = {"initialization_timeout": PATIENCE, "heartbeat_timeout_seconds": HEARTBEAT}
-    came = f"--coordinator: not all of {num_processes} processes came to {coordinator}"
-    watcher = _watch(f"{PROGRAM}: {came}")
+    timeouts = {"initialization_timeout": CONNECT_TIMEOUT, "heartbeat_timeout_seconds": HEARTBEAT}
+    failure = f"--coordinator: not all of {num_processes} processes connected to {coordinator}"
+    watcher = _start_watcher(f"{PROGRAM}: {failure}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts)
-        _farewell(watcher)
-    except Exception as error:  # jax raises many kinds here
-        _farewell(watcher)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if missing:
+        _dismiss(watcher)
+    except Exception as error:  # jax raises many types here
+        _dismiss(watcher)
+        reason = _first_line(error)
+        if is_cluster:
             raise UserError(
-                f"--distributed: jax finds no cluster here ({reason}); give {', '.join(given)}"
+                f"--distributed: jax finds no cluster here ({reason}); give {', '.join(flags)}"
             ) from None
-        _say(f"{PROGRAM}: {came}: {reason}")
+        _print_error(f"{PROGRAM}: {failure}: {reason}")
         os._exit(2)
 
 
-def _wait_for(host: str, port: int) -> None:
-    """Until the first process listens. Asked here, as jax's own client may abort the process."""
-    last = time.monotonic() + PATIENCE
+def _check_flags(flags: dict[str, str | int | None]) -> None:
+    """UserError if a flag is missing or not valid."""
+    missing = [name for name, value in flags.items() if value is None]
+    if missing:
+        raise UserError(f"{missing[0]}: is missing; {', '.join(flags)} are needed together")
+    coordinator, num_processes, process_id = flags.values()
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id: {process_id} must be from 0 to --num_processes - 1 = "
+            f"{num_processes - 1}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator: {coordinator!r} is not host:port, such as 10.0.0.1:1234")
+
+
+def _wait_for_primary(host: str, port: int) -> None:
+    """Wait until the primary process listens. UserError if it can't be reached.
+
+    jax's own client may abort the process when the connection fails, without an exception.
+    """
+    deadline = time.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
             socket.create_connection((host, port), timeout=POLL).close()
             return
         except OSError as error:
-            if time.monotonic() > last or isinstance(error, socket.gaierror):
+            if time.monotonic() > deadline or isinstance(error, socket.gaierror):
                 raise UserError(
                     f"--coordinator: {host}:{port} can't be reached: {error.strerror or error}"
                 ) from None
         time.sleep(POLL)
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes."""
+def is_primary() -> bool:
+    """Return whether this is the process that writes logs."""
     return jax.process_index() == 0
 
 
-def are_many() -> bool:
-    """Whether there are others."""
+def is_distributed() -> bool:
+    """Return whether there is more than one process."""
     return jax.process_count() > 1
 
 
-def wait(where: str) -> None:
-    """Until all processes have come here."""
-    if are_many():
+def barrier(name: str) -> None:
+    """Wait for all processes. The name must be the same in all of them."""
+    if is_distributed():
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(where)
+        multihost_utils.sync_global_devices(name)
 
 
-def largest(number: int) -> int:
-    """The largest of the processes' numbers."""
-    if not are_many():
+def all_max(number: int) -> int:
+    """Return the maximum of a number over all processes."""
+    if not is_distributed():
         return number
     from jax.experimental import multihost_utils
 
@@ -122,61 +137,68 @@ def largest(number: int) -> int:
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """The sum of a float64 array (n, ...) over all processes, the same in each of them."""
-    if not are_many():
+    """Return the sum of a float64 array (n, ...) over all processes, in every process."""
+    if not is_distributed():
         return values
     from jax.experimental import multihost_utils
 
-    # jax would round float64 to float32, so the bits travel as integers.
+    # jax would round float64 to float32, so the bits are gathered as integers.
     bits = multihost_utils.process_allgather(values.view(np.uint32))
     return np.ascontiguousarray(bits).view(np.float64).sum(axis=0)
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """End this process at once, with one line, when it or another one can't go on.
+def exit_together() -> Iterator[None]:
+    """Run the block. If it fails in this or another process, exit at once with one line.
 
-    An ordinary exit would wait for the others, who wait for this one.
+    A normal exit would wait for the other processes, which wait for this one.
     """
-    if not are_many():
+    if not is_distributed():
         yield
         return
     name = f"{PROGRAM}: process {jax.process_index()} of {jax.process_count()}"
-    gone = f"{name}: was ended by a signal, or by jax because another one has ended; {GO_ON}"
-    watcher = _watch(gone)
+    watcher = _start_watcher(
+        f"{name}: was ended by a signal, or by jax because another one has ended; {RESUME_HINT}"
+    )
     try:
         yield
-        _farewell(watcher)
+        _dismiss(watcher)
     except (SystemExit, Stopped):
-        _farewell(watcher)
+        _dismiss(watcher)
         raise
     except UserError as error:
-        _say(f"{PROGRAM}: {error}")
-        _farewell(watcher)
-        if is_first():  # the others hear of each other through it, and jax ends them without it
-            time.sleep(GRACE)
+        _print_error(f"{PROGRAM}: {error}")
+        _dismiss(watcher)
+        if is_primary():  # jax ends the other processes when the primary one ends
+            time.sleep(EXIT_DELAY)
         os._exit(error.exit_code)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
-        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
-            traceback.print_exc()
-            message = lines[0]
+        message = _first_line(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            message = f"another one has ended or can't be reached; {RESUME_HINT} ({message:.120})"
         else:
-            message = f"another one has ended or can't be reached; {GO_ON} ({lines[0]:.120})"
-        _say(f"{name}: {message}")
-        _farewell(watcher)  # when all is said: jax may end this process at any moment
+            traceback.print_exc()
+        _print_error(f"{name}: {message}")
+        _dismiss(watcher)  # only after the message: jax may end this process at any moment
         os._exit(1)
 
 
-def _watch(message: str) -> subprocess.Popen:
-    """The child that says this when the process ends before `_farewell`."""
-    return subprocess.Popen([sys.executable, "-c", WATCH, message], stdin=subprocess.PIPE)
+def _start_watcher(message: str) -> subprocess.Popen:
+    """Start the child process that prints `message` if this process ends before `_dismiss`."""
+    return subprocess.Popen([sys.executable, "-c", WATCHER, message], stdin=subprocess.PIPE)
 
 
-def _farewell(watcher: subprocess.Popen) -> None:
-    watcher.communicate(b"farewell")
+def _dismiss(watcher: subprocess.Popen) -> None:
+    """End the child process without its message."""
+    watcher.communicate(b"dismissed")
 
 
-def _say(message: str) -> None:
+def _first_line(error: Exception) -> str:
+    """Return the first line of an exception's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
+def _print_error(message: str) -> None:
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)

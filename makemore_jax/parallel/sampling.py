@@ -23,8 +23,8 @@ from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_lines_mesh
 from makemore_jax.sampling import LoopState
 
-ACCELERATOR_BYTES = 2**30  # of the carries of all lines in one compiled call on a GPU or TPU
-MIN_LINES = 128  # fewer lines are not reduced further
+ACCELERATOR_BYTES = 2**30  # for the carries of all lines in one compiled call on GPU or TPU
+MIN_LINES = 128  # the loop never continues with fewer lines
 
 
 @partial(jax.jit, static_argnames=("model", "decoding", "mesh"))
@@ -56,7 +56,7 @@ def _generate(
     step = partial(sampling.advance, model, variables, prompt, decoding)
 
     def finish(state: LoopState) -> tuple[Array, Array, Array]:
-        """Sample all lines to their end: tokens (T, B), log-probabilities (B,), is_cut (B,)."""
+        """Sample all lines. Return tokens (T, B), log-probabilities (B,), is_cut (B,)."""
         B = len(state.keys)
         half = B // 2 if B >= 2 * MIN_LINES else 0
         state = jax.lax.while_loop(lambda state: (~state.ended).sum() > half, step, state)
@@ -77,16 +77,16 @@ def _generate(
 def _take_rows(init: Any, state: LoopState, rows: Array) -> LoopState:
     """Return the state of the lines at `rows` only.
 
-    The axis of the lines in each array is the one that changes with their number.
+    The axis of the lines in an array is the one that differs in length for one and two lines.
     """
-    for_one, for_two = (jax.eval_shape(init, state.keys[:n]) for n in (1, 2))
+    one_line, two_lines = (jax.eval_shape(init, state.keys[:n]) for n in (1, 2))
 
     def take(array: Array, one: Any, two: Any) -> Array:
         axes = [i for i in range(array.ndim) if one.shape[i] != two.shape[i]]
         # mode="clip": jax 0.7.2 has no fill value for arrays of keys.
         return jnp.take(array, rows, axis=axes[0], mode="clip") if axes else array
 
-    return jax.tree.map(take, state, for_one, for_two)
+    return jax.tree.map(take, state, one_line, two_lines)
 
 
 def sample(

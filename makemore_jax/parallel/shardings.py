@@ -1,9 +1,9 @@
 """How arrays are sharded over the mesh.
 
-Batches are sharded over the axis `data`. Parameters and optimizer state are replicated, except wide
-matrices, which are sharded over `model` if that axis has more than one device, and with `fsdp` all
-arrays, which are sharded over `data` too. XLA partitions the computation accordingly and inserts
-the collectives (Xu et al. 2021, GSPMD).
+Batches are sharded over the axis `data`. Parameters and optimizer state are replicated, with two
+exceptions. If the axis `model` has more than one device, wide matrices are sharded over it. With
+`fsdp`, all arrays are also sharded over `data`. XLA partitions the computation accordingly and
+inserts the collectives (Xu et al. 2021, GSPMD).
 
 One rule holds for the whole project: on CPU devices at most one program with collectives is in
 flight. Each device's part of a program blocks a thread of XLA's pool until all parts have reached
@@ -37,8 +37,8 @@ COMPUTED_SHARDED = {
     r"h_\d+/mlp/c_fc/(kernel|bias)": -1,
     r"h_\d+/mlp/c_proj/kernel": 0,
 }
-# These are stored sharded, but all-gathered for each step: a device would not hold queries, keys
-# and values of the same heads, and a sharded recurrent state would be sent at every character.
+# These are stored sharded, but all-gathered for each step. In a shard of c_attn, queries, keys and
+# values are of different heads. A sharded recurrent state would be communicated at each character.
 STORED_SHARDED = {
     r"h_\d+/attn/c_attn/kernel": -1,
     r"cell/xh_to_\w+/kernel": -1,
@@ -96,7 +96,7 @@ def _infer_sharding(
 
 
 def to_global_arrays(tree: Any, shardings: Any) -> Any:
-    """Return arrays that every process holds as a whole as arrays over the devices of all.
+    """Shard arrays, which every process holds as a whole, over the devices of all processes.
 
     `shardings` is one sharding for all arrays or a tree of them.
     """
@@ -120,10 +120,10 @@ def fetch_replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def serialize_on_cpu(program: Callable, mesh: Mesh) -> Callable:
-    """Return `program`, waiting for its outputs in each call if the mesh has several CPU devices.
+    """Make each call of `program` wait for its outputs if the mesh has several CPU devices.
 
-    For a compiled function with collectives (see the rule at the top of this module). On one
-    device and on accelerators, which run programs in order, calls stay asynchronous.
+    Use this for compiled functions with collectives (see the rule at the top of this module). On
+    one device and on accelerators, which run programs in order, calls stay asynchronous.
     """
     if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
         return program
@@ -142,9 +142,9 @@ def is_replicated(tree: Any) -> bool:
 
 
 def fetch_sum(arrays: list[jax.Array]) -> np.ndarray:
-    """Return the sum of arrays (D, ...) over all of them and over D, in float64. (...)
+    """Return the sum over a list of arrays (D, ...) and over D, in float64. (...)
 
-    The first axis may be sharded over devices, also those of other processes.
+    The first axis may be sharded over devices, including those of other processes.
     """
     shards = [s.data for a in arrays for s in a.addressable_shards if s.replica_id == 0]
     sums = [np.sum(shard, axis=0, dtype=np.float64) for shard in jax.device_get(shards)]

@@ -9,8 +9,8 @@ from makemore_jax.plots.style import plt
 def draw_sweep(rows: list[Any], file: Path) -> None:
     """Draw the best dev loss against the first swept field, one line per value of the others.
 
-    `rows` come from `sweep.over_seeds`. The band is the range over seeds. A cross at the upper edge
-    marks a combination with a seed that diverged.
+    `rows` come from `sweep.aggregate_seeds`. The band is the range over seeds. A cross at the
+    upper edge marks a combination with a seed that diverged.
     """
     names = list(rows[0].values)
     lines: dict[str, list[Any]] = {}

@@ -1,1 +1,1 @@
-"""One long text: random crops of it as training data, and text of any length as samples."""
+"""Train on random crops of one long text, and sample text of any length."""

@@ -1,9 +1,9 @@
 """The crops of a text: all slices of `block_size` characters, as a split.
 
-A text is stored as the smallest unsigned integer type, on the device (`Text`) or, if it is large,
-in a token file in the working directory (`TextFile`). The crops that the next steps need are then
-read from the file (`Crops`). All three return the same crop for the same index, so they give the
-same numbers.
+A text is stored as the smallest unsigned integer type, on the device (`Text`). A large text is in a
+token file in the working directory instead (`TextFile`), and the crops that the next steps need are
+read from it (`Crops`). All three return the same crop for the same index, so results do not depend
+on how a text is stored.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Text(Split):
 
     @property
     def size(self) -> int:
-        """The number of crops. The last one is whole if they overlap, else it may be shorter."""
+        """The number of crops. Without overlap the last one may be shorter."""
         if self.stride == 1:
             return self.num_chars - self.block_size
         return -(-(self.num_chars - 1) // self.stride)
@@ -37,34 +37,36 @@ class Text(Split):
         return self.replace(stride=self.block_size)
 
     def take(self, indices: Array, width: int | None = None) -> Batch:
-        """Crops at `indices` (B,) -> inputs (B, T); targets (B, T), the inputs shifted by one.
+        """Return the crops at `indices` (B,): inputs (B, T) and targets (B, T), shifted by one.
 
         After the end of the text, inputs are 0 and targets -1. T is `width`, by default the
         block_size.
         """
-        place = indices[:, None] * self.stride + jnp.arange((width or self.block_size) + 1)
-        tokens = jnp.where(place < self.num_chars, self._tokens_at(indices, place), -1)  # (B, T+1)
+        offsets = jnp.arange((width or self.block_size) + 1)
+        positions = indices[:, None] * self.stride + offsets  # (B, T + 1)
+        tokens = self._tokens_at(indices, positions)
+        tokens = jnp.where(positions < self.num_chars, tokens, -1)
         return Batch(jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:])
 
-    def _tokens_at(self, indices: Array, place: Array) -> Array:
-        """Return the tokens at the positions `place` (B, n) of the text."""
-        return self.tokens[jnp.minimum(place, self.num_chars - 1)].astype(jnp.int32)
+    def _tokens_at(self, indices: Array, positions: Array) -> Array:
+        """Return the tokens at the `positions` (B, n) of the text."""
+        return self.tokens[jnp.minimum(positions, self.num_chars - 1)].astype(jnp.int32)
 
 
 @struct.dataclass
 class Crops(Text):
-    """The crops of a token file at some indices, on the device. `tokens` are (M, T + 1)."""
+    """Some crops of a token file, on the device: those at `indices`. `tokens` is (M, T + 1)."""
 
     indices: Array = None  # (M,) int32, ascending
 
-    def _tokens_at(self, indices: Array, place: Array) -> Array:
+    def _tokens_at(self, indices: Array, positions: Array) -> Array:
         rows = jnp.searchsorted(self.indices, indices)
-        return self.tokens[rows, : place.shape[1]].astype(jnp.int32)
+        return self.tokens[rows, : positions.shape[1]].astype(jnp.int32)
 
 
 @struct.dataclass
 class TextFile(Text):
-    """The crops of one split of a token file. Nothing is on the device: `tokens` are None."""
+    """The crops of one split of a token file. Nothing is on the device: `tokens` is None."""
 
     file: str = struct.field(pytree_node=False, default="")
     dtype: str = struct.field(pytree_node=False, default="uint8")

@@ -14,7 +14,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.text import token_file
 from makemore_jax.text.crops import Text, TextFile
 
-TOKEN_FILE_MIN_BYTES = 2**28  # memory_map=auto: a larger text is read from a token file
+TOKEN_FILE_MIN_BYTES = 2**28  # with memory_map=auto, larger texts are read from a token file
 SAMPLE_LEN = 500  # default number of characters of a sample
 RULE = "-" * 20  # printed between samples
 
@@ -46,7 +46,7 @@ class TextDataset(Dataset):
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDataset:
     """Read and split a text. UserError if it can't be used.
 
-    With a `folder`, a large text stays in a token file there, which `prepare` writes.
+    With a `folder`, the splits of a large text read a token file there. `prepare` writes it.
     """
     del seed  # the split is by position
     if config.block_size is None:

@@ -1,9 +1,9 @@
 """Sample text, which has no end.
 
-Each token is sampled from the model's distribution after the last `block_size` tokens. Until the
-context is full, the model reads each token once, and its carry holds what it has read. After that,
-the context loses its first token at each step, so all positions change and the carry is invalid:
-the model reads the whole context for each token, at a constant cost per token.
+Each token is sampled from the model's distribution after the last `block_size` tokens. Until this
+context is full, the model reads each token once and keeps its carry. After that, each new token
+drops the first token of the context, so all positions change and the carry is invalid. The model
+then reads the whole context for each token, at a constant cost per token.
 """
 
 import itertools
@@ -29,12 +29,12 @@ from makemore_jax.decoding import (
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
-TOKENS_PER_CALL = 16  # sampled in one compiled call
+TOKENS_PER_CALL = 16  # maximum in one compiled call
 MAX_CONTEXT_TOKENS = 16_384  # in the contexts of all texts of one batch
 
 
 class _LoopState(NamedTuple):
-    """The state of the loop that samples at most `TOKENS_PER_CALL` tokens."""
+    """The state of the loop in one compiled call."""
 
     context: Any  # the carry of the model and the last token (B,), or the last tokens (B, T)
     tokens: Array  # (TOKENS_PER_CALL, B) sampled so far
@@ -52,10 +52,10 @@ def _decode(
     decoding: Decoding,
     is_cached: bool,
 ) -> tuple[Any, Array, Array]:
-    """Sample tokens number `start` to `start + count - 1` of each text after its context.
+    """Sample tokens number `start` to `start + count - 1` of each text.
 
-    -> the new context; tokens and their log-probabilities, (TOKENS_PER_CALL, B) each, valid up to
-    `count`.
+    Return the new context, the tokens and their log-probabilities. The last two are
+    (TOKENS_PER_CALL, B) each; only the first `count` rows are valid.
     """
 
     def body(i: Array, state: _LoopState) -> _LoopState:
@@ -81,7 +81,7 @@ def _decode(
 def _prefill(
     model: nn.Module, variables: Any, tokens: Array, count: Array, num_texts: int
 ) -> tuple[Any, Array]:
-    """Read the first `count - 1` of the tokens (T,). -> the carry, and the next token (B,)"""
+    """Read the first `count - 1` of the tokens (T,). Return the carry and the next token (B,)."""
     apply = partial(model.apply, variables)
 
     def body(i: Array, carry: Any) -> Any:
@@ -95,25 +95,25 @@ def _prefill(
 def stream(
     lm: LanguageModel, key: Array, numbers: np.ndarray, prompt: str, decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the tokens of texts with these numbers (B,), without end.
+    """Yield the tokens of endless texts with these numbers (B,).
 
     Each item has some tokens (B, n) and their log-probabilities (B, n). A text depends only on the
     key, its number and the prompt. Without a prompt it starts as if after the end of a line.
-    UserError, in this call, if training never saw a character of the prompt.
+    UserError, already in this call, if the vocabulary lacks a character of the prompt.
     """
     check_prompt(lm.vocab, prompt)
     decoding.check()
-    before = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
+    prompt = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
-    return _generate(lm, keys, lm.vocab.encode(before), decoding)
+    return _generate(lm, keys, lm.vocab.encode(prompt), decoding)
 
 
 def _generate(
-    lm: LanguageModel, keys: Array, before: list[int], decoding: Decoding
+    lm: LanguageModel, keys: Array, prompt_tokens: list[int], decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the items of `stream`, for texts with these keys (B,) after the tokens `before`."""
+    """Yield the items of `stream`, for texts with these keys (B,)."""
     T, B = lm.block_size, len(keys)
-    last = np.tile(np.array(before, np.int32), (B, 1))[:, -T:]  # the context
+    last = np.tile(np.array(prompt_tokens, np.int32), (B, 1))[:, -T:]  # the context
     # A copy: the context is donated, and jax.numpy.asarray may share memory with NumPy.
     is_cached, context = last.shape[1] < T, jnp.array(last)
     if is_cached:
@@ -150,7 +150,7 @@ def sample(
 ) -> list[Sample]:
     """Sample texts number `first` to `first + num - 1` of a key, `lm.max_len` characters each.
 
-    These characters include the prompt. The log-probability is that of the text after the prompt.
+    These characters include the prompt; the log-probability does not.
     """
     num_chars = num_new_chars(prompt, lm.max_len)
     samples: list[Sample] = []
@@ -163,5 +163,7 @@ def sample(
         )
         texts = lm.vocab.decode_rows(tokens)
         sums = log_probs.sum(axis=1).tolist()
-        samples += [Sample(prompt + text, total) for text, total in zip(texts, sums, strict=True)]
+        samples += [
+            Sample(prompt + text, log_prob) for text, log_prob in zip(texts, sums, strict=True)
+        ]
     return samples[:num]

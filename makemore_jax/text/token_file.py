@@ -15,7 +15,7 @@ from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.workdir import write_json
 
-CHARS_PER_READ = 2**16  # larger parts do not fit in the cache of a CPU core
+CHARS_PER_READ = 2**16  # larger parts would not fit in the cache of a CPU core
 PROGRESS_MIN_CHARS = 2**22  # encoding a text with more characters shows a progress bar
 MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not overflow
 
@@ -25,7 +25,7 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     with reporting_io_errors(config.path), open(config.path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     occurs, num_chars = np.zeros(0x110000, bool), 0
-    known = b""  # the ASCII characters so far; dropping them quickly leaves few in most texts
+    known = b""  # the ASCII characters so far; dropping them first leaves few to look up
     for part in _read_parts(config):
         num_chars += len(part)
         if rest := part.encode("utf-8", "surrogatepass").translate(None, known):
@@ -43,7 +43,7 @@ def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[n
     """Yield the tokens of a text, part by part. A long text shows a progress bar."""
     table = np.zeros(0x110000, np.min_scalar_type(vocab.size - 1))
     table[[ord(c) for c in vocab.chars]] = np.arange(vocab.size)
-    disable = None if num_chars > PROGRESS_MIN_CHARS else True  # None: disabled without a terminal
+    disable = None if num_chars > PROGRESS_MIN_CHARS else True  # None: no bar without a terminal
     with tqdm(
         total=num_chars, unit=" characters", unit_scale=True, leave=False, disable=disable
     ) as bar:
@@ -53,9 +53,9 @@ def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[n
 
 
 def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: str) -> None:
-    """Write the tokens of a text to `file`, unless they are there, and metadata to a JSON file.
+    """Write the tokens of a text to `file`, and metadata to a JSON file, unless they exist.
 
-    UserError if `file` is damaged or has the tokens of another text, or can't be written.
+    UserError if an existing file is damaged or of another text, or if `file` can't be written.
     """
     dtype = np.min_scalar_type(vocab.size - 1)
     metadata = {"sha256": sha256, "chars": num_chars, "dtype": dtype.name}
@@ -103,6 +103,6 @@ def _read_parts(config: DataConfig) -> Iterator[str]:
 def _read_part(file: TextIO, config: DataConfig) -> str:
     try:
         return file.read(CHARS_PER_READ)
-    except UnicodeDecodeError as error:  # its positions are relative to the bytes read last
+    except UnicodeDecodeError as error:  # with positions relative to the last bytes read
         byte = file.buffer.tell() - len(error.object) + error.start
         raise wrong_encoding(config.path, config.encoding, byte) from None

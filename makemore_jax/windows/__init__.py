@@ -1,1 +1,1 @@
-"""The networks of the lectures, which see a fixed window of characters; batch normalization."""
+"""The networks of the lectures, which read a fixed window of characters; batch normalization."""

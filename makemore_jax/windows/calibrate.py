@@ -1,4 +1,4 @@
-"""Batch statistics of the training split, to use a model with batch norm after training."""
+"""Recompute batch-norm statistics over the training split."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ MAX_EXAMPLES = 200_000  # in one forward pass
 def make_calibrate(model: nn.Module) -> Callable[[Any, Split], dict[str, Any]]:
     """Return the compiled function (variables, split) -> model state for the whole split.
 
-    The statistics are those of the first 200,000 examples in one batch (Ioffe and Szegedy 2015,
-    algorithm 2, averages over batches). Each layer sees the output of calibrated layers.
+    The statistics are those of the first 200,000 examples in one batch. (Ioffe and Szegedy 2015,
+    algorithm 2, average over several batches.) Each layer reads the output of calibrated layers.
     """
 
     @jax.jit
     def calibrate(variables: Any, split: Split) -> dict[str, Any]:
-        whole = model.clone(momentum=1.0)  # the new statistics are those of this batch alone
+        whole = model.clone(momentum=1.0)  # use the statistics of this batch only
         inputs = split.take(jnp.arange(min(split.size, MAX_EXAMPLES))).inputs
         _, updated = whole.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return dict(updated)

@@ -17,7 +17,7 @@ from makemore_jax.errors import UserError
 
 @struct.dataclass
 class Windows(Split):
-    """The windows of one split, computed from its stream of lines when they are used."""
+    """The windows of one split, computed from its stream of lines on demand."""
 
     stream: Array  # (N + 1,), as in Lines: a 0 before each line and after the last
     block_size: int = struct.field(pytree_node=False)  # T
@@ -28,9 +28,10 @@ class Windows(Split):
         return self.stream.shape[-1] - 1
 
     def take(self, indices: Array, width: int | None = None) -> Batch:
-        """Windows at `indices` (B,) -> inputs (B, T), the nearest character last; targets (B, 1).
+        """Return the windows at `indices` (B,): inputs (B, T) and targets (B, 1).
 
-        Inputs are 0 before the start of the line. T is `width`, by default the block_size.
+        The last input is the character before the target. Inputs are 0 before the start of the
+        line. T is `width`, by default the block_size.
         """
         distance = jnp.arange(1, (width or self.block_size) + 1)
         before = self.stream[jnp.maximum(indices[:, None] + 1 - distance, 0)].astype(jnp.int32)
@@ -43,8 +44,8 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dat
     """Read and split a file of lines as windows. UserError if it can't be used."""
     if config.block_size is None:
         raise UserError(
-            "data.block_size: windows need one, the number of characters before each; "
-            "the lectures have 3 and 8"
+            "data.block_size: is not set; windows need the number of characters before each "
+            "target; the lectures use 3 and 8"
         )
     dataset = lines.load(replace(config, block_size=None), seed)
     splits = {k: Windows(v.stream, config.block_size) for k, v in dataset.splits.items()}

@@ -34,7 +34,7 @@ SCALES = {  # in the order of the lecture
     "small_output": Scales(lambda n: 1.0, 1.0, lambda n: 0.01, 0.0),
     # Smaller hidden weights: tanh is no longer saturated.
     "small": Scales(lambda n: 0.2, 0.01, lambda n: 0.01, 0.0),
-    # The same by a rule: the gain of tanh, 5/3, over the square root of n_in (He et al. 2015).
+    # The same scale from a rule: the gain of tanh, 5/3, over the root of n_in (He et al. 2015).
     "kaiming": Scales(lambda n: 5 / 3 * n**-0.5, 0.01, lambda n: 0.01, 0.0),
     # With batch norm after every layer no gain is needed.
     "fan_in": Scales(lambda n: n**-0.5, 0.0, lambda n: 0.1 * n**-0.5, 0.0),
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
 
 
 class WindowMLP(nn.Module):
-    """Reads the embeddings of a window through tanh layers that join neighbors."""
+    """Tanh layers on the embeddings of a window. Each layer joins neighbors."""
 
     vocab_size: int
     block_size: int
@@ -96,7 +96,8 @@ class WindowMLP(nn.Module):
         self.h = [_linear(n, self.n_embd2, scales.weight, scales.bias, not has_norm) for n in fans]
         if has_norm:
             self.norms = [BatchNorm(self.n_embd2, self.momentum) for _ in fans]
-        # With batch norm after it, the output layer is like the others; a small gain scales logits.
+        # With batch norm after it, the output layer is initialized like the others, because the
+        # small gain of the norm keeps the logits small.
         out_weight = scales.weight if self.output_norm else scales.out_weight
         sizes = self.n_embd2, self.vocab_size
         self.lm_head = _linear(*sizes, out_weight, scales.out_bias, not self.output_norm)

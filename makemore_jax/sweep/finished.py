@@ -1,4 +1,4 @@
-"""Results of the finished groups of a sweep, stored until the whole sweep is finished."""
+"""Store the results of finished groups until the whole sweep is finished."""
 
 import hashlib
 import json

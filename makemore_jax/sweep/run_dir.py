@@ -1,33 +1,24 @@
-"""A member of a sweep as a run directory, which sample.py opens and train.py resumes."""
+"""Write a run of a sweep as a run directory, which sample.py opens and train.py resumes."""
 
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
 from makemore_jax.config import Config
+from makemore_jax.sweep.results import TrainedRun
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
-from makemore_jax.training.state import TrainState, num_params
+from makemore_jax.training.state import num_params
 from makemore_jax.versions import device, versions
 from makemore_jax.workdir import write_json
 
 
-class Trained(NamedTuple):
-    """What a run directory needs of a member of a sweep."""
-
-    best: TrainState  # by dev loss, on the host
-    best_dev_loss: float
-    last: TrainState  # after the last step
-    last_dev_loss: float
-    lines: list[dict[str, Any]]  # of metrics.jsonl
-
-
-def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
-    """Write the run of `config` into `folder`, in place of what is there; return its summary."""
+def write_run(folder: Path, config: Config, trained: TrainedRun) -> dict[str, Any]:
+    """Replace `folder` by the run directory of a trained run. Return its summary."""
     dataset = load_data(config.data, config.seed)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
     if folder.exists():
@@ -52,7 +43,7 @@ def write_run(folder: Path, config: Config, trained: Trained) -> dict[str, Any]:
             "test_loss": evaluate(variables, dataset.splits["test"], config.train.eval_examples),
             "num_params": num_params(trained.best.params),
             "seconds": max(line.get("seconds", 0.0) for line in trained.lines),
-            "steps_per_second": None,  # the time is that of all members together
+            "steps_per_second": None,  # unknown: `seconds` is the time of all runs together
             "device": device(),
             "versions": versions(),
         }

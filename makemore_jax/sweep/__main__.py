@@ -1,0 +1,133 @@
+"""Train many runs together in one compiled program, and compare them.
+
+    python -m makemore_jax.sweep --config configs/mlp.py \\
+        --over optimizer.learning_rate=1e-4:1e-1:16 --seeds 4
+    python -m makemore_jax.sweep --config configs/gru.py --over model.n_embd2=32,64,128
+
+`--over FIELD=LOW:HIGH:NUM` stands for NUM values, evenly spaced on a logarithmic scale;
+`--over FIELD=A,B,C` lists the values. Repeat `--over` to train all combinations. Every combination
+is trained with each of `--seeds` seeds, starting from the seed of the config.
+
+Each run computes what train.py computes for its settings. Runs that differ only in numbers of the
+optimizer share one step under `vmap`, split over the devices. Fields that change shapes or code are
+trained in groups, one after the other.
+
+The sweep prints a table and writes sweep.json and sweep.png into --workdir. The run with the lowest
+dev loss is saved in best/ of that folder; sample.py can sample from it. A run has diverged if its
+loss is not finite, or if its final train loss is above both that of its first step and that of
+uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are kept.
+"""
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from makemore_jax.cli import command_line, config_flag, interrupts, resources, startup
+from makemore_jax.config import Config, flatten
+from makemore_jax.errors import UserError
+from makemore_jax.report.facts import show_value
+from makemore_jax.sweep.axes import parse_axis, with_values
+from makemore_jax.sweep.finished import FinishedGroups
+from makemore_jax.sweep.groups import sweep
+from makemore_jax.sweep.results import Result, aggregate_seeds, as_table, best_run
+from makemore_jax.sweep.run_dir import write_run
+from makemore_jax.versions import device, versions
+from makemore_jax.workdir import write_json
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "config file, or the name of one in configs/, such as mlp"
+)
+OVER = flags.DEFINE_multi_string(
+    "over", [], "FIELD=LOW:HIGH:NUM or FIELD=A,B,C; repeat it for all combinations"
+)
+SEEDS = flags.DEFINE_integer("seeds", 1, "number of seeds for each combination")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/sweep", "folder for sweep.json, sweep.png and the best run"
+)
+
+
+def main() -> None:
+    config, folder = config_flag.read(CONFIG), Path(WORKDIR.value)
+    axes = read_axes()
+    check_best_folder(folder / "best")
+    startup.use_compilation_cache()
+    startup.use_cores()
+    startup.announce_compiling()
+    interrupts.delay()
+    began = time.perf_counter()
+    finished = FinishedGroups(folder)
+    try:
+        results = sweep(config, axes, SEEDS.value, finished)
+    except KeyboardInterrupt:
+        num = len(list(finished.folder.glob("*.pickle")))
+        kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
+        print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
+        sys.exit(130)
+    write_results(config, results, time.perf_counter() - began, folder)
+    if result := best_run(results):
+        write_best_run(config, result, folder / "best")
+    finished.delete()
+    if all(result.diverged for result in results):
+        print("sweep: every run diverged", file=sys.stderr)
+        sys.exit(1)
+
+
+def read_axes() -> dict[str, list[Any]]:
+    """Return the values of each field in --over. UserError if a flag is not usable."""
+    if not OVER.value:
+        raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
+    if SEEDS.value < 1:
+        raise UserError(f"--seeds: {SEEDS.value} must be at least 1")
+    if importlib.util.find_spec("matplotlib") is None:  # report it now, not after the training
+        raise UserError("sweep.png needs matplotlib: pip install matplotlib")
+    axes = dict(map(parse_axis, OVER.value))
+    if len(axes) < len(OVER.value):
+        raise UserError("--over: a field is given more than once")
+    return axes
+
+
+def check_best_folder(folder: Path) -> None:
+    """UserError if the folder of the best run holds something else, which would be deleted."""
+    if folder.exists() and not (folder / "config.json").exists():
+        raise UserError(f"--workdir: {folder} would be replaced, but holds no run; move it away")
+
+
+def write_results(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
+    """Print the table, and write sweep.json and sweep.png."""
+    rows = aggregate_seeds(results)
+    print(as_table(rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "config": flatten(config),
+        "seconds": seconds,
+        "device": device(),
+        "versions": versions(),
+        "members": [result.as_json() for result in results],
+    }
+    write_json(folder / "sweep.json", record)
+
+    from makemore_jax.plots.sweep import draw_sweep  # matplotlib, which is slow to import
+
+    draw_sweep(rows, folder / "sweep.png")
+    size = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
+    print(f"\n{size}; all results are in {folder / 'sweep.json'} and {folder / 'sweep.png'}")
+
+
+def write_best_run(config: Config, result: Result, folder: Path) -> None:
+    """Write the run directory of the best run, and print its settings."""
+    write_run(folder, with_values(config, result.values | {"seed": result.seed}), result.trained)
+    settings = ", ".join(f"{name}={show_value(value)}" for name, value in result.values.items())
+    print(
+        f"{folder} is the best run, {settings}, seed {result.seed}, dev loss "
+        f"{result.best_dev_loss:.4f}; {resources.command('sample')} --workdir {folder} samples "
+        "from it"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__, name="sweep")

@@ -1,0 +1,74 @@
+"""The fields that a sweep varies, and their values."""
+
+import copy
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from makemore_jax.cli.fields import check_name, field_types
+from makemore_jax.config import Config, validate
+from makemore_jax.errors import UserError
+
+Values = dict[str, Any]  # the swept fields of one run, by dotted name
+
+# Fields that may differ within one compiled program: the optimizer only computes with them.
+VMAPPED_FIELDS = tuple(
+    f"optimizer.{name}"
+    for name in ("learning_rate", "b1", "b2", "weight_decay", "gamma", "min_learning_rate")
+)
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """Parse 'FIELD=LOW:HIGH:NUM' or 'FIELD=A,B,C'. Return the field and its values.
+
+    UserError if the text is malformed or the field does not exist.
+    """
+    name, _, values_text = text.partition("=")
+    check_name(name)
+    if name == "seed":
+        raise UserError("--over: seed can't be swept; --seeds sets the number of seeds")
+    if match := re.fullmatch(r"([^:,]+):([^:,]+):(\d+)", values_text):
+        try:
+            low, high, num = float(match[1]), float(match[2]), int(match[3])
+        except ValueError:
+            raise UserError(f"--over: {text}: LOW and HIGH must be numbers") from None
+        if not (0 < low < high < math.inf and num >= 2):
+            raise UserError(f"--over: {text}: needs 0 < LOW < HIGH and NUM of at least 2")
+        values = np.geomspace(low, high, num).tolist()
+        if field_types()[name] is int:
+            values = sorted({round(value) for value in values})
+        return name, values
+    if not values_text:
+        raise UserError(f"--over: {text}: values are missing, as {name}=A,B,C or LOW:HIGH:NUM")
+    return name, [_parse_value(name, word) for word in values_text.split(",")]
+
+
+def _parse_value(name: str, word: str) -> Any:
+    """Return a word as a value of a field. A word of the wrong type stays a string."""
+    field_type = field_types()[name]
+    if word.lower() == "none":
+        return None
+    if field_type is bool:
+        return word.lower() in ("true", "1")
+    for number_type in (int, float) if field_type is not str else ():
+        try:
+            return number_type(word)
+        except ValueError:
+            pass
+    return word  # `validate` reports a wrong type
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """Return a copy of the config with these values. UserError if one of them is not valid."""
+    config = copy.deepcopy(config)
+    for name, value in values.items():
+        group, _, leaf = name.rpartition(".")
+        setattr(getattr(config, group) if group else config, leaf, value)
+    validate(config)
+    if config.model.dropout_rng == "rbg":
+        raise UserError(
+            'model.dropout_rng: must be "threefry2x32" in a sweep; vmap changes the bits of rbg'
+        )
+    return config
