@@ -1,4 +1,4 @@
-"""Start Python programs from a process that has imported the libraries already.
+"""Start Python programs from a process that has already imported the libraries.
 
 Importing jax, flax, optax and orbax takes two to three seconds, and the tests start hundreds of
 programs. A server imports these libraries once and forks a child for each program, which then has
@@ -47,11 +47,11 @@ class Process:
         self.returncode: int | None = None
         self._status, status = _pipe()
         (stdout, stdout_end), (stderr, stderr_end) = _pipe(), _pipe()
-        with tempfile.TemporaryFile() as given:
-            given.write((stdin or "").encode())
-            given.seek(0)
+        with tempfile.TemporaryFile() as file:
+            file.write((stdin or "").encode())
+            file.seek(0)
             request = json.dumps({"args": args, "cwd": cwd, "env": env}).encode()
-            descriptors = [given.fileno(), stdout_end, stderr_end, status]
+            descriptors = [file.fileno(), stdout_end, stderr_end, status]
             socket.send_fds(_server(), [request], descriptors)
         for descriptor in descriptors[1:]:
             os.close(descriptor)
@@ -59,7 +59,7 @@ class Process:
         self.pid = int(self._status.readline())
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal, or None while the program runs."""
+        """Return the exit code, negative for a signal, or None while the program runs."""
         return self._wait(0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -96,7 +96,7 @@ class Process:
 
 
 class NewInterpreter(subprocess.Popen):
-    """The same for systems without fork: a new interpreter, whose output goes to files."""
+    """The same for systems without fork: a new interpreter that writes its output to files."""
 
     def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
         names = "stdin", "stdout", "stderr"
@@ -138,14 +138,14 @@ class _Reader(threading.Thread):
 
 
 def _pipe() -> tuple[BinaryIO, int]:
-    """A pipe: a file to read from, and the descriptor of its other end."""
+    """Create a pipe. Return a file to read from, and the descriptor of its other end."""
     read_end, write_end = os.pipe()
     return os.fdopen(read_end, "rb", buffering=0), write_end
 
 
 @cache
 def _server() -> socket.socket:
-    """The socket of this process's server, started on first use; it ends with this process."""
+    """Return the socket of the server, which starts on first use and ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # The children take their settings of jax from their requests.
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
@@ -160,7 +160,7 @@ def _serve(connection: socket.socket) -> dict:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors need no wait
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 2**20, 4)
-        if not message:  # the tests have ended: end what they left running
+        if not message:  # the tests have ended: kill the programs that still run
             os.killpg(0, signal.SIGKILL)
         if os.fork() == 0:
             connection.close()
@@ -192,7 +192,7 @@ def _become(request: dict) -> list[str]:
     os.environ.clear()
     os.environ.update(request["env"])
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
-    # New objects: those of the server know whether its own streams are files or pipes.
+    # Create new stream objects: those of the server are set up for its own files or pipes.
     options = {"closefd": False, "encoding": encoding}
     sys.stdin = os.fdopen(0, **options)
     sys.stdout = os.fdopen(1, "w", errors=errors or "strict", **options)
@@ -224,9 +224,9 @@ def _run(args: list[str]) -> None:
 
 
 def _end(run: Callable, args: list[str]) -> None:
-    """Call `run(args)` and end as the interpreter does, without freeing what the server imported.
+    """Call `run(args)` and exit as the interpreter does, without freeing imported modules.
 
-    Freeing it would take half a second, as each page of memory is copied first.
+    Freeing them would take half a second, because it copies each page of memory first.
     """
     code = 0
     try:
@@ -251,5 +251,5 @@ if __name__ == "__main__":
     for _library in LIBRARIES:
         with contextlib.suppress(ModuleNotFoundError):  # tensorboard is optional
             __import__(_library)
-    gc.freeze()  # or the children's collections copy every page
+    gc.freeze()  # or garbage collection in the children copies every page
     _end(_run, _become(_serve(socket.socket(fileno=int(sys.argv[1])))))
