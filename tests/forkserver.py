@@ -1,9 +1,9 @@
 """Start Python programs from a process that has already imported the libraries.
 
 Importing jax, flax, optax and orbax takes two to three seconds, and the tests start hundreds of
-programs. A server imports these libraries once and forks a child for each program, which then has
-its own arguments, environment, working directory, standard streams and exit code, as in a process
-of its own. The server imports no file of this project and initializes no backend of jax.
+programs. A server imports these libraries once and forks a child for each program. The child has
+its own arguments, environment, working directory, standard streams and exit code, like a separate
+process. The server imports no file of this project and initializes no backend of jax.
 
     python tests/forkserver.py FILE_DESCRIPTOR
 
@@ -37,9 +37,9 @@ IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
 
 
 class Process:
-    """A program started by the server, with the part of subprocess.Popen's interface in use.
+    """A program started by the server, with the methods of subprocess.Popen that the tests use.
 
-    Threads read its output as it comes, so that it never waits for a reader.
+    Threads read its output immediately, so that it never waits for a reader.
     """
 
     def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
@@ -122,7 +122,7 @@ class NewInterpreter(subprocess.Popen):
 
 
 class _Reader(threading.Thread):
-    """Reads a pipe to its end."""
+    """Read a pipe to its end."""
 
     def __init__(self, pipe: BinaryIO):
         super().__init__(daemon=True)
@@ -147,7 +147,7 @@ def _pipe() -> tuple[BinaryIO, int]:
 def _server() -> socket.socket:
     """Return the socket of the server, which starts on first use and ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The children take their settings of jax from their requests.
+    # The children get the settings of jax from their requests.
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     command = [sys.executable, __file__, str(theirs.fileno())]
     subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, start_new_session=True)
@@ -156,7 +156,7 @@ def _server() -> socket.socket:
 
 
 def _serve(connection: socket.socket) -> dict:
-    """Fork a child for each request. Returns the request in each child; the server exits."""
+    """Fork a child for each request. Return the request in each child; the server never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors need no wait
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 2**20, 4)
@@ -170,7 +170,7 @@ def _serve(connection: socket.socket) -> dict:
 
 
 def _fork_program(request: dict, descriptors: list[int]) -> dict:
-    """Fork the program itself and report its end; returns in the program's process."""
+    """Fork the program itself and report its end. Return only in the program's process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = descriptors.pop()
     if child := os.fork():

@@ -131,7 +131,7 @@ def check_step(model, batch):
     params = names_and_leaves(state.params)
     assert list(result["grad_to_data"]) == list(result["update_to_data"]) == list(params)
     for name, p in params.items():
-        if p.std() < 1e-6 * np.abs(p).max():  # Adam moves equal entries equally
+        if p.std() < 1e-6 * np.abs(p).max():  # Adam changes equal entries equally
             assert result["grad_to_data"][name] is result["update_to_data"][name] is None
             continue
         assert_close(result["grad_to_data"][name], grads[name].std() / p.std(), 1e-5)
@@ -264,8 +264,8 @@ def test_saturated_and_dead_gates():
         for name, layer in params["cell"].items()
     }
     result = diagnose(model, params | {"cell": cell}, rows())
-    for i in (1, 2, 3):
-        assert result["saturated"][f"sigmoid {i}"] == pytest.approx(2 / C)  # without the 0.98
+    for i in (1, 2, 3):  # a sigmoid of 0.98 is not saturated
+        assert result["saturated"][f"sigmoid {i}"] == pytest.approx(2 / C)
         assert result["dead"][f"sigmoid {i}"] == pytest.approx(2 / C)
 
     model, params = small_model("transformer")

@@ -120,7 +120,7 @@ GPT = (
 
 
 def test_nanogpt_settings_on_a_text_in_lockstep(tmp_path):
-    """The model learns this text quickly, so that samples are right beyond the first context."""
+    """The model learns this text quickly, so its samples still vary beyond the first context."""
     (tmp_path / "text.txt").write_text(211 * "one two three four five six seven ", "utf-8")
     flags = (f"--config.data.path={tmp_path / 'text.txt'}", "--float64", "--steps", "100")
     done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path)

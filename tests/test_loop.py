@@ -194,7 +194,7 @@ def test_a_finished_run_is_not_changed(tmp_path, capsys):
 
 
 def test_the_summary_describes_the_best_model(tmp_path):
-    """The learning rate rises until training diverges, so the best model is an early one."""
+    """The learning rate grows until the loss rises, so the best model is an early one."""
     config = small_config("bigram", steps=60, log_every=10, eval_every=10)
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 600.0, 60

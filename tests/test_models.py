@@ -182,7 +182,7 @@ def test_mlp_reads_the_latest_token_first_and_blanks_before_the_start():
 
 
 def test_transformer_block_matches_a_loop():
-    """Loop over heads and positions; use the tanh form of GELU and pre-norm."""
+    """Compare with loops over heads and positions, the tanh form of GELU, and pre-norm."""
     config = small_config("transformer").model
     config.n_layer = 1
     model = create_model(config, VOCAB, BLOCK)

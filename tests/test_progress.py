@@ -40,7 +40,7 @@ def test_durations(seconds, text):
 
 @pytest.fixture
 def compiling(monkeypatch):
-    """Return the stream of the notice and the listener for jax's events. Do not register it."""
+    """Return the stream of the notice and the listener for jax's events, but do not register it."""
     monkeypatch.setattr(startup, "NOTICE_DELAY", 0.05)
     listeners = []
     name = "register_event_duration_secs_listener"

@@ -97,7 +97,7 @@ def test_byte_order_mark_and_ends_of_lines(tmp_path):
 
 
 def test_reading_in_parts_gives_the_same_text(tmp_path, monkeypatch):
-    """Also if a line end or a multi-byte character is split between two parts."""
+    """A part may end inside a line end or inside a multi-byte character."""
     content = "".join(f"Zoë {i}\r\n日本\r" for i in range(3))
     (tmp_path / "text").write_bytes(("\ufeff" + content).encode())
     expected = content.replace("\r\n", "\n").replace("\r", "\n")
@@ -250,7 +250,7 @@ for folder, memory_map, steps in zip(runs[::3], runs[1::3], runs[2::3]):
 
 @pytest.fixture(scope="module")
 def runs(small_text, tmp_path_factory):
-    """Train 20 steps from memory, and 10 + 5 steps from a token file and 5 from memory."""
+    """Train 20 steps from memory; and in parts, 10 + 5 from a token file and 5 from memory."""
     folder = tmp_path_factory.mktemp("runs")
     first = ("whole", "never", 20), ("parts", "always", 10)
     for group in (first, (("parts", "always", 15), ("parts", "never", 20))):
