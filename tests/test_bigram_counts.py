@@ -253,9 +253,9 @@ def test_picture_shows_each_pair_above_its_count(tmp_path, monkeypatch):
     pictures.bigram_table(COUNTS * 7, bc.symbols(VOCAB), tmp_path / "counts.png")
     monkeypatch.undo()
     ax = pictures.plt.gcf().axes[0]
-    places = {text.get_text(): text.get_position() for text in ax.texts}
+    positions = {text.get_text(): text.get_position() for text in ax.texts}
     assert len(ax.texts) == 2 * 4 * 4
-    assert np.round(places["ab"]).tolist() == [2, 1]  # column, row
+    assert np.round(positions["ab"]).tolist() == [2, 1]  # column, row
     shown = [
         text.get_text() for text in ax.texts if np.round(text.get_position()).tolist() == [2, 1]
     ]

@@ -166,8 +166,8 @@ def test_found_in(names):
 
 def test_a_line_of_several_splits_is_found_in_train_first(names):
     words = {"train": ["a"], "dev": ["a", "b", "c"], "test": ["a", "b"]}
-    found = dataclasses.replace(names, words=words).found_in(["a", "b", "c"])
-    assert found == ["train", "test", "dev"]
+    splits_of_lines = dataclasses.replace(names, words=words).found_in(["a", "b", "c"])
+    assert splits_of_lines == ["train", "test", "dev"]
 
 
 def test_samples_are_shown_one_per_line_grouped_by_split(names):

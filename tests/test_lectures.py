@@ -26,17 +26,19 @@ def test_no_two_lecture_modules_import_each_other():
     names = {file.stem for file in FOLDER.glob("*.py")}
     imports = {}
     for name in names:
-        found = set()
+        imported = set()
         for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 paths = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                found |= {path.rpartition("lectures.")[2] for path in paths if "lectures." in path}
-        imports[name] = found & names
+                imported |= {
+                    path.rpartition("lectures.")[2] for path in paths if "lectures." in path
+                }
+        imports[name] = imported & names
     assert "autograd_picture" in imports["autograd"]  # check that the search finds imports
-    reachable = {name: set(found) for name, found in imports.items()}
+    reachable = {name: set(imported) for name, imported in imports.items()}
     for _ in names:
-        for found in reachable.values():
-            found |= set().union(*(reachable[name] for name in found))
+        for imported in reachable.values():
+            imported |= set().union(*(reachable[name] for name in imported))
     assert [name for name in sorted(names) if name in reachable[name]] == []
 
 

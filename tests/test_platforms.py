@@ -45,13 +45,13 @@ def test_an_encoding_is_detected(source):
 
 def test_every_text_file_has_an_encoding():
     """This includes text from subprocess. Add "utf-8" or encoding="utf-8" if this test fails."""
-    found = [
+    matches = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and lacks_encoding(node)
     ]
-    assert not found, "\n".join(["the encoding is missing:", *found])
+    assert not matches, "\n".join(["the encoding is missing:", *matches])
 
 
 POSIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
@@ -67,18 +67,18 @@ def posix_only(source: str) -> list[str]:
 
     Modules must be imported inside a function, which can handle or avoid the error.
     """
-    tree, found = ast.parse(source), []
+    tree, matches = ast.parse(source), []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", "")]
-            found += POSIX_MODULES.intersection(names)
+            matches += POSIX_MODULES.intersection(names)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module, name = node.value.id, node.attr
             is_posix = name in POSIX_NAMES.get(module, "").split()
             if is_posix and not re.search(rf'hasattr\({module}, "{name}"\)', source):
-                found.append(f"{module}.{name}")
-    return found
+                matches.append(f"{module}.{name}")
+    return matches
 
 
 def test_no_file_needs_posix():
@@ -87,8 +87,8 @@ def test_no_file_needs_posix():
     ]
     programs = [path for path in SOURCES if "tests" not in path.parts]
     assert len(programs) > 50
-    found = {path.name: posix_only(path.read_text("utf-8")) for path in programs}
-    assert not {name: names for name, names in found.items() if names}
+    matches = {path.name: posix_only(path.read_text("utf-8")) for path in programs}
+    assert not {name: names for name, names in matches.items() if names}
 
 
 # Simulates Windows: imports of POSIX modules fail in the project, os has no POSIX names, the
