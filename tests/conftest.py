@@ -1,4 +1,4 @@
-"""What the tests share: small sizes, all of them prime so that a transposed axis fails."""
+"""Shared fixtures and helpers. Sizes are small primes, so that a transposed axis fails."""
 
 import importlib.metadata
 import json
@@ -12,22 +12,22 @@ from pathlib import Path
 
 import forkserver
 
-# Before jax is imported: no other device, and machine code that compiles three times as fast
-# because it is not optimized. XLA's passes over the program stay the same. A test whose result
-# depends on the user's machine code runs with AS_USERS_RUN.
+# Set these variables before jax is imported: use only the CPU, and do not optimize machine code,
+# which makes compilation three times as fast. XLA's passes over the program stay the same. A test
+# that depends on optimized machine code runs with AS_USERS_RUN.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     _FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
 os.environ.setdefault("XLA_FLAGS", _FAST_COMPILE)
 AS_USERS_RUN = {"XLA_FLAGS": ""}
-# PyTorch's threads wait for each other in a busy loop, which takes a hundred times as long when
-# another process needs the same cores.
+# PyTorch's threads wait for each other in a busy loop, which is a hundred times slower if another
+# process uses the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The output of programs is read as UTF-8, which is not the encoding of a pipe on Windows.
 os.environ.setdefault("PYTHONUTF8", "1")
 
-# A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
+# Background jobs of a shell ignore Ctrl-C, and child processes inherit this. Reset it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,17 +49,17 @@ from makemore_jax.training.step import gradients, make_train_step
 ROOT = Path(__file__).parent.parent
 SECONDS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
-TIMEOUT = 300  # seconds that a command may take on a slow and busy machine
-CACHE_MAX_BYTES = 2**30  # of the compilation cache that the tests keep
+TIMEOUT = 300  # seconds per command, enough for a slow and busy machine
+CACHE_MAX_BYTES = 2**30  # size limit of the tests' compilation cache
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows can't send SIGINT or SIGTERM")
 # The models with stored arrays, a PyTorch counterpart and a config file.
 FAMILIES = ["bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer"]
-# All models that read lines, also one that a user adds.
+# All models that read lines, including one that a user adds.
 ON_LINES = [kind for kind in models.MODELS if kind != "window_mlp"]
 
 
 def small_config(kind: str, **train) -> Config:
-    """A config of a model that trains in a blink."""
+    """Return a config of a small model that trains quickly."""
     config = Config(seed=11)
     config.data.path = str(ROOT / "names.txt")
     config.model.kind = kind
@@ -78,7 +78,7 @@ def set_sizes(config: ModelConfig, **sizes: int) -> None:
 
 
 def small_model(kind: str, vocab_size: int = VOCAB, block_size: int = BLOCK):
-    """A small model of a family and its parameters, moved away from any zeros they start with."""
+    """Return a small model and its initial parameters plus noise, so that none are zero."""
     model, params = _small_model(kind, vocab_size, block_size)
     return model, jax.tree.map(jnp.asarray, params)  # the tests may change the tree
 
@@ -93,7 +93,7 @@ def _small_model(kind: str, vocab_size: int, block_size: int):
 
 
 class FixedBatch:
-    """A split that gives the same batch in every step."""
+    """A split that returns the same batch in every step."""
 
     def __init__(self, batch):
         self.batch, self.size = Batch(*batch), 1
@@ -122,12 +122,12 @@ def make_loss_and_grads(model):
 
 
 def quick_of(values: Iterable, quick: Iterable) -> list:
-    """Parameters of a test, all but the `quick` ones marked as slow."""
+    """Return parameters of a test, with all but the `quick` ones marked as slow."""
     return [pytest.param(v, marks=() if v in quick else pytest.mark.slow) for v in values]
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-    """Equal within `tolerance`, relative to the largest of the expected values or to 1."""
+    """Check equality within `tolerance`, relative to the largest expected value or to 1."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     scale = max(1.0, float(np.max(np.abs(expected), initial=0)))
@@ -135,19 +135,19 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 def assert_same(actual, expected):
-    """Two trees of arrays, equal bit for bit."""
+    """Check that two trees of arrays are equal bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def start(*command: str, cwd=ROOT, stdin: str | None = None, **env: str):
-    """Start a script of the project as a user does, in a process of its own."""
+    """Start a script of the project as a user does, in a separate process."""
     command, env = [str(part) for part in command], os.environ | env
     program = forkserver.Process if forkserver.IS_AVAILABLE else forkserver.NewInterpreter
     return program(command, str(cwd), env, stdin)
 
 
 def run(*command: str, cwd=ROOT, stdin: str | None = None, fresh: bool = False, **env: str):
-    """Run a script of the project as a user does, to its end.
+    """Run a script of the project as a user does, and wait for it.
 
     `fresh` starts a new interpreter, which imports everything itself.
     """
@@ -167,7 +167,7 @@ def run(*command: str, cwd=ROOT, stdin: str | None = None, fresh: bool = False, 
 
 
 def assert_one_line(done, program: str, message: str):
-    """A command was refused: one line that starts with its name, exit code 2, no output."""
+    """Check for a one-line error that starts with the program's name, exit code 2, no output."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{program}: ")
@@ -175,17 +175,17 @@ def assert_one_line(done, program: str, message: str):
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
+    """Return the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 def on_devices(count: int) -> dict[str, str]:
-    """The environment of a process that sees so many virtual devices."""
+    """Return the environment of a process with `count` virtual devices."""
     return {"JAX_NUM_CPU_DEVICES": str(count)}
 
 
 def published(name: str) -> Path:
-    """One of the course's texts, or a skip that says how to get it."""
+    """Return the file of a published text, or skip the test and say how to get it."""
     path = locate(name, ROOT / "data")
     if path is None:
         pytest.skip(
@@ -197,13 +197,13 @@ def published(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def names() -> Dataset:
-    """names.txt, loaded as train.py loads it."""
+    """Load names.txt as train.py does."""
     return load(small_config("bigram").data, seed=11)
 
 
 @pytest.fixture(scope="session")
 def small_runs(tmp_path_factory) -> Path:
-    """A folder with runs on a few lines: bigram, bigram_inside and transformer.
+    """Return a folder with runs on a few lines: bigram, bigram_inside and transformer.
 
     The last two record layer statistics.
     """
@@ -220,7 +220,7 @@ def small_runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_text_run(tmp_path_factory) -> Path:
-    """A folder with few.txt, a text with newlines and markup, and a run of an MLP on it."""
+    """Return a folder with few.txt, a text with newlines and markup, and a run of an MLP."""
     folder = tmp_path_factory.mktemp("text")
     lines = [f"line {i}: <b>to</b> be & not {i * 7 % 11}" for i in range(90)]
     (folder / "few.txt").write_text("\n".join(lines), "utf-8")
@@ -248,7 +248,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_configure(config):
-    """Keep compiled programs for the next session, up to CACHE_MAX_BYTES of the latest."""
+    """Keep the latest compiled programs for the next session, up to CACHE_MAX_BYTES."""
     if startup.CACHE_VARIABLE in os.environ or (folder := startup.cache_folder("tests-")) is None:
         return
     os.environ[startup.CACHE_VARIABLE] = str(folder)

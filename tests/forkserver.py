@@ -1,9 +1,9 @@
-"""Start Python programs from a process that has imported the libraries already.
+"""Start Python programs from a process that has already imported the libraries.
 
 Importing jax, flax, optax and orbax takes two to three seconds, and the tests start hundreds of
-programs. A server imports these libraries once and forks a child for each program, which then has
-its own arguments, environment, working directory, standard streams and exit code, as in a process
-of its own. The server imports no file of this project and initializes no backend of jax.
+programs. A server imports these libraries once and forks a child for each program. The child has
+its own arguments, environment, working directory, standard streams and exit code, like a separate
+process. The server imports no file of this project and initializes no backend of jax.
 
     python tests/forkserver.py FILE_DESCRIPTOR
 
@@ -37,9 +37,9 @@ IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
 
 
 class Process:
-    """A program started by the server, with the part of subprocess.Popen's interface in use.
+    """A program started by the server, with the methods of subprocess.Popen that the tests use.
 
-    Threads read its output as it comes, so that it never waits for a reader.
+    Threads read its output immediately, so that it never waits for a reader.
     """
 
     def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
@@ -47,11 +47,11 @@ class Process:
         self.returncode: int | None = None
         self._status, status = _pipe()
         (stdout, stdout_end), (stderr, stderr_end) = _pipe(), _pipe()
-        with tempfile.TemporaryFile() as given:
-            given.write((stdin or "").encode())
-            given.seek(0)
+        with tempfile.TemporaryFile() as file:
+            file.write((stdin or "").encode())
+            file.seek(0)
             request = json.dumps({"args": args, "cwd": cwd, "env": env}).encode()
-            descriptors = [given.fileno(), stdout_end, stderr_end, status]
+            descriptors = [file.fileno(), stdout_end, stderr_end, status]
             socket.send_fds(_server(), [request], descriptors)
         for descriptor in descriptors[1:]:
             os.close(descriptor)
@@ -59,7 +59,7 @@ class Process:
         self.pid = int(self._status.readline())
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal, or None while the program runs."""
+        """Return the exit code, negative for a signal, or None while the program runs."""
         return self._wait(0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -96,7 +96,7 @@ class Process:
 
 
 class NewInterpreter(subprocess.Popen):
-    """The same for systems without fork: a new interpreter, whose output goes to files."""
+    """The same for systems without fork: a new interpreter that writes its output to files."""
 
     def __init__(self, args: list[str], cwd: str, env: dict[str, str], stdin: str | None = None):
         names = "stdin", "stdout", "stderr"
@@ -122,7 +122,7 @@ class NewInterpreter(subprocess.Popen):
 
 
 class _Reader(threading.Thread):
-    """Reads a pipe to its end."""
+    """Read a pipe to its end."""
 
     def __init__(self, pipe: BinaryIO):
         super().__init__(daemon=True)
@@ -138,16 +138,16 @@ class _Reader(threading.Thread):
 
 
 def _pipe() -> tuple[BinaryIO, int]:
-    """A pipe: a file to read from, and the descriptor of its other end."""
+    """Create a pipe. Return a file to read from, and the descriptor of its other end."""
     read_end, write_end = os.pipe()
     return os.fdopen(read_end, "rb", buffering=0), write_end
 
 
 @cache
 def _server() -> socket.socket:
-    """The socket of this process's server, started on first use; it ends with this process."""
+    """Return the socket of the server, which starts on first use and ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The children take their settings of jax from their requests.
+    # The children get the settings of jax from their requests.
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     command = [sys.executable, __file__, str(theirs.fileno())]
     subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, start_new_session=True)
@@ -156,11 +156,11 @@ def _server() -> socket.socket:
 
 
 def _serve(connection: socket.socket) -> dict:
-    """Fork a child for each request. Returns the request in each child; the server exits."""
+    """Fork a child for each request. Return the request in each child; the server never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors need no wait
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 2**20, 4)
-        if not message:  # the tests have ended: end what they left running
+        if not message:  # the tests have ended: kill the programs that still run
             os.killpg(0, signal.SIGKILL)
         if os.fork() == 0:
             connection.close()
@@ -170,7 +170,7 @@ def _serve(connection: socket.socket) -> dict:
 
 
 def _fork_program(request: dict, descriptors: list[int]) -> dict:
-    """Fork the program itself and report its end; returns in the program's process."""
+    """Fork the program itself and report its end. Return only in the program's process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = descriptors.pop()
     if child := os.fork():
@@ -192,7 +192,7 @@ def _become(request: dict) -> list[str]:
     os.environ.clear()
     os.environ.update(request["env"])
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
-    # New objects: those of the server know whether its own streams are files or pipes.
+    # Create new stream objects: those of the server are set up for its own files or pipes.
     options = {"closefd": False, "encoding": encoding}
     sys.stdin = os.fdopen(0, **options)
     sys.stdout = os.fdopen(1, "w", errors=errors or "strict", **options)
@@ -224,9 +224,9 @@ def _run(args: list[str]) -> None:
 
 
 def _end(run: Callable, args: list[str]) -> None:
-    """Call `run(args)` and end as the interpreter does, without freeing what the server imported.
+    """Call `run(args)` and exit as the interpreter does, without freeing imported modules.
 
-    Freeing it would take half a second, as each page of memory is copied first.
+    Freeing them would take half a second, because it copies each page of memory first.
     """
     code = 0
     try:
@@ -251,5 +251,5 @@ if __name__ == "__main__":
     for _library in LIBRARIES:
         with contextlib.suppress(ModuleNotFoundError):  # tensorboard is optional
             __import__(_library)
-    gc.freeze()  # or the children's collections copy every page
+    gc.freeze()  # or garbage collection in the children copies every page
     _end(_run, _become(_serve(socket.socket(fileno=int(sys.argv[1])))))

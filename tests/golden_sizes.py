@@ -1,4 +1,4 @@
-"""The sizes of the stored arrays, as prime as they can be; read where they are made and tested."""
+"""Sizes of the stored arrays in tests/golden, mostly primes."""
 
 from makemore_jax.config import OptimizerConfig
 
@@ -8,7 +8,7 @@ STEPS = 7
 
 
 def optimizer_configs() -> dict[str, OptimizerConfig]:
-    """AdamW as it is, and everything else that an optimizer can do."""
+    """Return optimizer configs: AdamW by default, SGD with a step schedule, and a cosine."""
     return {
         "adamw": OptimizerConfig(learning_rate=0.01),
         "sgd": OptimizerConfig("sgd", 0.3, schedule="step", step_size=3, gamma=0.1),

@@ -1,9 +1,9 @@
-"""Make tests/golden/*.npz: what the reference models compute in PyTorch, in float64.
+"""Make tests/golden/*.npz: results of the PyTorch reference models in float64.
 
     python tests/make_golden.py
 
-So that parity is tested where there is no torch, too. Run it again only after a change of the
-reference models that is meant; a test that fails against these files is a change of the results.
+With these files, parity can be tested without torch. If a test fails against them, the results have
+changed. Run this script again only after an intended change of the reference models.
 """
 
 import sys
@@ -20,28 +20,28 @@ from makemore_jax.torch_parity.models import MODELS
 
 
 def record(kind: str) -> dict[str, np.ndarray]:
-    """Weights, batch, logits, loss, gradients, and the weights after a few steps."""
+    """Return weights, batch, logits, loss, gradients, and the weights after a few steps."""
     torch.manual_seed(17)
     module = MODELS[kind](**SIZES).double()
     with torch.no_grad():
-        for parameter in module.parameters():  # away from the zeros that some start with
+        for parameter in module.parameters():  # some are initialized with zeros
             parameter += 0.1 * torch.randn_like(parameter)
     inputs = torch.randint(0, SIZES["vocab_size"], BATCH)
     targets = torch.randint(0, SIZES["vocab_size"], BATCH)
     targets[torch.rand(BATCH) < 0.3] = -1
     start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    found = {f"weights/{name}": tensor for name, tensor in start.items()}
+    arrays = {f"weights/{name}": tensor for name, tensor in start.items()}
     logits = module(inputs)
     loss = torch_mean_loss(logits, targets)
     loss.backward()
-    found |= {"inputs": inputs, "targets": targets, "logits": logits, "loss": loss}
-    found |= {f"gradients/{name}": p.grad.clone() for name, p in module.named_parameters()}
+    arrays |= {"inputs": inputs, "targets": targets, "logits": logits, "loss": loss}
+    arrays |= {f"gradients/{name}": p.grad.clone() for name, p in module.named_parameters()}
     for name, config in optimizer_configs().items():
         module.load_state_dict(start)
         step = make_torch_step(module, config, STEPS)
-        found[f"losses/{name}"] = torch.tensor([step(inputs, targets) for _ in range(STEPS)])
-        found |= {f"{name}/{n}": p.detach().clone() for n, p in module.named_parameters()}
-    return {name: tensor.detach().numpy() for name, tensor in found.items()}
+        arrays[f"losses/{name}"] = torch.tensor([step(inputs, targets) for _ in range(STEPS)])
+        arrays |= {f"{name}/{n}": p.detach().clone() for n, p in module.named_parameters()}
+    return {name: tensor.detach().numpy() for name, tensor in arrays.items()}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ BATCH_SIZE = 16
 
 
 def config_of(kind: str) -> Config:
-    """A small config whose wide matrices divide by eight."""
+    """Return a small config. Eight divides the sizes of its wide matrices."""
     config = small_config(kind)
     set_sizes(config.model, n_layer=1, n_head=8, n_embd=16, n_embd2=24)
     if kind == "window_mlp":
@@ -36,7 +36,7 @@ def config_of(kind: str) -> Config:
 
 
 def train(config: Config, mesh_config: MeshConfig) -> dict:
-    """20 steps on a mesh: their losses, the program's collectives, the bytes on each device."""
+    """Train 20 steps on a mesh. Return losses, collectives, and bytes on each device."""
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer, key = make_optimizer(config.optimizer, 100), jax.random.key(config.seed)
@@ -65,18 +65,18 @@ def train(config: Config, mesh_config: MeshConfig) -> dict:
     }
     before = [leaf.sharding for leaf in leaves]
     state, metrics = program(state, split, key)
-    lies = zip(before, jax.tree.leaves(state), strict=True)
+    pairs = zip(before, jax.tree.leaves(state), strict=True)
     return {
         "losses": np.asarray(metrics["train_loss"], np.float64).tolist(),
         "collectives": sorted(set(re.findall(COLLECTIVE, program.as_text()))),
         "num_all_reduce": len(re.findall(r" all-reduce(?:-start)?\(", program.as_text())),
         "held": held,
-        "stays": all(a.is_equivalent_to(leaf.sharding, leaf.ndim) for a, leaf in lies),
+        "keeps_sharding": all(a.is_equivalent_to(leaf.sharding, leaf.ndim) for a, leaf in pairs),
     }
 
 
 def parse_mesh(name: str) -> MeshConfig:
-    """The mesh that a name like "4x2 fsdp" stands for."""
+    """Return the mesh config of a name such as "4x2 fsdp"."""
     if name == "alone":
         return MeshConfig(data=1)
     num_data, num_model = map(int, name.removesuffix(" fsdp").split("x"))

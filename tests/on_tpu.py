@@ -20,7 +20,7 @@ from makemore_jax.config import Config, MeshConfig
 
 
 def config_of(kind: str, mesh: str, program: str) -> Config:
-    """Return a small config, with sizes that divide by four."""
+    """Return a small config with sizes that four divides."""
     config = small_config(kind, batch_size=8)
     set_sizes(config.model, n_layer=2, n_head=4, n_embd=16, n_embd2=24)
     config.mesh = parse_mesh(mesh)
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     os.environ.update(tpu.ENVIRONMENT)
     tpu.make_mesh("v5e:2x2", MeshConfig(data=1))  # jax 0.7 can't load libtpu in two threads at once
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(compile_for_tpu, sys.argv[1:]))
-    print(json.dumps(dict(zip(sys.argv[1:], found, strict=True))))
+        results = list(pool.map(compile_for_tpu, sys.argv[1:]))
+    print(json.dumps(dict(zip(sys.argv[1:], results, strict=True))))

@@ -11,7 +11,7 @@ from makemore_jax.plots import style
 
 CHARS = Vocab(tuple("abcdefghijklmnopqrstuvwxyz"[: VOCAB - 1]))
 WORDS = ["dill", "a", "gecked", "fee"]
-# Figures of layer statistics.
+# Names of figures of layer statistics.
 BY_MATRIX = {"updates", "ratios", "gradients"}
 BY_LAYER = {"saturated", "activations", "activation_gradients"}
 

@@ -1,4 +1,4 @@
-"""The scalar autograd engine: against jax.grad, against the lecture's numbers, and its pictures."""
+"""The scalar autograd engine compared with jax.grad and the lecture, and its pictures."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ from makemore_jax.lectures.command import run as run_command
 
 KEY = jax.random.key(0)
 UNDER_A_FILE = ROOT / "names.txt" / "x"
-# The same examples each time, so that the tests of a change fail by that change alone.
+# Use the same examples in every run, so that a test fails only if the code changes.
 SAME_EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -43,8 +43,8 @@ def a_is_not_0(a, b):
     return abs(a) >= 0.1
 
 
-# Each op, written once for Values and jax arrays (f has the functions of either), and where in
-# the plane it is smooth: near a pole or a kink the last bit decides.
+# Each op for Values and jax arrays (f provides tanh, exp, ... for either type), and a condition
+# under which it is smooth: near a pole or a kink, rounding errors dominate.
 OPS = {
     "a + b": (lambda f, a, b: a + b, anywhere),
     "a - b": (lambda f, a, b: a - b, anywhere),
@@ -75,7 +75,7 @@ OPS = {
 
 
 def compute(program, leaves, f):
-    """The sum of everything that a program computes, so that each step has a gradient."""
+    """Return the sum of all numbers of a program, so that each step has a gradient."""
     numbers = list(leaves)
     for name, i, j in program:
         numbers.append(OPS[name][0](f, numbers[i], numbers[j]))
@@ -84,7 +84,7 @@ def compute(program, leaves, f):
 
 @st.composite
 def programs(draw):
-    """Some leaves, and up to 8 steps, each an op on any two numbers before it: a random graph."""
+    """Draw a random graph: some leaves and up to 8 ops, each on two earlier numbers."""
     leaves = draw(st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=1, max_size=4))
     numbers, program = [Value(x) for x in leaves], []
     for _ in range(draw(st.integers(1, 8))):
@@ -101,40 +101,40 @@ def programs(draw):
     return program, leaves
 
 
-def assert_as_jax(program, numbers):
-    """The output and the gradients of all leaves, in float64."""
+def assert_matches_jax(program, numbers):
+    """Compare the output and the gradients of all leaves with JAX, in float64."""
     leaves = [Value(x) for x in numbers]
     output = compute(program, leaves, Value)
-    found = grads(output)
+    result = grads(output)
     with enable_x64(True):
         arrays = [jnp.array(x) for x in numbers]
         data, expected = jax.value_and_grad(lambda arrays: compute(program, arrays, JAX))(arrays)
         assert data.dtype == np.float64
         assert_close(output.data, data, 1e-12)
-        assert_close([found[leaf] for leaf in leaves], np.array(expected), 1e-9)
+        assert_close([result[leaf] for leaf in leaves], np.array(expected), 1e-9)
 
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("numbers", [(0.7, 1.3), (-1.1, -0.4)])
 def test_each_op_has_the_gradient_of_jax(name, numbers):
     if OPS[name][1](*numbers):
-        assert_as_jax([(name, 0, 1)], numbers)
-        assert_as_jax([(name, 0, 0)], [abs(numbers[0])])  # both sides the same node
+        assert_matches_jax([(name, 0, 1)], numbers)
+        assert_matches_jax([(name, 0, 0)], [abs(numbers[0])])  # both operands are the same node
 
 
 @SAME_EXAMPLES
 @given(programs())
 def test_random_expressions_have_the_gradients_of_jax(example):
-    assert_as_jax(*example)
+    assert_matches_jax(*example)
 
 
 @pytest.mark.parametrize("tanh_by_exp", [False, True])
 def test_the_neuron_of_the_lecture(tanh_by_exp):
     output = lecture_neuron(tanh_by_exp)
-    found = {node.label: gradient for node, gradient in grads(output).items()}
+    result = {node.label: gradient for node, gradient in grads(output).items()}
     assert round(output.data, 5) == 0.70711
     expected = {"x2": 0.5, "w2": 0.0, "x1": -1.5, "w1": 1.0, "b": 0.5, "n": 0.5, "o": 1.0}
-    assert {label: round(found[label], 9) for label in expected} == expected
+    assert {label: round(result[label], 9) for label in expected} == expected
     ops = {node.op for node in autograd.nodes(output)}
     assert ("exp" in ops, "tanh" in ops) == (tanh_by_exp, not tanh_by_exp)
 
@@ -162,7 +162,7 @@ def test_equal_numbers_are_different_nodes():
     assert repr(x * y) == "Value(data=4.0, label='', op='*')"
 
 
-def test_nodes_lists_each_once_after_its_parents():
+def test_nodes_are_unique_and_follow_their_parents():
     x = Value(2.0)
     square = x * x
     output = square.tanh() + square + x
@@ -173,8 +173,8 @@ def test_nodes_lists_each_once_after_its_parents():
         assert set(node.parents) <= set(order[:i])
 
 
-def test_deep_graphs_and_graphs_of_many_paths():
-    """Neither recursion nor one visit for each path."""
+def test_deep_graphs_and_graphs_with_many_paths():
+    """Backpropagation uses no recursion and visits each node once."""
     depth = 30 * sys.getrecursionlimit()
     x = Value(0.0)
     deep = x
@@ -188,7 +188,7 @@ def test_deep_graphs_and_graphs_of_many_paths():
     assert grads(wide)[x] == 2.0**100
 
 
-def test_what_is_no_real_number_is_an_error():
+def test_operations_without_a_real_result_raise():
     x, zero = Value(-2.0), Value(0.0)
     for number in (x, zero):
         with pytest.raises(ValueError, match=r"log\(.*\): the number must be above 0"):
@@ -205,7 +205,7 @@ def test_what_is_no_real_number_is_an_error():
             power()
 
 
-def test_what_is_too_large_is_inf_and_nan_stays():
+def test_overflow_gives_inf_and_nan_propagates():
     assert Value(1000.0).exp().data == math.inf
     assert (Value(-10.0) ** 401).data == -math.inf
     assert (Value(-10.0) ** 400).data == math.inf
@@ -218,28 +218,28 @@ def test_what_is_too_large_is_inf_and_nan_stays():
     ("base", "exponent", "expected"),
     [(0, 0, 0), (0, 1, 1), (0, 2, 0), (0, 0.5, math.inf), (-2, 3, 12), (-2, -1, -0.25)],
 )
-def test_powers_where_a_formula_could_fail(base, exponent, expected):
+def test_gradients_of_special_powers(base, exponent, expected):
     x = Value(base)
     assert grads(x**exponent)[x] == expected
 
 
-def test_relu_at_0_is_that_of_jax():
+def test_relu_gradient_at_0_is_that_of_jax():
     x = Value(0.0)
     assert grads(x.relu())[x] == jax.grad(jax.nn.relu)(0.0) == 0
 
 
-def test_what_mixes_with_values():
+def test_values_mix_with_python_and_numpy_numbers():
     x = Value(3.0)
     for number in (2, 2.0, np.float32(2), np.float64(2), np.int64(2)):
-        found = [x + number, x - number, x * number, x / number, x**number]
-        found += [number + x, number - x, number * x, number / x, number**x]
-        assert all(type(value) is Value for value in found)
-        assert [v.data for v in found] == [5, 1, 6, 1.5, 9, 5, -1, 6, 2 / 3, 8]
+        result = [x + number, x - number, x * number, x / number, x**number]
+        result += [number + x, number - x, number * x, number / x, number**x]
+        assert all(type(value) is Value for value in result)
+        assert [v.data for v in result] == [5, 1, 6, 1.5, 9, 5, -1, 6, 2 / 3, 8]
         assert grads(number * x)[x] == 2
-    for stranger in ("2", None, [2], 2j):
+    for other in ("2", None, [2], 2j):
         for op in (lambda s: x + s, lambda s: s - x, lambda s: x**s, lambda s: s**x):
             with pytest.raises(TypeError):
-                op(stranger)
+                op(other)
 
 
 def test_init_mlp():
@@ -266,14 +266,14 @@ def test_perceptron_has_the_gradients_of_jax():
         return ((x[:, 0] - jnp.array(YS)) ** 2).sum()
 
     leaves = jax.tree.map(Value, params)
-    found = grads(autograd.squared_error(leaves, XS, YS))
+    result = grads(autograd.squared_error(leaves, XS, YS))
     new, old_loss = autograd.train_step(params, XS, YS, 0.1)
     with enable_x64(True):
         arrays = as_arrays(params)
         data, expected = jax.jit(jax.value_and_grad(loss_fn))(arrays)
         assert_close(old_loss, data, 1e-12)
-        assert_close(autograd.squared_error(params, XS, YS).data, data, 1e-12)  # of numbers too
-        by_leaf = as_arrays(jax.tree.map(lambda leaf: found[leaf], leaves))
+        assert_close(autograd.squared_error(params, XS, YS).data, data, 1e-12)  # also with numbers
+        by_leaf = as_arrays(jax.tree.map(lambda leaf: result[leaf], leaves))
         jax.tree.map(lambda ours, theirs: assert_close(ours, theirs, 1e-12), by_leaf, expected)
         stepped = jax.tree.map(lambda w, g: w - 0.1 * g, arrays, expected)
         jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), as_arrays(new), stepped)
@@ -313,28 +313,28 @@ def test_dot():
 
 
 def shapes(file):
-    """Boxes and ellipses as (left, top, right, bottom), paths as points, texts, and the view."""
+    """Return boxes and ellipses (left, top, right, bottom), paths, texts, and the view box."""
     root = ElementTree.parse(file).getroot()
-    found = {"rect": [], "ellipse": [], "path": [], "text": []}
+    result = {"rect": [], "ellipse": [], "path": [], "text": []}
     for element in root:
         kind = element.tag.partition("}")[2]
         if kind == "path":
-            found[kind].append(points_of(element.get("d")))
+            result[kind].append(points_of(element.get("d")))
         elif kind == "text":
             x, y = float(element.get("x")), float(element.get("y")) - 4
-            found[kind].append((element.text, x, y))
+            result[kind].append((element.text, x, y))
         elif kind == "rect":
             x, y, width, height = (float(element.get(k)) for k in ("x", "y", "width", "height"))
-            found[kind].append((x, y, x + width, y + height))
+            result[kind].append((x, y, x + width, y + height))
         else:
             x, y, rx, ry = (float(element.get(k)) for k in ("cx", "cy", "rx", "ry"))
-            found[kind].append((x - rx, y - ry, x + rx, y + ry))
+            result[kind].append((x - rx, y - ry, x + rx, y + ry))
     left, top, width, height = map(float, root.get("viewBox").split())
-    return found, (left, top, left + width, top + height)
+    return result, (left, top, left + width, top + height)
 
 
 def points_of(path):
-    """Points along straight lines and cubic curves, near enough to see what they cross."""
+    """Return points along lines and cubic curves, dense enough to detect overlaps."""
     points = []
     for command, text in re.findall(r"([MHChvz])([^MHChvz]*)", path):
         numbers = [float(number) for number in text.split()]
@@ -352,20 +352,20 @@ def points_of(path):
 
 
 def assert_readable(file):
-    """Nothing lies on anything else, and all of it is in view."""
-    found, (left, top, right, bottom) = shapes(file)
-    solid = found["rect"] + found["ellipse"]
+    """Check that shapes do not overlap and are inside the view box."""
+    result, (left, top, right, bottom) = shapes(file)
+    solid = result["rect"] + result["ellipse"]
     for a, b in itertools.combinations(solid, 2):
         apart = a[2] <= b[0] + 0.2 or b[2] <= a[0] + 0.2 or a[3] <= b[1] or b[3] <= a[1]
         assert apart, f"{a} and {b} overlap"
     for box in solid:
         assert left < box[0] and box[2] < right and top < box[1] and box[3] < bottom
-    lines = [point for line in found["path"][1:] for point in line]  # the first is the background
+    lines = [point for line in result["path"][1:] for point in line]  # the first is the background
     x, y = np.array(lines).reshape(-1, 2).T
     for a in solid:
         assert not ((a[0] + 1 < x) & (x < a[2] - 1) & (a[1] < y) & (y < a[3])).any()
-    assert len(found["text"]) == len(solid)
-    for text, x, y in found["text"]:
+    assert len(result["text"]) == len(solid)
+    for text, x, y in result["text"]:
         width = 7.3 * len(text)  # monospaced letters of 12 pixels
         assert any(a[0] < x - width / 2 and x + width / 2 < a[2] and a[1] < y < a[3] for a in solid)
 
@@ -378,22 +378,22 @@ def test_draw_shows_every_node(tmp_path):
         r'width="(\d+)".* max\(100%, (\d+)px\)', file.read_text("utf-8")
     ).groups()
     assert int(smallest) == pytest.approx(0.7 * int(width), abs=1)
-    found, _ = shapes(file)
-    texts = [text for text, _, _ in found["text"]]
+    result, _ = shapes(file)
+    texts = [text for text, _, _ in result["text"]]
     assert sorted(text for text in texts if text in ("*", "+", "tanh")) == [*"**++", "tanh"]
     for cells in (["x1", "data 2", "grad -1.5"], ["o", "data 0.7071", "grad 1"]):
         assert texts[texts.index(cells[0]) :][:3] == cells
-    assert len(found["rect"]) == 3 * 10
-    assert len(found["path"]) == 1 + 9 + 5 + 2  # background, inputs, outputs, b in two columns
+    assert len(result["rect"]) == 3 * 10
+    assert len(result["path"]) == 1 + 9 + 5 + 2  # background, inputs, outputs, b in two columns
     assert_readable(file)
 
 
-def test_draw_leads_each_line_on(tmp_path):
-    """From a box, an op or where another line ends, to a box, an op or where another begins."""
+def test_draw_connects_each_line(tmp_path):
+    """Each line starts and ends at a box, an op or another line."""
     file = tmp_path / "neuron.svg"
     autograd_picture.draw(grads(lecture_neuron(tanh_by_exp=True)), file)
-    found, _ = shapes(file)
-    solid, lines = found["rect"] + found["ellipse"], found["path"][1:]
+    result, _ = shapes(file)
+    solid, lines = result["rect"] + result["ellipse"], result["path"][1:]
     sources = [(a[2], (a[1] + a[3]) / 2) for a in solid] + [line[-1] for line in lines]
     targets = [(a[0], (a[1] + a[3]) / 2) for a in solid] + [line[0] for line in lines]
     for line in lines:
@@ -403,7 +403,7 @@ def test_draw_leads_each_line_on(tmp_path):
 
 @settings(SAME_EXAMPLES, max_examples=15)
 @given(programs())
-def test_draw_is_readable_whatever_the_graph(tmp_path_factory, example):
+def test_draw_is_readable_for_random_graphs(tmp_path_factory, example):
     file = tmp_path_factory.mktemp("draw") / "graph.svg"
     program, leaves = example
     named = [Value(x, f'<leaf & "{i}">') for i, x in enumerate(leaves)]
@@ -411,7 +411,7 @@ def test_draw_is_readable_whatever_the_graph(tmp_path_factory, example):
     assert_readable(file)
 
 
-def test_draw_of_a_leaf_of_numbers_of_any_size_and_of_too_many_nodes(tmp_path):
+def test_draw_a_leaf_large_numbers_and_too_many_nodes(tmp_path):
     file = tmp_path / "graph.svg"
     autograd_picture.draw(grads(Value(2.0)), file)
     assert_readable(file)
@@ -457,7 +457,7 @@ def test_bad_arguments(arguments, message, capsys):
     assert line.startswith(f"autograd: {message}")
 
 
-def test_an_interrupt_ends_without_a_word(capsys):
+def test_an_interrupt_prints_nothing(capsys):
     def interrupted():
         raise KeyboardInterrupt
 
@@ -467,13 +467,13 @@ def test_an_interrupt_ends_without_a_word(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_output_that_nobody_reads_ends_without_a_word(monkeypatch, capsys):
-    """As under `| head -1`: what is printed waits in a buffer, and fails only where it is sent."""
+def test_a_closed_output_pipe_prints_no_error(monkeypatch, capsys):
+    """As with `| head -1`: print fills a buffer, and only flushing it fails."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", pipe)
         with pytest.raises(SystemExit) as exit_:
-            run_command("autograd", lambda: print("told"))
+            run_command("autograd", lambda: print("text"))
         assert exit_.value.code == 130
-    assert capsys.readouterr() == ("", "")  # and closing the pipe has raised nothing
+    assert capsys.readouterr() == ("", "")  # closing the pipe raised nothing

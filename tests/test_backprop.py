@@ -1,4 +1,4 @@
-"""Gradients by hand: each is jax.grad's, and training with them is training with jax.grad."""
+"""Manual gradients: each equals that of jax.grad, and training with them is equal, too."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def batch(size=B, vocab_size=V):
 
 
 def measure():
-    """The differences of a small model, of the lecture's, and of one whose norm hardly varies."""
+    """Return differences for a small model, the lecture's, and one with tiny batch variances."""
     small = SMALL(jax.random.key(0))
     flat = small._replace(W1=small.W1 * 2e-3)  # variances of the size of the epsilon
     return {
@@ -45,16 +45,16 @@ print(json.dumps(measure()))
 
 
 def check(measured, bound):
-    for model, found in measured.items():
-        assert sorted(found) == sorted(NAMES + SHORT)
-        for name, difference in found.items():
+    for model, differences in measured.items():
+        assert sorted(differences) == sorted(NAMES + SHORT)
+        for name, difference in differences.items():
             assert difference <= bound, f"{name} of {model}: {difference}"
 
 
 @pytest.mark.slow
 def test_every_gradient_in_float32():
     measured = measure()
-    check({"flat": measured.pop("flat")}, 1e-5)  # dividing by next to nothing costs a digit
+    check({"flat": measured.pop("flat")}, 1e-5)  # dividing by a tiny variance costs a digit
     check(measured, 1e-6)
 
 
@@ -64,11 +64,11 @@ def test_every_gradient_in_float64():
     measured = json.loads(done.stdout)
     assert measured.keys() == {"small", "lecture", "flat"}
     check(measured, 1e-12)
-    assert max(measured["lecture"].values()) > 0  # not a thing against itself
+    assert max(measured["lecture"].values()) > 0  # nonzero, as they are computed in two ways
 
 
 @pytest.mark.slow
-def test_gradients_have_the_shapes_of_what_they_are_by():
+def test_gradients_have_the_shapes_of_their_variables():
     params, (x, y) = SMALL(jax.random.key(0)), batch()
     loss, saved = jax.jit(backprop.forward)(params, x, y)
     by_params, by_saved = jax.jit(backprop.backward)(params, x, y, saved)
@@ -77,7 +77,7 @@ def test_gradients_have_the_shapes_of_what_they_are_by():
             assert getattr(values, name).shape == getattr(gradients, name).shape, name
     assert saved.loss == loss and by_saved.loss == 1
     assert saved.emb.shape == (B, T, C) and saved.h.shape == (B, H) and saved.probs.shape == (B, V)
-    # Two gradients are nothing but rounding, no other is.
+    # Only these two gradients are zero up to rounding.
     for name, a in (by_params._asdict() | by_saved._asdict()).items():
         assert (float(jnp.abs(a).max()) < 1e-6) == (name in ("b1", "logit_maxes")), name
 
@@ -88,20 +88,20 @@ def test_the_loss_is_the_cross_entropy():
     assert_close(loss, mean_loss(saved.logits, y), 1e-6)
     assert_close(saved.probs, jax.nn.softmax(saved.logits), 1e-6)
     assert_close(saved.bnraw.mean(axis=0), np.zeros(H), 1e-6)
-    assert_close(saved.bnraw.var(axis=0, ddof=1), np.ones(H), 1e-3)  # the epsilon is in it
+    assert_close(saved.bnraw.var(axis=0, ddof=1), np.ones(H), 1e-3)  # the epsilon makes it smaller
     with pytest.raises(ValueError, match=r"^1 windows; batch norm needs two or more$"):
         backprop.forward(params, x[:1], y[:1])
 
 
-def test_cross_entropy_pushes_and_pulls_alike():
+def test_gradient_of_equal_logits():
     dlogits = backprop.cross_entropy_backward(jnp.zeros((2, 4)), jnp.array([3, 0]))
     expected = np.array([[1, 1, 1, -3], [-3, 1, 1, 1]]) / 8
     assert_close(dlogits, expected, 1e-6)
 
 
 @pytest.mark.slow
-def test_training_by_hand_is_training_by_jax():
-    """300 steps on names: the same losses and parameters, and they get better."""
+def test_training_with_manual_gradients_equals_training_with_jax():
+    """300 steps on names give the same losses and parameters, and the losses fall."""
     splits, vocab = backprop.load(str(ROOT / "names.txt"))
     split = splits["train"]
 
@@ -126,8 +126,8 @@ def test_training_by_hand_is_training_by_jax():
     assert before > 3 and after < 2.7
 
 
-def test_the_learning_rate_falls_in_the_middle():
-    """With a gradient that is 1 everywhere the parameters tell what was taken from them."""
+def test_the_learning_rate_falls_halfway():
+    """With all gradients 1, the parameters show the sum of the learning rates."""
     split, zeros = batch(), jax.tree.map(jnp.zeros_like, SMALL(jax.random.key(0)))
 
     def ones(params, x, y):
@@ -138,7 +138,7 @@ def test_the_learning_rate_falls_in_the_middle():
         assert float(params.b2[0]) == pytest.approx(-expected)
 
 
-def test_evaluation_with_the_statistics_of_a_batch_is_its_loss():
+def test_evaluation_with_batch_statistics_equals_the_training_loss():
     params, (x, y) = SMALL(jax.random.key(0)), batch()
     loss, saved = jax.jit(backprop.forward)(params, x, y)
     statistics = backprop.calibrate(params, x)
@@ -147,7 +147,7 @@ def test_evaluation_with_the_statistics_of_a_batch_is_its_loss():
     assert_close(backprop.evaluate(params, statistics, (x, y)), loss, 1e-6)
 
 
-def test_the_lectures_sizes():
+def test_sizes_of_the_lecture():
     splits, vocab = backprop.load(str(published("names")))
     assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 182_625, "dev": 22_655}
     assert splits["train"][0].shape == (182_625, 3)
@@ -179,9 +179,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     of_gradient, of_losses = map(pictures.plt.figure, pictures.plt.get_fignums())
     shown = of_gradient.axes[0].images[0].get_array()
     assert shown.shape == (32, 27)
-    assert ((shown > 0).sum(axis=1) == 1).all()  # one pushed up, all others pulled down
+    assert ((shown > 0).sum(axis=1) == 1).all()  # only the target's entry is positive
     assert_close(32 * shown.sum(axis=1), np.zeros(32), 1e-5)
-    # What follows those characters, somewhere in the list, is what is pushed up.
+    # The pair of each row's last character and its target occurs in the list.
     rows = [text.get_text() for text in of_gradient.axes[0].get_yticklabels()]
     columns = [text.get_text() for text in of_gradient.axes[0].get_xticklabels()]
     text = "...".join(["", *(ROOT / "names.txt").read_text("utf-8").split(), ""])
@@ -193,7 +193,7 @@ def test_command(tmp_path, capsys, monkeypatch):
 
 
 def test_picture_of_losses(tmp_path, monkeypatch):
-    """451 losses: means of two, and the last, which has no second, left out."""
+    """451 losses give means of two; the last loss, which has no pair, is left out."""
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     monkeypatch.setattr(pictures.plt, "close", lambda figure: None)
     pictures.losses(np.arange(451.0), 226, (0.3, 0.07), tmp_path / "losses.png")
@@ -208,7 +208,7 @@ def test_picture_of_losses(tmp_path, monkeypatch):
     pictures.plt.close("all")
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_mistakes_give_one_line(tmp_path, capsys):
     few = tmp_path / "few.txt"
     few.write_text("ab\n" * 5, "utf-8")
     latin = tmp_path / "latin.txt"
@@ -242,7 +242,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 
 def test_a_gradient_that_differs_is_named(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(backprop, "differences", lambda *given: {"h": 1e-7, "W1": 1e-5})
+    monkeypatch.setattr(backprop, "differences", lambda *arguments: {"h": 1e-7, "W1": 1e-5})
     with pytest.raises(SystemExit) as exit:
         backprop.main(["--data", str(ROOT / "names.txt"), "--steps", "1", "--out", str(tmp_path)])
     assert exit.value.code == 1

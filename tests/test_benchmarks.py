@@ -1,4 +1,4 @@
-"""The benchmarks run, in small, and write down what they print."""
+"""Small runs of the benchmarks, which print and write their results."""
 
 import json
 
@@ -35,34 +35,34 @@ def test_benchmark(name, tmp_path):
     written = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
     assert written["machine"]["cores"] >= 1 and "torch" in written["machine"]["versions"]
     if name == "train_speed":
-        found = written["results"]["bigram"]
-        times = found["milliseconds"]
+        result = written["results"]["bigram"]
+        times = result["milliseconds"]
         peers = [times[way] for way in ("eager", "fused", "compiled", "compiled, fused")]
-        assert found["ratio"] == pytest.approx(min(peers) / times["makemore_jax"])
+        assert result["ratio"] == pytest.approx(min(peers) / times["makemore_jax"])
     if name == "whole_run":
         ways = written["results"]["bigram"]
         assert all(way["seconds"] > 0.1 and way["mebibytes"] > 50 for way in ways.values())
 
 
-def test_a_gpt_on_a_text_is_beside_the_eight_and_not_in_their_mean(monkeypatch):
+def test_the_geometric_mean_excludes_a_gpt_on_a_text(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks.train_speed import as_table
 
-    def found(fused, both):
+    def result(fused, both):
         ways = {"eager": 9.0, "fused": fused, "compiled": 9.0, "compiled, fused": both}
         return {"milliseconds": {"makemore_jax": 1.0, **ways}, "ratio": min(fused, both)}
 
-    results = {"bigram": found(2.0, 1.0), "mlp": found(8.0, 4.0), "shakespeare_cpu": found(3, 6)}
+    results = {"bigram": result(2.0, 1.0), "mlp": result(8.0, 4.0), "shakespeare_cpu": result(3, 6)}
     *rows, mean = as_table(results).splitlines()
     ratios = [row.split(" | ")[-2:] for row in rows[2:]]
     assert ratios == [["2.00", "1.00 |"], ["8.00", "4.00 |"], ["3.00", "3.00 |"]]
     assert mean.startswith("| geometric mean ") and mean.endswith(" 4.00 | 2.00 |")
-    assert "mean" not in as_table({"shakespeare_cpu": found(3.0, 6.0)})
+    assert "mean" not in as_table({"shakespeare_cpu": result(3.0, 6.0)})
 
 
-def test_pytorch_is_timed_at_the_step_that_is_compared(monkeypatch):
-    """Two groups of parameters, clipping, a learning rate that moves; but its own attention."""
+def test_pytorch_is_timed_with_the_step_of_the_comparison(monkeypatch):
+    """The steps are equal, but the timed one uses PyTorch's own attention."""
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import torch_side
@@ -84,8 +84,8 @@ def test_pytorch_is_timed_at_the_step_that_is_compared(monkeypatch):
         batch = torch.randint(0, 65, (2, 3, 64))
         for step in steps:
             step(*batch)
-    for found, known in zip(timed.parameters(), compared.parameters(), strict=True):
-        torch.testing.assert_close(found, known, rtol=0, atol=1e-9)
+    for result, known in zip(timed.parameters(), compared.parameters(), strict=True):
+        torch.testing.assert_close(result, known, rtol=0, atol=1e-9)
 
 
 def test_torch_compile_trains(monkeypatch):
@@ -135,15 +135,15 @@ def test_the_accelerator_benchmark_compares_with_pytorch(item, tmp_path):
     command = (*ACCELERATOR, tmp_path, "--limit", "600", "--items", item)
     done = run(*command, fresh=True, TORCHDYNAMO_DISABLE="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = read_accelerator(tmp_path)[item]["bigram"]
+    result = read_accelerator(tmp_path)[item]["bigram"]
     if item == "train":
-        assert {"makemore_jax", "eager", "compiled"} <= found.keys()
+        assert {"makemore_jax", "eager", "compiled"} <= result.keys()
     else:
-        assert found["exceeded"] == []
+        assert result["exceeded"] == []
 
 
-def test_the_accelerator_benchmark_keeps_what_it_has(tmp_path):
-    """An item that fails or takes too long costs no result of another item or model."""
+def test_the_accelerator_benchmark_keeps_earlier_results(tmp_path):
+    """An item that fails or takes too long deletes no result of another item or model."""
     stored = {
         "train": {"status": "finished, 1 s", "lstm": {"makemore_jax": 0.3}},
         "sample": {"status": "finished, 1 s", "gru": {"makemore_jax": 0.5}},
@@ -183,8 +183,8 @@ if __name__ == "__main__":
     done = run("-c", code, fresh=True, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
-    found = [line["value"].keys() for line in lines if line["key"] == "bigram"]
-    assert found == [{"makemore_jax"}, {"makemore_jax"}]
+    result = [line["value"].keys() for line in lines if line["key"] == "bigram"]
+    assert result == [{"makemore_jax"}, {"makemore_jax"}]
 
 
 def test_arithmetic_of_a_step(monkeypatch):

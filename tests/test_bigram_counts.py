@@ -1,4 +1,4 @@
-"""Lecture 2: the numbers of makemore's list, and a network that comes to the same table."""
+"""Lecture 2: bigram counts of makemore's names, and a network that learns the same table."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from makemore_jax.losses import token_losses
 KEY = jax.random.key(7)
 WORDS = ["aab", "ba", "cb"]
 VOCAB = Vocab(("a", "b", "c"))
-# By hand: the row of a character holds what follows it, and token 0 is first in rows and columns.
+# Counted by hand: the row is a token, the column the next token; token 0 is the end of a word.
 COUNTS = np.array([[0, 1, 1, 1], [1, 1, 1, 0], [2, 1, 0, 0], [0, 0, 1, 0]])
 
 
@@ -31,7 +31,7 @@ def makemore_counts(makemore) -> np.ndarray:
 
 
 def every_pair() -> np.ndarray:
-    """Counts (5, 5), none of them 0, from 3 to 61, and with rows of unequal weight."""
+    """Return counts (5, 5) from 3 to 61, with different sums of rows."""
     counts = np.random.RandomState(3).randint(3, 20, size=(5, 5))
     counts[2] *= 3
     counts[1, 3] = 61
@@ -39,7 +39,7 @@ def every_pair() -> np.ndarray:
 
 
 def log_probs(W) -> np.ndarray:
-    """The logits with a constant added to each row, chosen so that they can be compared."""
+    """Return log-probabilities, which do not depend on a constant added to a row of logits."""
     return np.asarray(jax.nn.log_softmax(W))
 
 
@@ -51,7 +51,7 @@ def trained(counts, num_steps, rate, *regularised):
 def test_statistics():
     assert bc.statistics(WORDS) == (3, 2, 3, ("a", "b", "c"))
     assert bc.most_frequent(COUNTS * np.arange(1, 5), 3) == [(0, 3, 4), (0, 2, 3), (1, 2, 3)]
-    assert len(bc.most_frequent(COUNTS, 99)) == 9  # and not those that never occur
+    assert len(bc.most_frequent(COUNTS, 99)) == 9  # pairs that never occur are left out
 
 
 def test_counts_of_a_list_by_hand():
@@ -68,13 +68,13 @@ def test_smoothing_by_hand():
 
 
 @pytest.mark.parametrize("smoothing", [-1, -1e-9, float("inf"), float("nan")])
-def test_smoothing_that_is_no_count(smoothing):
+def test_invalid_smoothing(smoothing):
     with pytest.raises(UserError, match="--smoothing"):
         bc.probabilities(COUNTS, smoothing)
 
 
 def test_likelihood_by_hand():
-    """Of ten pairs one is certain, two have probability 2/3, and seven 1/3."""
+    """One of ten pairs has probability 1, two have 2/3, and seven have 1/3."""
     expected = (2 * np.log(3 / 2) + 7 * np.log(3)) / 10
     assert bc.nll(bc.probabilities(COUNTS, 0), COUNTS) == pytest.approx(expected, abs=1e-12)
     unseen = bc.count(["cc"], VOCAB)
@@ -82,41 +82,41 @@ def test_likelihood_by_hand():
     assert bc.nll(bc.probabilities(COUNTS, 1), unseen) < 3
 
 
-def test_makemores_list(makemore, makemore_counts):
-    found = bc.statistics(makemore)
-    assert (found.num_lines, found.shortest, found.longest) == (32_033, 2, 15)
-    assert "".join(found.chars) == "abcdefghijklmnopqrstuvwxyz"
+def test_statistics_of_makemores_list(makemore, makemore_counts):
+    result = bc.statistics(makemore)
+    assert (result.num_lines, result.shortest, result.longest) == (32_033, 2, 15)
+    assert "".join(result.chars) == "abcdefghijklmnopqrstuvwxyz"
     assert makemore_counts.sum() == 228_146
-    # n and a are the tokens 14 and 1
+    # tokens 14 and 1 are n and a
     assert bc.most_frequent(makemore_counts, 3) == [(14, 0, 6763), (1, 0, 6640), (1, 14, 5438)]
 
 
 @pytest.mark.parametrize(("smoothing", "expected"), [(0, 2.454014), (1, 2.454577)])
 def test_likelihood_of_makemores_list(makemore_counts, smoothing, expected):
-    found = bc.nll(bc.probabilities(makemore_counts, smoothing), makemore_counts)
-    assert found == pytest.approx(expected, abs=5.1e-7)
+    result = bc.nll(bc.probabilities(makemore_counts, smoothing), makemore_counts)
+    assert result == pytest.approx(expected, abs=5.1e-7)
 
 
 def test_likelihood_of_the_lecture_split(makemore):
     counts = bc.count_splits(makemore, Vocab(bc.statistics(makemore).chars))
     probs = bc.probabilities(counts["train"], 1)
-    found = {name: bc.nll(probs, each) for name, each in counts.items()}
-    assert found == pytest.approx({"train": 2.454837, "dev": 2.453264, "test": 2.458391}, abs=5e-7)
+    result = {name: bc.nll(probs, each) for name, each in counts.items()}
+    assert result == pytest.approx({"train": 2.454837, "dev": 2.453264, "test": 2.458391}, abs=5e-7)
 
 
-def test_each_token_once_has_the_loss_of_every_pair_and_its_gradient():
-    """A row of counts for each input is the same as every pair of the text as an example."""
+def test_loss_and_gradient_of_counts_equal_those_of_all_pairs():
+    """Weighting each pair by its count equals using every pair of the text as an example."""
     W = bc.init_weights(KEY, 4)
     tokens = jnp.array([0, 1, 1, 2, 0, 2, 1, 0, 3, 2, 0])
 
     @jax.jit
-    def of_every_pair(W):
+    def loss_of_pairs(W):
         return token_losses(bc.network(W, tokens[:-1]), tokens[1:]).mean()
 
-    found = jax.jit(jax.value_and_grad(bc.network_nll))(W, 2 * COUNTS)
-    jax.tree.map(assert_close, found, jax.value_and_grad(of_every_pair)(W))
+    result = jax.jit(jax.value_and_grad(bc.network_nll))(W, 2 * COUNTS)
+    jax.tree.map(assert_close, result, jax.value_and_grad(loss_of_pairs)(W))
     assert_close(bc.network(W, tokens), W[tokens])
-    assert float(found[0]) == pytest.approx(bc.nll(np.exp(log_probs(W)), COUNTS), abs=1e-6)
+    assert float(result[0]) == pytest.approx(bc.nll(np.exp(log_probs(W)), COUNTS), abs=1e-6)
 
 
 def test_logits_converge_to_the_log_counts():
@@ -131,16 +131,16 @@ def test_logits_converge_to_the_log_counts():
 def test_pairs_that_never_occur_lose_their_probability():
     counts = every_pair()
     counts[[0, 3, 3], [2, 0, 4]] = 0
-    seldom, often = (
+    early, late = (
         np.exp(log_probs(trained(counts, steps, bc.steady_rate(counts))[0]))
         for steps in (500, 5_000)
     )
-    assert seldom[counts == 0].min() > 1e-4  # the log of a count of 0 is reached by no step
-    assert often[counts == 0].max() < 0.2 * seldom[counts == 0].min()
-    assert_close(often, bc.probabilities(counts, 0), 2e-3)
+    assert early[counts == 0].min() > 1e-4  # no finite number of steps reaches the log of 0
+    assert late[counts == 0].max() < 0.2 * early[counts == 0].min()
+    assert_close(late, bc.probabilities(counts, 0), 2e-3)
 
 
-def test_the_network_comes_near_to_the_counts_of_makemores_list(makemore_counts):
+def test_the_network_approaches_the_counts_of_makemores_list(makemore_counts):
     W, losses = trained(makemore_counts, 10_001, bc.steady_rate(makemore_counts))
     above = np.asarray(losses)[[0, 100, 1_000, 10_000]] - 2.454014
     assert (above > 0).all()
@@ -154,7 +154,7 @@ def test_the_network_comes_near_to_the_counts_of_makemores_list(makemore_counts)
 
 @pytest.mark.parametrize("smoothing", [0.5, 1.0, 17.0])
 def test_kl_regularizer_is_smoothing(smoothing):
-    """Exactly, also where the count is 0."""
+    """The equality is exact, also for counts of 0."""
     counts = every_pair()
     counts[[0, 3, 3], [2, 0, 4]] = 0
     W, _ = trained(counts, 10_000, 5.0, bc.kl_strength(smoothing, counts), bc.kl)
@@ -163,22 +163,22 @@ def test_kl_regularizer_is_smoothing(smoothing):
     assert np.abs(expected - np.log(bc.probabilities(counts, 1.1 * smoothing))).max() > 5e-3
 
 
-def test_l2_lends_counts_from_likely_pairs_to_unlikely_ones():
-    """What l2's docstring says of its minimum."""
+def test_l2_moves_counts_from_likely_to_unlikely_pairs():
+    """Check the property of the minimum that the docstring of l2 states."""
     counts, strength = every_pair(), 0.1
     counts[0, 2] = 0
     W, _ = trained(counts, 8_000, 4.0, strength)
-    lent = -bc.l2_smoothing(strength, counts) * np.asarray(W)
-    expected = (counts + lent) / counts.sum(axis=1, keepdims=True)
+    moved = -bc.l2_smoothing(strength, counts) * np.asarray(W)
+    expected = (counts + moved) / counts.sum(axis=1, keepdims=True)
     assert_close(np.exp(log_probs(W)), expected, 1e-4)
-    assert np.abs(lent).max() > 1  # not so without a regularizer
-    assert_close(lent.sum(axis=1), np.zeros(5), 1e-2)
+    assert np.abs(moved).max() > 1  # 0 without a regularizer
+    assert_close(moved.sum(axis=1), np.zeros(5), 1e-2)
 
 
-def test_more_of_l2_or_of_smoothing_brings_each_row_nearer_to_uniform():
+def test_more_l2_or_smoothing_makes_each_row_more_uniform():
     counts = every_pair()
 
-    def from_uniform(probs):  # in KL, for each row
+    def from_uniform(probs):  # KL divergence of each row
         return (np.log(1 / 5) - np.log(probs)).mean(axis=1)
 
     strengths = [0.0, 0.01, 0.1, 1.0]
@@ -189,7 +189,7 @@ def test_more_of_l2_or_of_smoothing_brings_each_row_nearer_to_uniform():
 
 
 def test_strong_l2_is_smoothing_to_first_order():
-    """Ten times the strength: logits a tenth as large, their difference a hundredth."""
+    """At ten times the strength, logits are a tenth and their error is a hundredth as large."""
     counts, ratios = every_pair(), []
     for strength in (10.0, 100.0):
         W, _ = trained(counts, 300, 5 / strength, strength)
@@ -207,7 +207,7 @@ def test_l2_strength_of_the_lecture_on_makemores_list(makemore_counts):
 
 
 def drawn(seed, smoothing):
-    """One compiled program for all tests."""
+    """Draw 200 lines with the program that all tests share."""
     return bc.sample(jax.random.key(seed), bc.probabilities(COUNTS, smoothing), VOCAB, 200, 60)
 
 
@@ -215,19 +215,19 @@ def test_frequencies_of_drawn_lines():
     lines = [line for seed in range(12) for line in drawn(seed, 0.2)]
     counts = bc.count(lines, VOCAB)
     assert counts.sum(axis=1).min() > 900
-    # Three and a half standard deviations of a frequency among so many
+    # 3.5 standard deviations of a frequency in the row with the fewest counts
     bound = 3.5 * np.sqrt(0.25 / counts.sum(axis=1).min())
     assert_close(bc.probabilities(counts, 0), bc.probabilities(COUNTS, 0.2), bound)
 
 
-def test_the_key_alone_says_what_is_drawn():
+def test_samples_depend_only_on_the_key():
     lines = drawn(7, 0.2)
     assert len(lines) == 200
     assert lines == drawn(7, 0.2)
     assert lines != drawn(8, 0.2)
 
 
-def test_what_was_never_counted_is_never_drawn():
+def test_pairs_with_a_count_of_0_are_never_drawn():
     lines = drawn(7, 0)
     assert not bc.count(lines, VOCAB)[COUNTS == 0].any()
     assert len(set(lines)) > 20
@@ -241,7 +241,7 @@ def test_the_language_model_scores_lines_by_the_table():
 
 
 def test_picture_of_any_symbols(tmp_path):
-    """A $ begins no formula, and without any count the shade still has a scale."""
+    """A $ does not start a formula, and counts that are all 0 still have a color scale."""
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     pictures.bigram_table(np.zeros((4, 4), int), [".", "$", "\\", "{"], tmp_path / "counts.png")
     assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")
@@ -253,9 +253,9 @@ def test_picture_shows_each_pair_above_its_count(tmp_path, monkeypatch):
     pictures.bigram_table(COUNTS * 7, bc.symbols(VOCAB), tmp_path / "counts.png")
     monkeypatch.undo()
     ax = pictures.plt.gcf().axes[0]
-    places = {text.get_text(): text.get_position() for text in ax.texts}
+    positions = {text.get_text(): text.get_position() for text in ax.texts}
     assert len(ax.texts) == 2 * 4 * 4
-    assert np.round(places["ab"]).tolist() == [2, 1]  # column, row
+    assert np.round(positions["ab"]).tolist() == [2, 1]  # column, row
     shown = [
         text.get_text() for text in ax.texts if np.round(text.get_position()).tolist() == [2, 1]
     ]
@@ -314,9 +314,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         (["--dat", "words.txt"], "unrecognized arguments: --dat words.txt"),
     ],
 )
-def test_one_clear_line_for_each_mistake_and_nothing_written(
-    options, message, tmp_path, capsys, monkeypatch
-):
+def test_mistakes_print_one_line_and_write_nothing(options, message, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("anna\nbob\n", "utf-8")
@@ -332,5 +330,5 @@ def test_one_clear_line_for_each_mistake_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_projects_own_list_is_the_default():
+def test_names_txt_can_be_read():
     assert bc._read(str(ROOT / "names.txt"))[0] == "aaban"

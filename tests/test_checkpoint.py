@@ -1,4 +1,4 @@
-"""Saving and restoring: the latest and the best, and nothing that is not what was saved."""
+"""Saving and restoring: the latest and the best checkpoint, damage, and wrong shapes."""
 
 import json
 import math
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.versions
 
 
 def state_at(step: int, optimizer=None) -> state_lib.TrainState:
-    """A state whose parameters tell its step."""
+    """Return a state with parameters that depend on its step."""
     model, _ = small_model("rnn")
     optimizer = optimizer or optax.adam(0.1)
     state = state_lib.create(model, optimizer, jax.random.key(step), BLOCK)
@@ -27,21 +27,21 @@ def state_at(step: int, optimizer=None) -> state_lib.TrainState:
 
 
 def saved(folder, *losses, open_folder=open_checkpoints) -> Checkpoints:
-    """Checkpoints at steps 10, 20, ... with these dev losses."""
+    """Save checkpoints at steps 10, 20, ... with these dev losses."""
     checkpoints = open_folder(folder)
     for i, loss in enumerate(losses, start=1):
         checkpoints.save(state_at(10 * i), loss)
     return checkpoints
 
 
-def test_restore_gives_back_every_bit(tmp_path):
+def test_restore_is_bit_exact(tmp_path):
     saved(tmp_path, 2.0)
     restored = open_checkpoints(tmp_path).restore("latest", state_at(0))
     assert_same(restored, state_at(10))
     assert restored.step.dtype == jnp.int32
 
 
-def test_the_latest_and_the_best_are_kept_and_no_more(tmp_path):
+def test_only_the_latest_and_the_best_are_kept(tmp_path):
     checkpoints = saved(tmp_path, 3.0, 2.0, None, 2.5, 2.2)
     assert checkpoints.steps() == {"latest": 50, "best": 20}
     assert checkpoints.best_dev_loss() == 2.0
@@ -58,15 +58,15 @@ def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):
     assert checkpoints.steps() == {"latest": 30, "best": 10}
 
 
-def test_parameters_alone(tmp_path):
+def test_restoring_only_parameters(tmp_path):
     saved(tmp_path, 2.0, 1.0, 3.0)
     model, _ = small_model("rnn")
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
-    restored = open_checkpoints(tmp_path, read_only=True).restore_variables("best", like)
+    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
+    restored = open_checkpoints(tmp_path, read_only=True).restore_variables("best", template)
     assert_same(restored, {"params": state_at(20).params})
 
 
-def test_one_flipped_bit_is_noticed(tmp_path):
+def test_one_flipped_bit_is_detected(tmp_path):
     saved(tmp_path, 2.0)
     folder = tmp_path / "checkpoints" / "10"
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -83,14 +83,14 @@ def test_one_flipped_bit_is_noticed(tmp_path):
     assert_same(Checkpoints(tmp_path).restore("latest", state_at(0)), state_at(10))
 
 
-def test_a_missing_file_is_one_line(tmp_path):
+def test_a_missing_file_gives_one_line(tmp_path):
     saved(tmp_path, 2.0)
     (tmp_path / "checkpoints" / "10" / "params" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match="can't be read"):
         open_checkpoints(tmp_path).restore("latest", state_at(0))
 
 
-def test_reading_is_tried_again_while_a_training_replaces_the_checkpoint(tmp_path, monkeypatch):
+def test_reading_is_retried_while_a_training_replaces_the_checkpoint(tmp_path, monkeypatch):
     saved(tmp_path, 2.0)
     reader, attempts = open_checkpoints(tmp_path, read_only=True), []
     verify = manifest.verify
@@ -132,7 +132,7 @@ def test_the_core_saves_and_restores_without_a_manifest(tmp_path):
 
 
 def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
-    """orbax would cast, cut or pad them without a word."""
+    """orbax would cast, cut or pad them without an error."""
     saved(tmp_path, 2.0)
     checkpoints = open_checkpoints(tmp_path)
     state = state_at(0)
@@ -146,7 +146,7 @@ def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
         checkpoints.restore("latest", state_at(0, optax.sgd(0.1)))
 
 
-def test_an_empty_folder_has_none(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     checkpoints = open_checkpoints(tmp_path, read_only=True)
     assert checkpoints.steps() == {}
     assert checkpoints.best_dev_loss() == math.inf
@@ -164,8 +164,8 @@ from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.assemble import open_checkpoints
 from makemore_jax.config import MeshConfig
 
-everywhere = shardings.replicated(make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
-restored = open_checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), everywhere))
+replicated = shardings.replicated(make_mesh(MeshConfig(data=int(sys.argv[2])), 32, 0))
+restored = open_checkpoints(sys.argv[1]).restore("latest", jax.device_put(state_at(0), replicated))
 assert_same(restored, state_at(10))
 assert len(restored.step.sharding.device_set) == jax.device_count() == int(sys.argv[2])
 open_checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
@@ -173,7 +173,7 @@ open_checkpoints(sys.argv[1] + "/again").save(restored, 1.0)
 
 
 @pytest.mark.slow
-def test_one_device_opens_what_eight_saved_and_the_other_way_round(tmp_path):
+def test_one_device_restores_a_checkpoint_of_eight_and_vice_versa(tmp_path):
     saved(tmp_path, 2.0)
     for folder, devices in ((tmp_path, 8), (tmp_path / "again", 1)):
         done = run("-c", ON_OTHER_DEVICES, folder, devices, **on_devices(devices))

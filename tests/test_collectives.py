@@ -1,6 +1,6 @@
-"""On CPU devices at most one program with collectives is in flight, or XLA deadlocks.
+"""At most one program with collectives may be in flight on CPU devices, or XLA deadlocks.
 
-Two virtual devices, in processes of their own.
+The programs run on two virtual devices in separate processes.
 """
 
 import pytest
@@ -86,14 +86,14 @@ def run_on_two_devices(code: str) -> str:
 
 
 @pytest.mark.versions
-def test_evaluation_with_many_batches_in_flight_ends():
+def test_evaluation_with_many_batches_does_not_deadlock():
     """Each evaluation dispatches 113 batches before it reads one."""
     first, second = (line.split()[1] for line in run_on_two_devices(MANY_EVALUATIONS).splitlines())
     assert first == second
 
 
 @pytest.mark.slow
-def test_parameters_that_are_sharded_are_evaluated():
+def test_sharded_parameters_are_evaluated():
     run_on_two_devices(SHARDED_PARAMETERS)
 
 

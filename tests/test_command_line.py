@@ -1,4 +1,4 @@
-"""The two commands as a user types them: end to end, and one clear line for each mistake."""
+"""End-to-end tests of train.py and sample.py, and the one-line errors for mistakes."""
 
 import json
 import re
@@ -29,7 +29,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A quick run of train.py, and what it printed."""
+    """Return the folder and the output of a short run of train.py."""
     folder = tmp_path_factory.mktemp("cli") / "bigram"
     done = run("train.py", "--config", "configs/bigram.py", *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 @pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of([k for k in FAMILIES if k != "bigram"], ["mlp"]))
 def test_train_and_sample_every_family(kind, tmp_path):
-    """The README's two commands, at the sizes of the configs, on a few steps."""
+    """Run the README's two commands with the model sizes of the configs, for a few steps."""
     folder = tmp_path / kind
     done = run("train.py", f"--config=configs/{kind}.py", *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_train_and_sample_every_family(kind, tmp_path):
     assert len(drawn.stdout.splitlines()) == 7
 
 
-def test_what_training_prints(trained):
+def test_output_of_training(trained):
     folder, printed = trained
     assert re.search(r"bigram, 729 parameters, on \d+ cpu", printed)
     assert "20,242 train, 1,124 dev, 1,124 test lines" in printed
@@ -58,7 +58,7 @@ def test_what_training_prints(trained):
     assert f"everything is in {folder}" in printed
 
 
-def test_default_workdir_is_runs_and_the_name_of_the_config(tmp_path):
+def test_default_workdir_is_named_after_the_config(tmp_path):
     (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 5), "utf-8")
     done = run(
         *(ROOT / "train.py", "--config", ROOT / "configs" / "bigram.py", *QUICK),
@@ -69,7 +69,7 @@ def test_default_workdir_is_runs_and_the_name_of_the_config(tmp_path):
     assert (tmp_path / "runs" / "bigram" / "summary.json").exists()
 
 
-def test_overrides_may_stand_before_the_config_and_apart_from_their_value(tmp_path):
+def test_overrides_before_the_config_and_with_separate_values(tmp_path):
     done = run(
         *("train.py", "--config.seed", "5", "--config.data.block_size=None", *QUICK),
         *("--config.data.dedup", "--config", "configs/bigram.py", "--workdir", tmp_path),
@@ -77,10 +77,10 @@ def test_overrides_may_stand_before_the_config_and_apart_from_their_value(tmp_pa
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))["config"]
     assert (config["seed"], config["data"]["dedup"]) == (5, True)
-    assert config["data"]["block_size"] == 15  # what the data gave
+    assert config["data"]["block_size"] == 15  # computed from the data
 
 
-def test_samples_as_text_are_sorted_by_place(trained):
+def test_text_samples_are_grouped_by_split(trained):
     done = run("sample.py", "--workdir", trained[0], "--num", "5")
     assert done.returncode == 0
     assert re.match(r"(in (train|dev|test)|new):\n  ", done.stdout)
@@ -96,15 +96,15 @@ def test_lines_cut_at_max_len_are_marked(trained):
     assert done.stdout.partition("cut:\n")[2].split() == cut
 
 
-def test_samples_as_json_and_their_score(trained, names):
-    """log_prob is what --score gives, found_in is true, the prompt comes first."""
+def test_json_samples_and_their_score(trained, names):
+    """Compare log_prob with --score and found_in with the data, and check the prompt."""
     flags = ("--format", "json", "--prompt", "an", "--top_k", "9", "--top_p", "0.9")
     done = run("sample.py", "--workdir", trained[0], "--num", "50", *flags)
     drawn = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(drawn) == 50
     texts = [line["text"] for line in drawn]
     assert all(text.startswith("an") for text in texts)
-    assert [line["found_in"] for line in drawn] == names_of(trained[0]).found_in(
+    assert [line["found_in"] for line in drawn] == load_names(trained[0]).found_in(
         texts, [line["found_in"] == "cut" for line in drawn]
     )
 
@@ -121,8 +121,8 @@ def test_samples_as_json_and_their_score(trained, names):
     assert summary["loss"] == pytest.approx(-sum(s["log_prob"] for s in scored) / tokens)
 
 
-def names_of(workdir):
-    """The data of a run."""
+def load_names(workdir):
+    """Load the data of a run."""
     from makemore_jax.config import from_json
 
     config = from_json(json.loads((workdir / "config.json").read_text("utf-8"))["config"])
@@ -131,9 +131,9 @@ def names_of(workdir):
 
 
 def test_score_of_the_test_split_is_the_test_loss(trained, tmp_path):
-    """Scoring the very lines gives the number that training printed."""
+    """Scoring the lines of the test split gives the test loss that training printed."""
     summary = json.loads((trained[0] / "summary.json").read_text("utf-8"))
-    lines = "\n".join(names_of(trained[0]).words["test"])
+    lines = "\n".join(load_names(trained[0]).words["test"])
     (tmp_path / "test.txt").write_text(lines, "utf-8")
     flags = ("--score", tmp_path / "test.txt", "--format", "json")
     done = run("sample.py", "--workdir", trained[0], *flags)
@@ -154,26 +154,26 @@ def test_seeds_and_checkpoints(trained):
     assert [line["found_in"] for line in new] == ["new"] * 9
 
 
-def test_the_latest_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
-    """The latest is a worse one here, with the first rows of its table exchanged."""
+def test_the_latest_checkpoint_can_be_selected(trained, tmp_path):
+    """The latest checkpoint is worse than the best here: the rows of its table are reversed."""
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
     checkpoints = Checkpoints(folder)
-    like = models.variable_shapes(create_model(small_config("bigram").model, 27, 15), 15)
-    table = checkpoints.restore_variables("best", like)["params"]["logits"]
+    template = models.variable_shapes(create_model(small_config("bigram").model, 27, 15), 15)
+    table = checkpoints.restore_variables("best", template)["params"]["logits"]
     params = {"logits": table[::-1]}
     state = TrainState(jnp.int32(31), params, opt_state={})
     checkpoints.save(state, 9.0)
     scores = {}
-    for which in ("best", "latest"):
-        flags = ("--score", "-", "--checkpoint", which, "--workdir", folder)
-        scores[which] = run("sample.py", *flags, stdin="emma\nolivia\n").stdout
+    for checkpoint in ("best", "latest"):
+        flags = ("--score", "-", "--checkpoint", checkpoint, "--workdir", folder)
+        scores[checkpoint] = run("sample.py", *flags, stdin="emma\nolivia\n").stdout
     assert "loss" in scores["best"] and "loss" in scores["latest"]
     assert scores["best"] != scores["latest"]
 
 
-def test_sampling_without_the_data_says_so(trained, tmp_path):
-    """A run that was carried to another machine still speaks; it can't say what is new."""
+def test_sampling_without_the_data_prints_a_warning(trained, tmp_path):
+    """Sampling works on another machine, but can't report which samples are new."""
     content = json.loads((trained[0] / "config.json").read_text("utf-8"))
     intact = (trained[0] / "config.json").read_text("utf-8")
     content["data_file"] = str(tmp_path / "gone.txt")
@@ -221,7 +221,7 @@ def test_help_of_a_config_with_a_mistake():
 
 
 def test_help_and_mistakes_do_not_import_jax(tmp_path):
-    """They are quick, as they import no large library."""
+    """Help and errors appear quickly because they import no large library."""
     for name in ("jax", "numpy", "orbax", "flax"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')", "utf-8")
     for script in ("train.py", "sample.py"):
@@ -232,7 +232,7 @@ def test_help_and_mistakes_do_not_import_jax(tmp_path):
 
 
 def test_a_bundled_config_by_its_name(tmp_path):
-    """In any folder; names.txt, its data, is found as well."""
+    """A bundled config and its data, names.txt, are found from any folder."""
     train, folder = ROOT / "train.py", tmp_path / "runs" / "bigram"
     done = run(train, "--config", "bigram", "--config.train.steps=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -305,7 +305,7 @@ BAD_TRAIN = [
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files of which no data can be made."""
+    """Return a folder of files that are not valid data."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "empty").write_bytes(b"")
     (folder / "blank").write_bytes(b" \n\n")
@@ -419,7 +419,7 @@ def test_sample_without_a_run(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_sample_of_a_run_that_has_saved_nothing_yet(trained, tmp_path):
+def test_sample_of_a_run_without_a_checkpoint(trained, tmp_path):
     for name in ("config.json", "vocab.json"):
         (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
     done = run("sample.py", "--workdir", tmp_path)

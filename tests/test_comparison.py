@@ -1,4 +1,4 @@
-"""The table and the chart that compare runs."""
+"""Comparisons of several runs: the table and the charts."""
 
 import html
 import json

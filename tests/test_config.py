@@ -1,4 +1,4 @@
-"""The config: fixed names, JSON there and back, and every value checked."""
+"""The config: stable names, conversion to and from JSON, and validation."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 
 # Scripts rely on these names and defaults.
-FIXED = {
+STABLE = {
     "seed": 3407,
     "data.path": "names.txt",
     "data.kind": "lines",
@@ -48,14 +48,14 @@ def set_field(config: Config, name: str, value) -> None:
 
 def test_names_and_defaults():
     flat = config_lib.flatten(Config())
-    assert FIXED.items() <= flat.items()
+    assert STABLE.items() <= flat.items()
     assert flat.keys() == field_types().keys()
-    also = {"model.kind", "optimizer.schedule", "optimizer.warmup_steps", "optimizer.grad_clip"}
+    required = {"model.kind", "optimizer.schedule", "optimizer.warmup_steps", "optimizer.grad_clip"}
     every = {f"train.{n}_every" for n in ("log", "eval", "sample", "checkpoint")}
-    assert also | every | {"train.steps", "train.num_samples"} <= flat.keys()
+    assert required | every | {"train.steps", "train.num_samples"} <= flat.keys()
 
 
-def test_json_there_and_back():
+def test_conversion_to_json_and_back():
     config = Config(seed=5)
     set_field(config, "data.path", "naïve ö.txt")
     set_field(config, "data.block_size", 17)
@@ -72,8 +72,8 @@ def test_json_with_an_unknown_field_is_refused():
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_each_family_has_a_config_file_with_its_story(kind):
-    """Its numbers and the README's are those that benchmarks.reproduce measured."""
+def test_each_family_has_a_documented_config_file(kind):
+    """Its numbers and those of the README come from benchmarks.reproduce."""
     scope = runpy.run_path(str(ROOT / "configs" / f"{kind}.py"))
     config = scope["get_config"]()
     config_lib.validate(config)
@@ -115,7 +115,7 @@ def test_each_family_has_a_config_file_with_its_story(kind):
         ("mesh.data", 0, "mesh.data: 0 must be -1 or at least 1"),
     ],
 )
-def test_bad_values_are_named(name, value, message):
+def test_bad_values(name, value, message):
     config = Config()
     set_field(config, name, value)
     with pytest.raises(UserError, match=message):
@@ -138,7 +138,7 @@ def test_dropout_without_a_transformer():
         create_model(config.model, 27, 16)
 
 
-def test_help_names_the_fields_of_one_kind():
+def test_help_lists_the_fields_of_a_single_family():
     families = models.MODELS | EXTENSION_MODELS
     shared = {"kind", "n_layer", "n_head", "n_embd", "n_embd2"}
     for name in ModelConfig.__dataclass_fields__.keys() - shared:

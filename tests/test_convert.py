@@ -1,6 +1,6 @@
-"""Weights from PyTorch and back, live, and what may not be opened.
+"""Convert weights from PyTorch and back with torch itself, and refuse unsafe files.
 
-Needs torch: pip install -e ".[parity]". Where MAKEMORE_REQUIRE_TORCH is set, none of it is skipped.
+Needs torch: pip install -e ".[parity]". If MAKEMORE_REQUIRE_TORCH is set, nothing is skipped.
 """
 
 import json
@@ -33,7 +33,7 @@ def layer(name, n_in, n_out, bias=True):
 
 
 def makemore_shapes(kind: str, V: int, T: int, C: int = 64) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of makemore.py's state_dicts at its defaults, its buffers included."""
+    """Return the names and shapes of makemore.py's state_dict at its defaults, with buffers."""
     wte, head = {"wte.weight": (V, C)}, layer("lm_head", C, V)
     cells = {"rnn": ["xh_to_h"], "gru": ["xh_to_z", "xh_to_r", "xh_to_hbar"]}
     if kind == "bigram":
@@ -47,14 +47,14 @@ def makemore_shapes(kind: str, V: int, T: int, C: int = 64) -> dict[str, tuple[i
         block = layer("context_block.mlp.c_fc", C, C) | layer("context_block.mlp.c_proj", C, C)
         mask = {"context_block.cbow.bias": (1, T, T)}
         return wte | {"wpe.weight": (T, C)} | mask | block | head
-    found = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    result = {"wte.weight": (V, C), "wpe.weight": (T, C)}
     for i in range(4):
-        found |= {f"h.{i}.{ln}.{p}": (C,) for ln in ("ln_1", "ln_2") for p in ("weight", "bias")}
-        found |= {f"h.{i}.attn.bias": (1, 1, T, T)} | layer(f"h.{i}.attn.c_attn", C, 3 * C)
-        found |= layer(f"h.{i}.attn.c_proj", C, C) | layer(f"h.{i}.mlp.c_fc", C, 4 * C)
-        found |= layer(f"h.{i}.mlp.c_proj", 4 * C, C)
-    found |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
-    return {f"transformer.{k}": v for k, v in found.items()} | layer("lm_head", C, V, bias=False)
+        result |= {f"h.{i}.{ln}.{p}": (C,) for ln in ("ln_1", "ln_2") for p in ("weight", "bias")}
+        result |= {f"h.{i}.attn.bias": (1, 1, T, T)} | layer(f"h.{i}.attn.c_attn", C, 3 * C)
+        result |= layer(f"h.{i}.attn.c_proj", C, C) | layer(f"h.{i}.mlp.c_fc", C, 4 * C)
+        result |= layer(f"h.{i}.mlp.c_proj", 4 * C, C)
+    result |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    return {f"transformer.{k}": v for k, v in result.items()} | layer("lm_head", C, V, bias=False)
 
 
 def config_of(kind: str, **options) -> Config:
@@ -66,13 +66,13 @@ def config_of(kind: str, **options) -> Config:
 
 
 def torch_model(kind: str, seed: int = 5, **options):
-    """A reference model at the sizes of its config on names.txt, as makemore would begin."""
+    """Return a reference model with makemore's initial values, and sizes for names.txt."""
     torch.manual_seed(seed)
     return weights.reference(config_of(kind, **options), vocab_size=27, block_size=15)
 
 
 @pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("cnn", "lstm")])
-def test_state_dicts_are_makemores(kind):
+def test_state_dicts_match_makemore(kind):
     shapes = {name: tuple(t.shape) for name, t in torch_model(kind).state_dict().items()}
     assert shapes == makemore_shapes(kind, V=27, T=15)
 
@@ -83,7 +83,7 @@ def test_every_family_has_a_reference():
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
-    """Through the two commands, every tensor and every buffer."""
+    """Convert every tensor and buffer with the two commands."""
     module = torch_model(kind)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -99,22 +99,22 @@ def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
     done = run(*CONVERT, "to-torch", "--workdir", tmp_path / "run", back)
     assert done.returncode == 0, done.stderr
     if suffix == "pt":
-        found = torch.load(back, weights_only=True)
-        torch_model(kind, seed=6).load_state_dict(found, strict=True)
-        found = {name: tensor.numpy() for name, tensor in found.items()}
+        result = torch.load(back, weights_only=True)
+        torch_model(kind, seed=6).load_state_dict(result, strict=True)
+        result = {name: tensor.numpy() for name, tensor in result.items()}
     else:
-        found = weights.read(back)
+        result = weights.read(back)
     known = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    assert found.keys() == known.keys()
+    assert result.keys() == known.keys()
     for name, tensor in known.items():
-        assert found[name].shape == tensor.shape
-        assert found[name].tobytes() == tensor.tobytes(), name
+        assert result[name].shape == tensor.shape
+        assert result[name].tobytes() == tensor.tobytes(), name
 
 
-TIED = {"tied": True, "bias": False}  # as nanoGPT's
+TIED = {"tied": True, "bias": False}  # as in nanoGPT
 
 
-def test_state_dict_of_tied_weights_is_nanogpts():
+def test_state_dict_of_tied_weights_matches_nanogpt():
     module = torch_model("transformer", **TIED)
     shapes = makemore_shapes("transformer", V=27, T=15)
     shapes = {k: v for k, v in shapes.items() if not k.endswith("bias") or k.endswith(".attn.bias")}
@@ -123,7 +123,7 @@ def test_state_dict_of_tied_weights_is_nanogpts():
 
 
 def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
-    """Of a model of a text: names.txt as one, which has 27 characters too."""
+    """Use names.txt as a text, which also has 27 characters."""
     module = torch_model("transformer", **TIED)
     torch.save(module.state_dict(), tmp_path / "model.pt")
     config = ("--config", "configs/transformer.py", "--config.model.tied")
@@ -136,32 +136,32 @@ def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
         back = tmp_path / f"back.{suffix}"
         done = run(*CONVERT, "to-torch", "--workdir", tmp_path / "run", back)
         assert done.returncode == 0, done.stderr
-        found = weights.read(back)
-        assert found.keys() == known.keys()
+        result = weights.read(back)
+        assert result.keys() == known.keys()
         for name, tensor in known.items():
-            assert found[name].shape == tensor.shape
-            assert found[name].tobytes() == tensor.tobytes(), name
+            assert result[name].shape == tensor.shape
+            assert result[name].tobytes() == tensor.tobytes(), name
     torch_model("transformer", seed=6, **TIED).load_state_dict(
         torch.load(tmp_path / "back.pt", weights_only=True), strict=True
     )
 
 
 def test_tied_weights_that_differ_are_refused():
-    like = create_model(config_of("transformer", **TIED).model, 27, 15)
-    like = models.param_shapes(like, 15)
+    template = create_model(config_of("transformer", **TIED).model, 27, 15)
+    template = models.param_shapes(template, 15)
     module = torch_model("transformer", **TIED)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     tensors = weights.without_masks(tensors, "transformer", 15)
-    tree = weights.from_torch(tensors, like, "transformer")
+    tree = weights.from_torch(tensors, template, "transformer")
     assert "lm_head" not in tree
     tensors["lm_head.weight"] = tensors["lm_head.weight"].copy()
     tensors["lm_head.weight"][20, 60] += 1e-6
     message = r"^lm_head.weight is not transformer.wte.weight; give --config.model.tied=False$"
     with pytest.raises(UserError, match=message):
-        weights.from_torch(tensors, like, "transformer")
+        weights.from_torch(tensors, template, "transformer")
 
 
-def test_fused_attention_is_the_same_but_for_rounding():
+def test_fused_attention_is_equal_up_to_rounding():
     written_out = torch_model("transformer").double()
     fused = weights.reference(config_of("transformer"), 27, 15, fused_attention=True).double()
     fused.load_state_dict(written_out.state_dict(), strict=True)
@@ -169,7 +169,7 @@ def test_fused_attention_is_the_same_but_for_rounding():
     torch.testing.assert_close(fused(tokens), written_out(tokens), rtol=0, atol=1e-12)
 
 
-def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):
+def test_a_run_from_torch_is_scored_sampled_and_trained(tmp_path):
     module = torch_model("gru")
     torch.save(module.state_dict(), tmp_path / "model.pt")
     folder, config = tmp_path / "run", ("--config", "configs/gru.py")
@@ -178,8 +178,8 @@ def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):
     scored = run("sample.py", "--workdir", folder, "--score", "-", "--format=json", stdin="anna")
     tokens = torch.tensor([[0, 1, 14, 14, 1]])
     log_probs = torch.log_softmax(module(tokens)[0], -1)[range(5), [1, 14, 14, 1, 0]]
-    found = json.loads(scored.stdout.splitlines()[0])["log_prob"]
-    assert found == pytest.approx(log_probs.sum().item(), abs=1e-4)
+    result = json.loads(scored.stdout.splitlines()[0])["log_prob"]
+    assert result == pytest.approx(log_probs.sum().item(), abs=1e-4)
     assert run("sample.py", "--workdir", folder, "--num", "3").returncode == 0
     done = run("train.py", *config, *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ def test_a_run_from_torch_is_scored_sampled_and_trained_on(tmp_path):
 
 
 class Evil:
-    """What a pickle can do when it is trusted."""
+    """Run code when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -197,7 +197,7 @@ class Evil:
 
 
 def bad_files(folder, case: str):
-    """A file that can't become a gru, and what is said of it."""
+    """Return a file that can't become a gru, and the expected error message."""
     tensors = torch_model("gru").state_dict()
     file = folder / "model.pt"
     if case == "shape":
@@ -239,7 +239,7 @@ CASES = ["shape", "missing", "more", "kind", "integers", "no tensors", "evil", "
 
 
 @pytest.mark.parametrize("case", [*CASES, "none"])
-def test_what_does_not_fit_is_one_line_and_nothing_is_written(case, tmp_path):
+def test_an_unsuitable_file_gives_one_line_and_writes_nothing(case, tmp_path):
     file, message = bad_files(tmp_path, case)
     folder, config = tmp_path / "run", ("--config", "configs/gru.py")
     done = run(*CONVERT, "from-torch", file, *config, "--workdir", folder)
@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(case, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_another_context_is_named(tmp_path):
+def test_another_context_length_is_refused(tmp_path):
     torch.save(torch_model("transformer").state_dict(), tmp_path / "model.pt")
     config = ("--config", "configs/transformer.py", "--config.data.block_size=20")
     done = run(
@@ -261,7 +261,7 @@ def test_another_context_is_named(tmp_path):
 
 
 def test_torch_2_9_reads_and_writes_everything_but_pickles(tmp_path, monkeypatch):
-    """Opening a pickle is safe from torch 2.10 on; Colab's TPU image has 2.9."""
+    """torch opens pickles safely since version 2.10; Colab's TPU image has 2.9."""
     state = torch_model("rnn").state_dict()
     torch.save(state, tmp_path / "model.pt")
     np.savez(tmp_path / "model.npz", **state)
@@ -271,8 +271,8 @@ def test_torch_2_9_reads_and_writes_everything_but_pickles(tmp_path, monkeypatch
         weights.read(tmp_path / "model.pt")
 
 
-def test_nothing_else_imports_torch():
-    """The core works without it, so no file of the core may name it."""
+def test_only_torch_parity_imports_torch():
+    """The rest of the package works without torch, so no other file may import it."""
     core = [p for p in (ROOT / "makemore_jax").rglob("*.py") if "torch_parity" not in p.parts]
     for path in [*core, ROOT / "train.py", ROOT / "sample.py"]:
         source = path.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Every program lowers for a GPU with CUDA; neither a GPU nor CUDA is needed."""
+"""Every program can be lowered for CUDA. This needs neither a GPU nor CUDA."""
 
 import jax
 import jax.export
@@ -18,8 +18,8 @@ def export(function, *args) -> jax.export.Exported:
 
 @pytest.mark.versions
 @pytest.mark.parametrize("case", quick_of(CASES, QUICK))
-def test_it_lowers_for_cuda(case, monkeypatch):
-    """Export refuses a custom call that is not of that platform. No program calls the host."""
+def test_each_program_lowers_for_cuda(case, monkeypatch):
+    """Export refuses custom calls of other platforms. No program has a host callback."""
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import tpu
 

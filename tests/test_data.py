@@ -1,4 +1,4 @@
-"""From text to integers: the splits are the published ones, the examples are makemore's."""
+"""Data: published splits, makemore's examples, and the download."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ def write(folder, content, encoding="utf-8"):
     return str(path)
 
 
-def test_randperm_is_torchs():
+def test_randperm_matches_torch():
     order = splits.torch_randperm(32033, 3407)
     assert order[:6].tolist() == TORCH_FIRST
     assert order[-6:].tolist() == TORCH_LAST
@@ -50,7 +50,7 @@ def test_makemore_split_of_makemores_list():
     assert (dataset.vocab.size, dataset.block_size) == (27, 16)
 
 
-def test_makemore_split_of_a_short_list_takes_a_tenth():
+def test_makemore_split_of_a_short_list_holds_out_a_tenth():
     indices = splits.makemore(57, seed=1)
     assert len(indices["test"]) == 5
     assert len(indices["train"]) == 52
@@ -70,12 +70,12 @@ def test_lecture_split_of_makemores_list():
 def test_splits_cover_every_line_once(split, n):
     indices = splits.SPLITS[split](n, 5)
     parts = [indices["train"], indices["test"]]
-    if split != "makemore":  # whose dev is its test
+    if split != "makemore":  # its dev split is its test split
         parts.append(indices["dev"])
     assert sorted(np.concatenate(parts)) == list(range(n))
 
 
-def test_holdout_is_90_5_5_and_another_seed_is_another_split():
+def test_holdout_is_90_5_5_and_depends_on_the_seed():
     first, second = splits.holdout(1000, 1), splits.holdout(1000, 2)
     assert [len(first[k]) for k in ("train", "dev", "test")] == [900, 50, 50]
     assert set(first["test"]) != set(second["test"])
@@ -89,7 +89,7 @@ def test_dedup(tmp_path):
 
 
 def test_dedup_keeps_the_order_of_the_file(tmp_path):
-    """So that a split of the distinct lines is the one of the published scripts."""
+    """A split of the distinct lines then equals that of the published scripts."""
     path = write(tmp_path, "\n".join(["dora", "anna", "dora", "carl", "bob", "anna"] * 5))
     dataset = load_data(DataConfig(path=path, dedup=True), seed=1)
     order = np.concatenate([splits.holdout(4, 1)[k] for k in ("train", "dev", "test")])
@@ -97,7 +97,7 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
     assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
 
 
-def test_examples_are_makemores():
+def test_examples_match_makemore():
     vocab = Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)
     inputs, targets, _ = split.take(jnp.array([2, 0, 1]))
@@ -106,7 +106,7 @@ def test_examples_are_makemores():
     assert split.stream.dtype == np.uint8
 
 
-def test_every_line_of_names_survives_encoding(names):
+def test_encoding_and_decoding_keep_every_line(names):
     for name, split in names.splits.items():
         inputs, targets, _ = map(np.asarray, split.take(jnp.arange(split.size)))
         assert names.vocab.decode_rows(inputs[:, 1:]) == names.words[name]
@@ -114,7 +114,7 @@ def test_every_line_of_names_survives_encoding(names):
         assert (inputs[:, 0] == 0).all()
 
 
-def test_a_batch_is_drawn_from_the_key_alone(names):
+def test_batches_depend_only_on_the_key(names):
     split = names.splits["train"]
     first = data.draw(split, jax.random.key(1), 7)
     again = data.draw(split, jax.random.key(1), 7)
@@ -131,7 +131,7 @@ def test_draws_are_uniform_with_replacement():
     assert ((counts - 1000) ** 2 / 1000).sum() < 22.5  # chi-square, 6 degrees, p = 0.001
 
 
-def test_many_characters_take_a_wider_integer(tmp_path):
+def test_a_large_vocabulary_uses_a_wider_integer(tmp_path):
     words = [chr(0x4E00 + i) + "x" for i in range(400)]
     dataset = load_data(DataConfig(path=write(tmp_path, "\n".join(words))), seed=1)
     assert dataset.splits["train"].stream.dtype == np.uint16
@@ -166,11 +166,11 @@ def test_found_in(names):
 
 def test_a_line_of_several_splits_is_found_in_train_first(names):
     words = {"train": ["a"], "dev": ["a", "b", "c"], "test": ["a", "b"]}
-    found = dataclasses.replace(names, words=words).found_in(["a", "b", "c"])
-    assert found == ["train", "test", "dev"]
+    splits_of_lines = dataclasses.replace(names, words=words).found_in(["a", "b", "c"])
+    assert splits_of_lines == ["train", "test", "dev"]
 
 
-def test_samples_are_shown_one_per_line_under_their_place(names):
+def test_samples_are_shown_one_per_line_grouped_by_split(names):
     known = names.words["train"][0]
     texts, is_cut = ["", "a, b", known, known, "qqqq"], [False, False, False, True, True]
     assert names.found_in(texts, is_cut) == ["new", "new", "train", "cut", "cut"]
@@ -203,7 +203,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(server, monkeypatch):
-    """A small text on the server that passes for makemore's list."""
+    """Replace makemore's list by a small text on the server."""
     folder, url = server
     content = b"emma\nolivia\n"
     (folder / "names.txt").write_bytes(content)
@@ -228,13 +228,13 @@ def test_download_refuses_another_text_and_leaves_nothing(source, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_download_without_a_server_says_so(source, tmp_path):
+def test_download_without_a_server_is_an_error(source, tmp_path):
     with pytest.raises(UserError, match="can't be fetched"):
         download.download("names", tmp_path / "data", url=download.SOURCES["names"].url + "x")
     assert not (tmp_path / "data").exists()
 
 
-def test_failed_download_says_what_to_do(source, tmp_path):
+def test_a_failed_download_explains_what_to_do(source, tmp_path):
     target = re.escape(str(tmp_path / "data" / "makemore_names.txt"))
     advice = f"; save the file as {target}, or name the folder that has it in MAKEMORE_DATA$"
     for url in (download.SOURCES["names"].url + "x", "http://127.0.0.1:9/", "no address"):
@@ -246,8 +246,8 @@ def test_failed_download_says_what_to_do(source, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, monkeypatch):
-    """One rule for the download, for configs and for lectures."""
+def test_files_are_found_in_data_then_in_makemore_data(source, tmp_path, monkeypatch):
+    """The download, configs and lectures use the same rule."""
     monkeypatch.chdir(tmp_path)
     second = tmp_path / "second" / "makemore_names.txt"
     second.parent.mkdir()
@@ -281,8 +281,8 @@ def test_files_are_looked_for_in_data_then_in_makemore_data(source, tmp_path, mo
     assert second.exists()
 
 
-def test_a_config_trains_and_samples_with_makemore_data_alone(tmp_path):
-    """From the download command to samples, as a user types it, without a network."""
+def test_a_config_trains_and_samples_with_only_makemore_data(tmp_path):
+    """Run the download, training and sampling commands without a network."""
     folder = {"MAKEMORE_DATA": str(published("names").parent), "PYTHONPATH": str(ROOT)}
     done = run("-m", "makemore_jax.download", "names", cwd=tmp_path, **folder)
     path = "data/makemore_names.txt"
@@ -306,7 +306,7 @@ def test_download_command_refuses_another_text(tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.stem)
-def test_configs_say_that_they_need_a_download(file):
+def test_configs_document_their_download(file):
     scope = runpy.run_path(str(file))
     needed = Path(scope["get_config"]().data.path)
     names = [name for name, source in download.SOURCES.items() if source.file == needed.name]
@@ -316,6 +316,6 @@ def test_configs_say_that_they_need_a_download(file):
         assert f"python -m makemore_jax.download {name}\n" in scope["__doc__"]
 
 
-def test_published_texts_are_the_ones_expected():
+def test_published_texts_have_the_expected_checksums():
     for name, known in download.SOURCES.items():
         assert hashlib.sha256(published(name).read_bytes()).hexdigest() == known.sha256

@@ -1,4 +1,4 @@
-"""The diagnostics: taps against the model itself, statistics against a computation by hand."""
+"""Diagnostics: taps compared with the model, statistics with direct computations."""
 
 import json
 
@@ -45,7 +45,7 @@ KEY = jax.random.key(5)
 
 
 def rows(seed=9):
-    """Inputs and targets in rows, each padded behind its end, but for the last."""
+    """Return inputs and targets (B, T). All rows but the last are padded at the end."""
     tokens = jax.random.randint(jax.random.key(seed), (2, B, T), 0, VOCAB)
     is_real = jnp.arange(T) < jnp.array([2, 5, T])[:, None]
     return tokens[0], jnp.where(is_real, tokens[1], -1)
@@ -61,7 +61,10 @@ def diagnose(model, params, batch, optimizer=None, key=KEY):
 
 
 def traced(model, params, batch):
-    """The taps of a model's loss, and the compiled (add, params) -> (loss, logits), values."""
+    """Return the taps of a model's loss, the tapped function, and zeros to add to the taps.
+
+    The function is compiled and maps (add, params) to ((loss, logits), values).
+    """
 
     def forward(params):
         logits = model.apply({"params": params}, batch[0])
@@ -89,7 +92,7 @@ TAPS = {
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "gru"]))
-def test_the_tapped_program_is_the_model(kind):
+def test_the_tapped_program_equals_the_model(kind):
     model, params = small_model(kind)
     batch = rows()
     taps, tapped, zeros = traced(model, params, batch)
@@ -101,49 +104,49 @@ def test_the_tapped_program_is_the_model(kind):
 
 @pytest.mark.parametrize("kind", quick_of(["bigram", "cnn", "lstm", "transformer"], ["bigram"]))
 def test_gradients_and_updates_are_those_of_the_step(kind):
-    """Also with dropout, where there is any, and not only in the first step."""
+    """Check the second step, with dropout if the model has it."""
     config = small_config(kind)
     config.model.n_layer, config.model.dropout = 1, 0.5
     check_step(create_model(config.model, VOCAB, T), rows())
 
 
 def check_step(model, batch):
-    """Diagnose the second step and hold it against that step. -> the state, what was found"""
+    """Diagnose the second step and compare with that step. Return the state and the result."""
     optimizer = optax.adamw(0.1, weight_decay=0.3)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
     train_step, loss_and_grads = make_batch_step(model, optimizer), make_loss_and_grads(model)
 
-    @jax.jit  # both at once compiles in half the time
+    @jax.jit  # compiling both together takes half the time
     def step(state, key):
         _, grads = loss_and_grads(state.params, state.model_state, batch, key)
         return train_step(state, batch, key)[0], grads
 
     state, _ = step(state, jax.random.key(6))
     before = jax.tree.map(np.asarray, state)
-    found = make_diagnose(model, optimizer)(state, Batch(*batch), KEY)
+    result = make_diagnose(model, optimizer)(state, Batch(*batch), KEY)
     assert_same(state, before)
 
     after, grads = step(state, KEY)
     after, grads = names_and_leaves(after.params), names_and_leaves(grads)
     params = names_and_leaves(state.params)
-    assert list(found["grad_to_data"]) == list(found["update_to_data"]) == list(params)
+    assert list(result["grad_to_data"]) == list(result["update_to_data"]) == list(params)
     for name, p in params.items():
-        if p.std() < 1e-6 * np.abs(p).max():  # Adam's first steps are as long for all
-            assert found["grad_to_data"][name] is found["update_to_data"][name] is None
+        if p.std() < 1e-6 * np.abs(p).max():  # Adam changes equal entries equally
+            assert result["grad_to_data"][name] is result["update_to_data"][name] is None
             continue
-        assert_close(found["grad_to_data"][name], grads[name].std() / p.std(), 1e-5)
-        assert_close(found["update_to_data"][name], (after[name] - p).std() / p.std(), 1e-4)
-    assert list(found["gradients"]) == [name for name, p in params.items() if p.ndim == 2]
-    for name, of in found["gradients"].items():
+        assert_close(result["grad_to_data"][name], grads[name].std() / p.std(), 1e-5)
+        assert_close(result["update_to_data"][name], (after[name] - p).std() / p.std(), 1e-4)
+    assert list(result["gradients"]) == [name for name, p in params.items() if p.ndim == 2]
+    for name, stats in result["gradients"].items():
         scale = np.abs(grads[name]).max()
-        assert_close(of["low"] / scale, grads[name].min() / scale, 1e-4)
-        assert_close(of["high"] / scale, grads[name].max() / scale, 1e-4)
-        assert sum(of["counts"]) == grads[name].size
-    return state, found
+        assert_close(stats["low"] / scale, grads[name].min() / scale, 1e-4)
+        assert_close(stats["high"] / scale, grads[name].max() / scale, 1e-4)
+        assert sum(stats["counts"]) == grads[name].size
+    return state, result
 
 
 class Windows(nn.Module):
-    """A network of lecture 4 on windows: batch norm between its layers, and ReLU at last."""
+    """A network of lecture 4 on windows: batch norm between layers, and a final ReLU."""
 
     @nn.compact
     def __call__(self, tokens, *, train=False):
@@ -154,21 +157,21 @@ class Windows(nn.Module):
 
 
 def test_batch_statistics_and_windows():
-    """Statistics of the batch are taken as in the step; and where a window begins, all count."""
+    """Batch norm uses the statistics of the batch, and all values of a window count."""
     inputs = rows()[0]
-    state, found = check_step(Windows(), (inputs, inputs[:, :1]))
-    assert list(found["saturated"]) == ["tanh", "relu"]
-    assert sum(found["activations"]["tanh"]["counts"]) == B * C
-    # Normed by the batch itself: by the running statistics, 0 and 1, they would be larger or less.
+    state, result = check_step(Windows(), (inputs, inputs[:, :1]))
+    assert list(result["saturated"]) == ["tanh", "relu"]
+    assert sum(result["activations"]["tanh"]["counts"]) == B * C
+    # Normalize by the batch; the running statistics, 0 and 1, would give other values.
     params = jax.tree.map(np.asarray, state.params)
     x = params["Embed_0"]["embedding"][inputs].reshape(B, -1) @ params["Dense_0"]["kernel"]
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     y = np.tanh(x * params["BatchNorm_0"]["scale"] + params["BatchNorm_0"]["bias"])
-    assert_close(found["activations"]["tanh"]["std"], y.std(), 1e-5)
+    assert_close(result["activations"]["tanh"]["std"], y.std(), 1e-5)
 
 
-def mlp_by_hand(params, inputs):
-    """The hidden layer of the MLP. (B, T, C)"""
+def hidden_layer(params, inputs):
+    """Return the hidden layer of the MLP, (B, T, C)."""
     table, T = np.asarray(params["wte"]["embedding"]), inputs.shape[1]
     h = []
     for t in range(T):
@@ -178,27 +181,27 @@ def mlp_by_hand(params, inputs):
     return np.stack(h, axis=1)
 
 
-def test_values_and_gradients_of_the_mlp_by_hand():
+def test_values_and_gradients_of_the_mlp():
     model, params = small_model("mlp")
     batch = inputs, targets = rows()
     _, tapped, zeros = traced(model, params, batch)
     (_, logits), (h,) = tapped(zeros, params)
-    assert_close(h, mlp_by_hand(params, inputs), 1e-5)
+    assert_close(h, hidden_layer(params, inputs), 1e-5)
     (dh,), _ = jax.jit(jax.grad(lambda *a: tapped(*a)[0][0], (0, 1)))(zeros, params)
     is_real = (targets != -1)[..., None]
     dlogits = jax.nn.softmax(logits) - jax.nn.one_hot(targets, VOCAB)
     dlogits = jnp.where(is_real, dlogits, 0) / is_real.sum()
     assert_close(1e3 * dh, 1e3 * dlogits @ params["mlp_2"]["kernel"].T, 1e-5)
-    found, dh = diagnose(model, params, batch), np.asarray(dh)[targets != -1]
+    result, dh = diagnose(model, params, batch), np.asarray(dh)[targets != -1]
     for kind, x in (("activations", np.asarray(h)[targets != -1]), ("activation_gradients", dh)):
-        of = found[kind]["tanh"]
+        stats = result[kind]["tanh"]
         expected = [x.min(), x.max(), x.mean(), x.std()]
-        ours = [of["low"], of["high"], of["mean"], of["std"]]
+        ours = [stats["low"], stats["high"], stats["mean"], stats["std"]]
         assert_close(np.array(ours) / x.std(), np.array(expected) / x.std(), 1e-4)
 
 
-def test_what_is_added_to_a_state_goes_into_those_after_it():
-    """In the scan of the RNN, each step has its own part of `add`, and all after it are moved."""
+def test_a_change_of_a_state_changes_later_states():
+    """In the RNN's scan, step t receives add[t], which changes all later states."""
     model, params = small_model("rnn")
     batch = inputs, _ = rows()
     (tap,), tapped, _ = traced(model, params, batch)
@@ -213,8 +216,8 @@ def test_what_is_added_to_a_state_goes_into_those_after_it():
 
 
 @pytest.mark.parametrize("kind", quick_of(["gru", "lstm", "transformer"], ["gru"]))
-def test_gradients_by_activations_are_slopes(kind):
-    """Along a direction at random, by finite differences, for each nonlinearity."""
+def test_activation_gradients_match_finite_differences(kind):
+    """Take the differences along the gradient, for each nonlinearity."""
     model, params = small_model(kind)
     _, tapped, zeros = traced(model, params, rows())
     loss = jax.jit(lambda add: tapped(add, params)[0][0])
@@ -232,48 +235,51 @@ def test_saturated_and_dead_units_of_tanh():
     kernel, bias = (np.array(params["mlp_0"][name]) for name in ("kernel", "bias"))
     kernel, bias[3], bias[8] = 2 * kernel, 90, -90
     params = params | {"mlp_0": {"kernel": kernel, "bias": bias}}
-    found = diagnose(model, params, batch)
-    h = np.abs(mlp_by_hand(params, inputs)[targets != -1])  # (N, C)
+    result = diagnose(model, params, batch)
+    h = np.abs(hidden_layer(params, inputs)[targets != -1])  # (N, C)
     assert 3 / C < (h > 0.97).mean() < 0.7
-    assert found["saturated"]["tanh"] == pytest.approx((h > 0.97).mean())
-    assert found["dead"]["tanh"] == pytest.approx(2 / C)
+    assert result["saturated"]["tanh"] == pytest.approx((h > 0.97).mean())
+    assert result["dead"]["tanh"] == pytest.approx(2 / C)
     params = params | {"mlp_0": {"kernel": kernel, "bias": np.full_like(bias, 90)}}
-    found = diagnose(model, params, batch)
-    assert found["saturated"]["tanh"] == found["dead"]["tanh"] == 1
+    result = diagnose(model, params, batch)
+    assert result["saturated"]["tanh"] == result["dead"]["tanh"] == 1
 
 
-def test_a_unit_is_dead_where_it_is_saturated_for_all_that_counts():
+def test_a_unit_is_dead_if_all_its_counted_values_are_saturated():
     values = jnp.array([[1, -0.98, 0.96], [-1, 0.5, 1], [0, 1, 1]])  # of 3 tokens, 3 units
     tap = Tap("", "tanh", (3, 3), np.float32, 0)
     for counts, saturated, dead in (([1, 1, 1], 6 / 9, 0), ([1, 1, 0], 4 / 6, 1 / 3)):
-        found = saturated_and_dead(tap, values, jnp.array(counts, bool)[:, None])
-        assert_close(found, [saturated, dead], 1e-6)
+        result = saturated_and_dead(tap, values, jnp.array(counts, bool)[:, None])
+        assert_close(result, [saturated, dead], 1e-6)
 
 
 @pytest.mark.slow
 def test_saturated_and_dead_gates():
-    """Both ends of a sigmoid; and the tanh in a GELU, which is -1 where the unit is dead."""
+    """Test both ends of a sigmoid, and the tanh in a GELU, which is -1 for a dead unit."""
     model, params = small_model("lstm")
     bias = np.zeros(C, np.float32)
     bias[2], bias[5], bias[7] = 90, -90, np.log(0.98 / 0.02)
-    cell = {name: {"kernel": 0 * of["kernel"], "bias": bias} for name, of in params["cell"].items()}
-    found = diagnose(model, params | {"cell": cell}, rows())
-    for i in (1, 2, 3):
-        assert found["saturated"][f"sigmoid {i}"] == pytest.approx(2 / C)  # 0.98 is too far away
-        assert found["dead"][f"sigmoid {i}"] == pytest.approx(2 / C)
+    cell = {
+        name: {"kernel": 0 * layer["kernel"], "bias": bias}
+        for name, layer in params["cell"].items()
+    }
+    result = diagnose(model, params | {"cell": cell}, rows())
+    for i in (1, 2, 3):  # a sigmoid of 0.98 is not saturated
+        assert result["saturated"][f"sigmoid {i}"] == pytest.approx(2 / C)
+        assert result["dead"][f"sigmoid {i}"] == pytest.approx(2 / C)
 
     model, params = small_model("transformer")
     params["h_1"]["mlp"]["c_fc"]["bias"] = np.zeros(40, np.float32)
     params["h_1"]["mlp"]["c_fc"]["bias"][[1, 20, 33]] = -90
-    found = diagnose(model, params, rows())
-    assert found["dead"] == {"h_0.mlp tanh": 0, "h_1.mlp tanh": pytest.approx(3 / 40)}
+    result = diagnose(model, params, rows())
+    assert result["dead"] == {"h_0.mlp tanh": 0, "h_1.mlp tanh": pytest.approx(3 / 40)}
 
 
 SHIFTS = np.array([[0, -90, 0, 0, 9], [-90, 0, -90, 0, 0]], np.float32)
 
 
 class ReLUs(nn.Module):
-    """Two layers with dead units, after a norm that clamps its variance as ReLU would."""
+    """Two layers with dead units. LayerNorm clamps its variance with a maximum, as ReLU does."""
 
     @nn.compact
     def __call__(self, tokens, *, train=False):
@@ -286,48 +292,48 @@ class ReLUs(nn.Module):
 def test_saturated_and_dead_units_of_relu():
     batch = inputs, targets = rows()
     params = ReLUs().init(jax.random.key(1), inputs)["params"]
-    found = diagnose(ReLUs(), params, batch)
+    result = diagnose(ReLUs(), params, batch)
     x = nn.LayerNorm().apply({"params": params["norm"]}, params["wte"]["embedding"][inputs])
-    assert list(found["saturated"]) == ["relu 1", "relu 2"]
-    for name, module, shift in zip(found["dead"], ("first", "second"), SHIFTS, strict=True):
+    assert list(result["saturated"]) == ["relu 1", "relu 2"]
+    for name, module, shift in zip(result["dead"], ("first", "second"), SHIFTS, strict=True):
         x = np.maximum(x @ params[module]["kernel"] + shift, 0)
         is_zero = x[targets != -1] == 0  # (N, 5)
-        assert found["saturated"][name] == pytest.approx(is_zero.mean())
-        assert found["dead"][name] == pytest.approx(is_zero.all(axis=0).mean())
+        assert result["saturated"][name] == pytest.approx(is_zero.mean())
+        assert result["dead"][name] == pytest.approx(is_zero.all(axis=0).mean())
         assert is_zero.all(axis=0).mean() >= (shift < -1).mean() < is_zero.mean() < 1
 
 
 @pytest.mark.parametrize("kind", quick_of(["mlp", "lstm", "transformer"], ["mlp"]))
 def test_padding_does_not_count(kind):
-    """Not one bit depends on what stands behind the end of a line."""
+    """No bit of the result depends on the padding after a line."""
     model, params = small_model(kind)
     run, state = make_diagnose(model, optax.sgd(0.1)), state_of(params, optax.sgd(0.1))
     inputs, targets = rows()
-    found = run(state, Batch(inputs, targets), KEY)
+    result = run(state, Batch(inputs, targets), KEY)
     other = jnp.where(targets == -1, (inputs + 1) % VOCAB, inputs)
-    assert run(state, Batch(other, targets), KEY) == found
-    assert list(found["saturated"]) == list(found["dead"]) == TAPS[kind]
+    assert run(state, Batch(other, targets), KEY) == result
+    assert list(result["saturated"]) == list(result["dead"]) == TAPS[kind]
     num = int((targets != -1).sum())
     for kind in ("activations", "activation_gradients"):
-        for of in found[kind].values():
-            assert sum(of["counts"]) % num == 0 < sum(of["counts"])
+        for stats in result[kind].values():
+            assert sum(stats["counts"]) % num == 0 < sum(stats["counts"])
 
 
-def test_rows_may_be_cut_off_where_there_is_padding_alone():
+def test_columns_of_padding_may_be_removed():
     model, params = small_model("mlp")
     inputs, targets = rows()
     targets = targets.at[:, 5:].set(-1)
-    found = diagnose(model, params, (inputs[:, :5], targets[:, :5]))
-    assert_statistics(found, diagnose(model, params, (inputs, targets)))
+    result = diagnose(model, params, (inputs[:, :5], targets[:, :5]))
+    assert_statistics(result, diagnose(model, params, (inputs, targets)))
 
 
-def assert_statistics(found, expected):
-    """The same but for rounding, by which a number may come into the bin beside."""
+def assert_statistics(result, expected):
+    """Compare statistics up to rounding, which may move a value to the next bin."""
 
     def check(a, b):
         assert (sum(a) == sum(b)) if isinstance(a, list) else (a == pytest.approx(b, 1e-3, 1e-6))
 
-    jax.tree.map(check, found, expected, is_leaf=lambda a: isinstance(a, list))
+    jax.tree.map(check, result, expected, is_leaf=lambda a: isinstance(a, list))
 
 
 @pytest.mark.slow
@@ -355,7 +361,7 @@ REAL = np.asarray(rows()[1]) != -1
         ((T, B, C), 1, REAL.T[..., None]),
         ((T, B, T), 1, REAL.T[..., None]),  # as many units as steps
         ((2, B, T, C), 1, REAL[None, ..., None]),  # a scan over layers
-        ((2, T, B, C), 2, REAL.T[None, ..., None]),  # and in each over time
+        ((2, T, B, C), 2, REAL.T[None, ..., None]),  # and a scan over time in each layer
         ((B, 2, T, T), 0, np.ones((1, 1, 1, 1), bool)),
         ((B, C), 0, np.ones((1, 1), bool)),
         ((B, T), 0, None),
@@ -365,50 +371,50 @@ REAL = np.asarray(rows()[1]) != -1
     ],
 )
 def test_which_values_count(shape, num_stacked, expected):
-    found = counted(Tap("", "tanh", shape, np.float32, num_stacked), *rows())
+    result = counted(Tap("", "tanh", shape, np.float32, num_stacked), *rows())
     if expected is None:
-        assert found is None
+        assert result is None
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(result, expected)
 
 
-def test_as_many_steps_as_lines():
-    """Then only the scan tells which axis is time."""
+def test_time_axis_if_batch_and_length_are_equal():
+    """Only the scan shows which axis is time."""
     tokens = jnp.zeros((T, T), int)
     is_real = jnp.tril(jnp.ones((T, T), bool), -1)
     targets = jnp.where(is_real, tokens, -1)
     for num_stacked, expected in ((0, is_real), (1, is_real.T)):
-        found = counted(Tap("", "tanh", (T, T, C), np.float32, num_stacked), tokens, targets)
-        np.testing.assert_array_equal(found[..., 0], expected)
+        result = counted(Tap("", "tanh", (T, T, C), np.float32, num_stacked), tokens, targets)
+        np.testing.assert_array_equal(result[..., 0], expected)
 
 
-def test_histogram_is_numpys():
+def test_histogram_matches_numpy():
     x = np.random.RandomState(2).randn(7, 13).astype(np.float32)
     counts = np.arange(7)[:, None] != 3
-    found, kept = jax.jit(histogram)(x, counts), x[counts[:, 0]]
-    np.testing.assert_array_equal(found["counts"], np.histogram(kept, N_BINS)[0])
+    result, kept = jax.jit(histogram)(x, counts), x[counts[:, 0]]
+    np.testing.assert_array_equal(result["counts"], np.histogram(kept, N_BINS)[0])
     for name, value in {"low": kept.min(), "high": kept.max()}.items():
-        assert found[name] == value
-    assert_close(found["mean"], kept.mean(), 1e-6)
-    assert_close(found["std"], kept.std(), 1e-6)
+        assert result[name] == value
+    assert_close(result["mean"], kept.mean(), 1e-6)
+    assert_close(result["std"], kept.std(), 1e-6)
     assert histogram(jnp.ones(5), jnp.ones((), bool))["counts"].tolist() == [5] + [0] * (N_BINS - 1)
 
 
-def test_all_is_json():
-    """At the beginning, when the first state is all 0; and where nothing counts."""
+def test_results_are_json():
+    """Also if the start state is all zero, and if all targets are padding."""
     model, optimizer = small_model("rnn")[0], optax.sgd(0.1)
     state = state_lib.create(model, optimizer, jax.random.key(0), T)
     run = make_diagnose(model, optimizer)
     inputs, targets = rows()
-    found = run(state, Batch(inputs, targets), KEY)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["grad_to_data"]["start"] is found["update_to_data"]["start"] is None
-    ratio = found["grad_to_data"]["cell.xh_to_h.kernel"]
-    assert found["update_to_data"]["cell.xh_to_h.kernel"] == pytest.approx(0.1 * ratio)
+    result = run(state, Batch(inputs, targets), KEY)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["grad_to_data"]["start"] is result["update_to_data"]["start"] is None
+    ratio = result["grad_to_data"]["cell.xh_to_h.kernel"]
+    assert result["update_to_data"]["cell.xh_to_h.kernel"] == pytest.approx(0.1 * ratio)
     json.dumps(run(state, Batch(inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
 
 
-def test_the_program_is_made_once():
+def test_the_program_is_compiled_once():
     model, params = small_model("mlp")
     times = []
 
@@ -424,7 +430,7 @@ def test_the_program_is_made_once():
 
 
 def test_taps_in_all_kinds_of_programs():
-    """Loops and what wraps a program are gone through; branches are only computed."""
+    """Loops and wrapped functions have taps; branches of a conditional have none."""
 
     @jax.jit
     def inside(x):
@@ -452,14 +458,14 @@ def test_taps_in_all_kinds_of_programs():
         ("erf", (B, C), 0),
     ]
     zeros = [jnp.zeros(tap.shape) for tap in taps]
-    found, values = tapped(zeros, x)
-    jax.tree.map(assert_close, found, function(x))
+    result, values = tapped(zeros, x)
+    jax.tree.map(assert_close, result, function(x))
     assert_close(values[0], jax.nn.sigmoid(x))
     assert_close(values[1], jnp.tanh(2 * x))
 
 
-def test_a_gradient_of_its_own_is_kept():
-    """jax.nn.relu has 0 for its slope at 0, where that of the maximum is 1 / 2."""
+def test_custom_gradients_are_kept():
+    """At 0 the gradient of jax.nn.relu is 0, and that of jnp.maximum is 1 / 2."""
     for function, slope in ((jax.nn.relu, 0.0), (lambda x: jnp.maximum(x, 0), 0.5)):
         taps, tapped = trace(lambda x, f=function: f(x).sum(), jnp.zeros((2, 3)))
         zeros = [jnp.zeros(tap.shape) for tap in taps]

@@ -1,4 +1,4 @@
-"""Export: the loader of docs/export.md samples what sample.py samples, without this project."""
+"""Export: the loader of docs/export.md draws the samples of sample.py without this project."""
 
 import json
 import re
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.versions
 EXPORT = ("-m", "makemore_jax.export")
 PAGE = (ROOT / "docs" / "export.md").read_text("utf-8")
 (LOADER,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-# Runs the loader where nothing but jax, its dependencies and numpy can be imported. Prints the
-# samples of each call and their log-probabilities.
+# Runs the loader with only jax, its dependencies and numpy available. Prints the samples of each
+# call and their log-probabilities.
 ALONE = """\
 import json, sys, types
 blocked = "makemore_jax", "flax", "optax", "orbax", "ml_collections", "absl", "safetensors"
@@ -35,9 +35,9 @@ import load
 model = load.Model(".")
 decode, log_probs = model.decode, []
 def record(*arguments):
-    tokens, found = decode.call(*arguments)
-    log_probs.append(found.tolist())
-    return tokens, found
+    tokens, sums = decode.call(*arguments)
+    log_probs.append(sums.tolist())
+    return tokens, sums
 model.decode = types.SimpleNamespace(call=record)
 texts = [model.sample(**arguments) for arguments in json.loads(sys.argv[1])]
 print(json.dumps([texts, log_probs]))
@@ -49,7 +49,7 @@ QUICK = ["transformer", "gru on text"]
 
 
 def small_lm(name: str) -> LanguageModel:
-    """A small model with random variables, of lines, of windows of 3 tokens, or of text."""
+    """Return a small model with random variables, for lines, windows of 3 tokens, or text."""
     kind, _, data = name.partition(" on ")
     data = data or ("windows" if kind == "window_mlp" else "lines")
     config = small_config(kind).model
@@ -66,7 +66,7 @@ def small_lm(name: str) -> LanguageModel:
 
 
 @pytest.mark.parametrize("name", quick_of(FAMILIES, QUICK))
-def test_the_loader_samples_what_sample_py_samples(name, tmp_path):
+def test_the_loader_draws_the_samples_of_sample_py(name, tmp_path):
     lm = small_lm(name)
     for file, data in files.to_files(lm, {}).items():
         (tmp_path / file).write_bytes(data)
@@ -101,21 +101,21 @@ def test_the_loader_is_short_and_imports_only_jax_and_numpy():
 
 
 @pytest.mark.slow
-def test_the_safetensors_package_reads_what_export_writes(tmp_path):
+def test_the_safetensors_package_reads_the_exported_file(tmp_path):
     numpy_api = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
     arrays = {"odd": np.arange(3, dtype=np.float32), "empty.é": np.zeros((2, 0), np.float32)}
     arrays["scalar"] = np.float32(7.5)[()] * np.ones((), np.float32)
     (tmp_path / "file").write_bytes(files.to_safetensors(arrays))
-    found = numpy_api.load_file(tmp_path / "file")
-    assert found.keys() == arrays.keys()
+    result = numpy_api.load_file(tmp_path / "file")
+    assert result.keys() == arrays.keys()
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(result[name], array)
+        assert result[name].dtype == array.dtype
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with `run`, trained on `my names.txt`."""
+    """Return a folder with `run`, trained on `my names.txt`."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copy(ROOT / "names.txt", folder / "my names.txt")
     flags = ("train.steps=20", "train.eval_every=10", "train.log_every=10", "model.n_embd=5")
@@ -151,7 +151,7 @@ def test_the_program_exports_a_run_and_its_card(trained, tmp_path):
     assert str(trained) not in published and str(ROOT) not in published
 
 
-def test_the_card_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
+def test_the_card_of_an_unfinished_run_says_so(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     files.export_run(tmp_path / "run", tmp_path / "out", "best")
@@ -160,7 +160,7 @@ def test_the_card_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
     assert f"dev {summary['dev_loss']:.4f} nats per token. Training is not finished." in card
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(trained, tmp_path):
+def test_bad_input_gives_one_line_and_writes_nothing(trained, tmp_path):
     done = run(*EXPORT, "--workdir", tmp_path / "none", "--out", tmp_path / "out")
     assert_one_line(done, "export", f"--workdir: {tmp_path / 'none'} holds no run")
     assert_one_line(run(*EXPORT, "--workdir", trained / "run"), "export", "--out is missing")

@@ -1,4 +1,4 @@
-"""Parity with PyTorch without torch: against stored arrays, in float64 (make_golden.py)."""
+"""Parity with PyTorch without torch: compare with the arrays of make_golden.py in float64."""
 
 import json
 
@@ -20,7 +20,7 @@ from makemore_jax.training.state import TrainState
 
 pytestmark = pytest.mark.versions
 
-MOVED = "a change of the results: mend it, or run tests/make_golden.py if it is meant"
+CHANGED = "results changed: fix the code, or run tests/make_golden.py if this is intended"
 
 
 def stored(kind: str) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def stored(kind: str) -> dict[str, np.ndarray]:
 
 
 def part(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The arrays under a name, as a state_dict without masks."""
+    """Return the arrays under a name, as a state_dict."""
     name = f"{name}/"
     return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
 
@@ -40,18 +40,18 @@ def small(kind: str):
     return create_model(config, SIZES["vocab_size"], SIZES["block_size"])
 
 
-def worst(ours: dict, theirs: dict) -> float:
-    """The largest difference, relative to the largest entry of its tensor."""
+def max_difference(ours: dict, theirs: dict) -> float:
+    """Return the largest difference, relative to the largest entry of its tensor."""
     assert ours.keys() == theirs.keys()
     return max(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max() for k in ours)
 
 
 def differences(kind: str) -> dict[str, float]:
-    """How far everything is from what is stored. Runs with jax_enable_x64."""
+    """Return the differences from the stored arrays. Requires jax_enable_x64."""
     golden, model = stored(kind), small(kind)
-    like = models.param_shapes(model, SIZES["block_size"])
+    template = models.param_shapes(model, SIZES["block_size"])
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
-    params = jax.tree.map(jax.numpy.asarray, weights.from_torch(tensors, like, kind))
+    params = jax.tree.map(jax.numpy.asarray, weights.from_torch(tensors, template, kind))
     inputs, targets = golden["inputs"], golden["targets"]
 
     def loss_fn(params):
@@ -60,10 +60,10 @@ def differences(kind: str) -> dict[str, float]:
 
     (loss, logits), gradients = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
     assert logits.dtype == np.float64
-    found = {
+    result = {
         "logits": np.abs(logits - golden["logits"]).max(),
         "loss": np.abs(loss - golden["loss"]),
-        "gradients": worst(weights.to_torch(gradients, kind), part(golden, "gradients")),
+        "gradients": max_difference(weights.to_torch(gradients, kind), part(golden, "gradients")),
     }
     for name, config in optimizer_configs().items():
         optimizer = make_optimizer(config, STEPS)
@@ -71,11 +71,11 @@ def differences(kind: str) -> dict[str, float]:
         step = jax.jit(make_batch_step(model, optimizer))
         for known in golden[f"losses/{name}"]:
             state, metrics = step(state, (inputs, targets), jax.random.key(0))
-            found[f"{name} loss"] = max(
-                found.get(f"{name} loss", 0.0), abs(float(metrics["train_loss"]) - known)
+            result[f"{name} loss"] = max(
+                result.get(f"{name} loss", 0.0), abs(float(metrics["train_loss"]) - known)
             )
-        found[name] = worst(weights.to_torch(state.params, kind), part(golden, name))
-    return {name: float(value) for name, value in found.items()}
+        result[name] = max_difference(weights.to_torch(state.params, kind), part(golden, name))
+    return {name: float(value) for name, value in result.items()}
 
 
 MEASURE = """
@@ -93,37 +93,37 @@ def test_float64(kind):
     measured = json.loads(done.stdout)
     bounds = {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11}
     for name, value in measured.items():
-        assert value <= bounds.get(name, 1e-9), f"{name} is off by {value}; {MOVED}"
+        assert value <= bounds.get(name, 1e-9), f"{name} is off by {value}; {CHANGED}"
     assert len(measured) == 3 + 2 * len(optimizer_configs())
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_float32(kind):
-    """The same weights in the precision that users train in."""
+    """Use the same weights in the precision of training."""
     golden, model = stored(kind), small(kind)
-    like = models.param_shapes(model, SIZES["block_size"])
+    template = models.param_shapes(model, SIZES["block_size"])
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
-    params = jax.tree.map(np.float32, weights.from_torch(tensors, like, kind))
+    params = jax.tree.map(np.float32, weights.from_torch(tensors, template, kind))
     logits = jax.jit(model.apply)({"params": params}, golden["inputs"])
     assert logits.dtype == np.float32
-    assert np.abs(logits - golden["logits"]).max() < 1e-5, MOVED
-    assert abs(mean_loss(logits, golden["targets"]) - golden["loss"]) < 1e-6, MOVED
+    assert np.abs(logits - golden["logits"]).max() < 1e-5, CHANGED
+    assert abs(mean_loss(logits, golden["targets"]) - golden["loss"]) < 1e-6, CHANGED
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_there_and_back_keeps_every_bit(kind):
+def test_conversion_and_back_keeps_every_bit(kind):
     tensors = part(stored(kind), "weights")
     parameters = weights.without_masks(tensors, kind, SIZES["block_size"])
-    like = models.param_shapes(small(kind), SIZES["block_size"])
-    back = weights.to_torch(weights.from_torch(parameters, like, kind), kind)
+    template = models.param_shapes(small(kind), SIZES["block_size"])
+    back = weights.to_torch(weights.from_torch(parameters, template, kind), kind)
     assert back.keys() == parameters.keys()
     for name, tensor in parameters.items():
         assert back[name].shape == tensor.shape
         assert back[name].tobytes() == tensor.tobytes()
-    assert (len(tensors) > len(parameters)) == (kind in ("bow", "transformer"))  # which have masks
+    assert (len(tensors) > len(parameters)) == (kind in ("bow", "transformer"))  # with masks
 
 
-def test_a_buffer_that_is_no_causal_mask_is_refused():
+def test_a_buffer_that_is_not_a_causal_mask_is_refused():
     masks = {"transformer.h.0.attn.bias": np.tril(np.ones((1, 1, 3, 3)))}
     assert weights.without_masks(masks, "transformer", 3) == {}
     masks["transformer.h.0.attn.bias"][0, 0, 0, 2] = 1
@@ -132,7 +132,7 @@ def test_a_buffer_that_is_no_causal_mask_is_refused():
 
 
 def test_the_table_of_a_comparison():
-    """It counts the continuations that agree and marks what is exceeded."""
+    """It counts the continuations that agree and marks exceeded tolerances."""
     result = {
         "kind": "gru",
         "differences": {

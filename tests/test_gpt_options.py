@@ -1,4 +1,4 @@
-"""What GPT-2 and its followers chose otherwise: each option is what it says and nothing else."""
+"""The transformer's options for GPT-2 and later models, each tested on its own."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -44,23 +44,23 @@ TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
 
 @cache
 def create(vocab_size: int = VOCAB, **options):
-    """A small transformer with such options."""
+    """Return a small transformer with these options."""
     config = replace(small_config("transformer").model, **({"n_layer": 1} | options))
     return create_model(config, vocab_size, BLOCK)
 
 
 @cache
 def init(**options):
-    """Its parameters, moved away from any zeros they start with."""
+    """Return its initial parameters plus noise, so that none are zero."""
     params = jax.jit(create(**options).init)(jax.random.key(3), TOKENS)["params"]
     noise = np.random.RandomState(5)
     return jax.tree.map(lambda a: a + 0.1 * noise.randn(*a.shape).astype(a.dtype), params)
 
 
 def leaves(params) -> dict[str, jax.Array]:
-    """Every parameter by its path."""
-    found, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+    """Return a dict from paths to parameters."""
+    result, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in result}
 
 
 def loss(model, params, key=None):
@@ -81,13 +81,13 @@ OPTIONS = [
 @pytest.mark.parametrize(
     "options", quick_of(OPTIONS, OPTIONS[-1:]), ids=lambda options: "-".join(options)
 )
-def test_step_by_step_and_all_at_once_are_the_same(options):
+def test_step_equals_call(options):
     model, params = create(**options), init(**options)
     step = jax.jit(partial(model.apply, {"params": params}, method="step"))
     carry, logits = model.apply({"params": params}, B, method="init_carry"), []
     for token in TOKENS.T:
-        carry, found = step(carry, token)
-        logits.append(found)
+        carry, result = step(carry, token)
+        logits.append(result)
     expected = jax.jit(model.apply)({"params": params}, TOKENS)
     assert expected.dtype == logits[0].dtype == jnp.float32
     tolerance = 0.02 if model.dtype == "bfloat16" else 1e-5
@@ -95,33 +95,33 @@ def test_step_by_step_and_all_at_once_are_the_same(options):
 
 
 @pytest.mark.slow
-def test_remat_changes_neither_value_nor_gradient():
-    """Dropout's masks included: they are made again from the same key."""
+def test_remat_keeps_values_and_gradients():
+    """Dropout masks are also equal: rematerialization draws them again from the same key."""
     plain, remat = create(dropout=0.3), create(dropout=0.3, remat=True)
     params = init()
     assert jax.tree.structure(jax.eval_shape(remat.init, jax.random.key(3), TOKENS)["params"]) == (
         jax.tree.structure(params)
     )
-    found = []
+    result = []
     for model in plain, remat:
         both = jax.value_and_grad(partial(loss, model))
-        found.append(jax.jit(both)(params, jax.random.key(1)))
-        again = str(jax.make_jaxpr(both)(params, jax.random.key(1))).count("= remat2[")
-        assert again == (1 if model is remat else 0)
-    jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
+        result.append(jax.jit(both)(params, jax.random.key(1)))
+        num_remat = str(jax.make_jaxpr(both)(params, jax.random.key(1))).count("= remat2[")
+        assert num_remat == (1 if model is remat else 0)
+    jax.tree.map(partial(assert_close, tolerance=1e-6), *result)
 
 
 @pytest.mark.versions
 @pytest.mark.parametrize("remat", quick_of([False, True], [False]))
-def test_layers_in_a_loop_are_the_layers_unrolled(remat):
-    """One tree of parameters, the same logits, gradients and steps, and one compiled block."""
+def test_scanned_layers_equal_unrolled_layers(remat):
+    """Parameters, logits, gradients and steps are the same; the scan compiles one block."""
     sizes = {"n_layer": 3, "remat": remat}
     plain = create(**sizes)
     scanned = create(**sizes, layer_loop="scan").clone(blockwise=False)
     params, same = (m.init(jax.random.key(3), TOKENS)["params"] for m in (plain, scanned))
     assert_same(params, same)
-    found = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, scanned)]
-    jax.tree.map(partial(assert_close, tolerance=1e-6), *found)
+    result = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, scanned)]
+    jax.tree.map(partial(assert_close, tolerance=1e-6), *result)
     jaxprs = [str(jax.make_jaxpr(partial(loss, m))(params)) for m in (plain, scanned)]
     assert [jaxpr.count("= tanh ") for jaxpr in jaxprs] == [3, 1]
     carry, logits = scanned.apply({"params": params}, B, method="init_carry"), []
@@ -132,8 +132,8 @@ def test_layers_in_a_loop_are_the_layers_unrolled(remat):
     assert_close(jnp.stack(logits, axis=1), expected, 1e-5)
 
 
-def test_each_layer_in_a_loop_draws_its_own_dropout_masks(monkeypatch):
-    """The keys of the layers differ from each other, and are a function of the key of the step."""
+def test_scanned_layers_draw_different_dropout_masks(monkeypatch):
+    """The keys of the layers differ and depend only on the key of the step."""
     scanned = create(n_layer=3, dropout=0.5, layer_loop="scan")
     params = scanned.init(jax.random.key(3), TOKENS)["params"]
     scan, keys = jax.lax.scan, []
@@ -149,8 +149,8 @@ def test_each_layer_in_a_loop_draws_its_own_dropout_masks(monkeypatch):
     assert len(np.unique(np.concatenate([keys[0], keys[2]]), axis=0)) == 6
 
 
-def test_masks_by_the_generator_of_the_device():
-    """The share of zeros is the rate, and the masks are a function of the key."""
+def test_dropout_masks_from_the_hardware_generator():
+    """The fraction of zeros is the dropout rate, and the masks depend only on the key."""
     model = create(dropout=0.3, dropout_rng="rbg")
     draws = [models.dropout_rngs(model, jax.random.key(i))["dropout"] for i in (1, 1, 2)]
     masks = [np.asarray(jax.random.bernoulli(key, 0.7, (10_000,))) for key in draws]
@@ -165,7 +165,7 @@ def test_masks_by_the_generator_of_the_device():
     )
 
 
-def test_the_form_of_the_model_follows_the_platform():
+def test_the_layer_loop_depends_on_the_platform():
     config = small_config("transformer").model
     forms = [create_model(config, VOCAB, BLOCK, platform) for platform in ("cpu", "gpu", "tpu")]
     assert [m.layer_loop for m in forms] == ["unroll", "unroll", "scan"]
@@ -180,25 +180,25 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert_same(params, init())
     expected, expected_grads = jax.jit(jax.value_and_grad(partial(loss, exact)))(params)
-    found, grads = jax.jit(jax.value_and_grad(partial(loss, coarse)))(params)
-    assert found.dtype == jnp.float32
+    result, grads = jax.jit(jax.value_and_grad(partial(loss, coarse)))(params)
+    assert result.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype("float32")}
-    assert 0 < abs(found - expected) < 0.03 * expected
+    assert 0 < abs(result - expected) < 0.03 * expected
     expected_grads, grads = ravel_pytree(expected_grads)[0], ravel_pytree(grads)[0]
     assert jnp.linalg.norm(grads - expected_grads) < 0.05 * jnp.linalg.norm(expected_grads)
     jaxpr = str(jax.make_jaxpr(partial(loss, coarse))(params))
     products = [line for line in jaxpr.splitlines() if "= dot_general[" in line]
     assert all(":bf16[" in line for line in products)
-    assert len(products) == 6 + 1  # four linear layers and attention's two, and the logits
+    assert len(products) == 6 + 1  # four linear layers, two in attention, and the logits
     exponentials = [line for line in jaxpr.splitlines() if "= exp " in line]
     assert all(":f32[" in line for line in exponentials)
-    assert len(exponentials) == 1 + 1  # the softmax of attention and that of the loss
+    assert len(exponentials) == 1 + 1  # the softmax of attention and of the loss
     _, caches = coarse.init_carry(B)
     assert {leaf.dtype for leaf in jax.tree.leaves(caches)} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.slow
-def test_tied_the_output_layer_is_the_embedding():
+def test_the_tied_output_layer_is_the_embedding():
     model, params = create(tied=True), init(tied=True)
     assert leaves(params).keys() == leaves(init()).keys() - {"lm_head/kernel"}
     untied, table = create(), params["wte"]["embedding"]
@@ -210,14 +210,14 @@ def test_tied_the_output_layer_is_the_embedding():
     assert_close(grads["wte"]["embedding"], both, 1e-6)
 
 
-def test_without_bias_there_is_none():
+def test_bias_false_removes_all_biases():
     names = leaves(init())
     assert leaves(init(bias=False)).keys() == {n for n in names if not n.endswith("/bias")}
     assert sum(name.endswith("/bias") for name in names) == 6 + 1
 
 
 @pytest.mark.slow
-def test_gpt2s_initial_values():
+def test_initial_values_of_gpt2():
     options = {"init_scheme": "gpt2", "n_layer": 3, "n_embd": 64}
     model = create(503, **options)
     params = jax.jit(model.init)(jax.random.key(3), TOKENS)["params"]
@@ -233,8 +233,8 @@ def test_gpt2s_initial_values():
 
 
 @pytest.mark.parametrize(("activation", "expected"), [("relu", 0.0), ("gelu", -0.15880801)])
-def test_the_activation_between_the_layers_of_an_mlp(activation, expected):
-    """Of -1, seen through weights that let nothing else pass."""
+def test_the_activation_of_the_mlp(activation, expected):
+    """All weights are zero except one, which shows the activation of -1."""
     options = {"activation": activation, "n_layer": 1}
     model, params = create(**options), jax.tree.map(jnp.zeros_like, init(**options))
     mlp = params["h_0"]["mlp"]
@@ -243,12 +243,12 @@ def test_the_activation_between_the_layers_of_an_mlp(activation, expected):
     _, state = model.apply(
         {"params": params}, TOKENS, capture_intermediates=True, mutable=["intermediates"]
     )
-    (found,) = state["intermediates"]["h_0"]["mlp"]["__call__"]
-    assert_close(found[0, 0, 0], expected, 1e-6)
+    (result,) = state["intermediates"]["h_0"]["mlp"]["__call__"]
+    assert_close(result[0, 0, 0], expected, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_only_matrices_decay_where_that_is_asked_for(name):
+def test_weight_decay_of_matrices_only(name):
     params = init()
     zeros = jax.tree.map(jnp.zeros_like, params)
     for decay in ("all", "matrices"):
@@ -258,27 +258,27 @@ def test_only_matrices_decay_where_that_is_asked_for(name):
         moved = leaves(optax.apply_updates(params, updates))
         for path, leaf in leaves(params).items():
             is_vector = path.endswith(("/bias", "/scale"))
-            left = 1 if decay == "matrices" and is_vector else 0.95
-            assert_close(moved[path], left * leaf, 1e-6)
+            factor = 1 if decay == "matrices" and is_vector else 0.95
+            assert_close(moved[path], factor * leaf, 1e-6)
 
 
-# Training with them, on a text.
+# Training on a text.
 
 
 def text(num_chars: int = 997) -> Text:
-    """A text in which each character mostly tells the next."""
+    """Return a text in which each character mostly determines the next."""
     steps = np.random.RandomState(1).choice([1, 2], num_chars, p=[0.9, 0.1])
     return Text(jnp.asarray((np.cumsum(steps) % VOCAB).astype(np.uint8)), num_chars, BLOCK)
 
 
 def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, **options):
-    """The function (steps, key, text) -> the state after them from fixed parameters, the losses."""
+    """Return train(num_steps, key, split) -> (state, losses), which starts at fixed parameters."""
     model, optimizer = create(**options), make_optimizer(config, 100)
     mesh = make_mesh(MeshConfig(data=1), batch_size, 0, accumulate)
     steps = programs.compile_steps(model, optimizer, batch_size, [Rows(BLOCK)], mesh, accumulate)
 
     def train(num_steps: int, key: int = 1, split: Text | None = None):
-        # Copied, as a state is given away to the step.
+        # Copy the parameters because the step donates its state.
         params = jax.tree.map(jnp.array, init(**options))
         state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
         state, metrics = steps(state, split or text(), jax.random.key(key), num_steps)
@@ -295,15 +295,15 @@ def trainer(config: OptimizerConfig, batch_size: int = 6, accumulate: int = 1, *
         ({}, 3),
     ],
 )
-def test_it_learns(options, accumulate):
+def test_models_with_options_learn(options, accumulate):
     config = OptimizerConfig(learning_rate=0.01, decay="matrices")
-    state, found = trainer(config, accumulate=accumulate, **options)(100)
-    assert found[-10:].mean() < 1.2 < found[0] - 0.5
+    state, result = trainer(config, accumulate=accumulate, **options)(100)
+    assert result[-10:].mean() < 1.2 < result[0] - 0.5
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole():
-    """Of plain descent at rate 1 the first step is the gradient itself."""
+def test_microbatches_give_the_gradient_of_the_batch():
+    """With SGD at learning rate 1, the first update is the gradient."""
     config = OptimizerConfig("sgd", 1.0, weight_decay=0.0)
     (whole, loss_of_whole), (parts, loss_of_parts) = (
         trainer(config, accumulate=accumulate)(1) for accumulate in (1, 3)
@@ -316,23 +316,23 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 @pytest.mark.parametrize("accumulate", quick_of([1, 2], [1]))
 def test_dropout_is_a_function_of_seed_and_step(accumulate):
-    """Where nothing is learnt and a text has one crop, losses differ by what is dropped alone."""
+    """With learning rate 0 and a single crop, losses differ only by their dropout masks."""
     config = OptimizerConfig("sgd", 0.0, weight_decay=0.0)
     train = trainer(config, 2, accumulate, dropout=0.3)
     one_crop = text(BLOCK + 1)
-    state, found = train(5, 1, one_crop)
+    state, result = train(5, 1, one_crop)
     assert_same(state.params, init(dropout=0.3))
-    assert len(set(found.tolist())) == 5
-    assert_same(train(5, 1, one_crop)[1], found)
-    assert set(train(5, 2, one_crop)[1].tolist()).isdisjoint(found.tolist())
+    assert len(set(result.tolist())) == 5
+    assert_same(train(5, 1, one_crop)[1], result)
+    assert set(train(5, 2, one_crop)[1].tolist()).isdisjoint(result.tolist())
 
 
-def draw_noise(num_devices, num_parts):
-    """The dropout noise of each part of a batch on each device, in two steps."""
+def draw_noise(num_devices, num_microbatches):
+    """Return the dropout noise of each microbatch on each device, for two steps."""
     drawn = []
 
     class Noise(nn.Module):
-        """Logits that are parameters, and noise by the key of dropout."""
+        """Return logits that are parameters plus noise from the dropout key."""
 
         @nn.compact
         def __call__(self, tokens, *, train=False):
@@ -342,8 +342,8 @@ def draw_noise(num_devices, num_parts):
             return jnp.broadcast_to(logits + noise, (*tokens.shape, VOCAB))
 
     optimizer = make_optimizer(OptimizerConfig("sgd", 0.0), 100)
-    mesh = make_mesh(MeshConfig(data=num_devices), 6, 0, num_parts)
-    steps = programs.compile_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_parts)
+    mesh = make_mesh(MeshConfig(data=num_devices), 6, 0, num_microbatches)
+    steps = programs.compile_steps(Noise(), optimizer, 6, [Rows(BLOCK)], mesh, num_microbatches)
     params = {"logits": jnp.zeros(VOCAB)}
     state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     state, split = shardings.to_global_arrays((state, text()), shardings.replicated(mesh))
@@ -352,7 +352,7 @@ def draw_noise(num_devices, num_parts):
     return drawn
 
 
-def test_the_parts_of_a_batch_have_masks_of_their_own():
+def test_microbatches_have_different_masks():
     drawn = draw_noise(1, 3)
     assert len(drawn) == len(set(drawn)) == 6
 
@@ -366,15 +366,15 @@ print(len(set(draw_noise(2, 1))))
 
 
 @pytest.mark.skipif(
-    jax.__version_info__ < (0, 8), reason="jax 0.7 has no callbacks where a mesh axis is automatic"
+    jax.__version_info__ < (0, 8), reason="jax 0.7 has no callbacks if a mesh axis is automatic"
 )
-def test_each_device_has_masks_of_its_own():
+def test_devices_have_different_masks():
     done = run("-c", ON_TWO_DEVICES, **on_devices(2))
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
-def test_embeddings_are_dropped_too():
-    """What the layers add to the stream is nothing here."""
+def test_dropout_applies_to_embeddings():
+    """The layers add zero to the residual stream here."""
     model, params = create(dropout=0.5), jax.tree.map(jnp.array, init(dropout=0.5))
     for part in ("attn", "mlp"):
         layer = params["h_0"][part]["c_proj"]
@@ -383,8 +383,8 @@ def test_embeddings_are_dropped_too():
     assert abs(loss(model, params, key) - loss(model, params)) > 1e-3
 
 
-def test_the_output_of_the_mlp_is_dropped_too():
-    """What is kept is scaled up by the share that is dropped."""
+def test_dropout_applies_to_the_output_of_the_mlp():
+    """Kept values are divided by the keep probability."""
     mlp, key = (
         transformer.MLP(transformer.BlockConfig(n_head=2, n_embd=10, dropout=0.5)),
         jax.random.key(7),
@@ -397,7 +397,7 @@ def test_the_output_of_the_mlp_is_dropped_too():
     assert_close(dropped[kept], 2 * whole[kept])
 
 
-# Other families have none of them.
+# Other families do not have these options.
 
 VALUES = {
     "dropout": 0.1,
@@ -413,7 +413,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_they_are_refused_where_they_would_change_nothing(name):
+def test_other_families_refuse_the_options(name):
     for kind in models.MODELS:
         config = small_config(kind)
         config.data.kind = "windows" if kind == "window_mlp" else "lines"
@@ -426,7 +426,7 @@ def test_they_are_refused_where_they_would_change_nothing(name):
                 models.check_fields(config.model)
 
 
-def test_by_the_command_line_too(tmp_path):
+def test_the_command_line_refuses_the_options(tmp_path):
     flags = ("--config=configs/gru.py", "--config.model.tied=true", "--workdir", tmp_path / "run")
     done = run("train.py", *flags)
     assert (done.returncode, done.stdout) == (2, "")
@@ -436,8 +436,8 @@ def test_by_the_command_line_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_with_its_layers_in_a_loop_is_inspected_layer_by_layer(tmp_path):
-    """By the records of layer statistics and by the attention maps; it resumes unrolled."""
+def test_diagnostics_of_a_run_with_scanned_layers(tmp_path):
+    """Layer statistics and attention maps cover each layer, and the run resumes unrolled."""
     config = small_config("transformer", steps=2, num_samples=0, diagnose_every=2)
     config.train.eval_examples = config.train.train_eval_examples = 5
     config.model.layer_loop = "scan"

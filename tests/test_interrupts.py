@@ -14,7 +14,7 @@ SAMPLE = ("sample.py", "--workdir")
 SWEEP = ("-m", "makemore_jax.sweep", "--config", "configs/mlp.py", "--workdir")
 DOWNLOAD = ("-m", "makemore_jax.download", "names", "--folder")
 
-# Like a C extension that turns the exception into another one.
+# A C extension may replace the exception by another one.
 INTERRUPTED_IMPORT = """
 import os, signal
 try:
@@ -24,8 +24,8 @@ except KeyboardInterrupt:
     raise ImportError("initialization failed") from None
 """
 
-# A real start. No program controls the time before this prints and after it ends, when the
-# interpreter starts and exits; some of these commands end within a second on a fast machine.
+# Runs a program. The test waits for "started", because no program controls the time in which the
+# interpreter starts. The sleep at the end is for commands that end before the interrupt.
 REPORTING_START = """
 import runpy, sys, time
 sys.argv = sys.argv[1:]
@@ -45,7 +45,7 @@ finally:
     ("command", "module"),
     [(TRAIN, "absl"), (TRAIN, "jax"), (SAMPLE, "absl"), (SWEEP, "jax"), (DOWNLOAD, "jax")],
 )
-def test_during_an_import_that_converts_the_exception(command, module, tmp_path):
+def test_interrupt_during_an_import_that_converts_the_exception(command, module, tmp_path):
     (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT, "utf-8")
     done = run(*command, tmp_path / "run", fresh=True, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -64,21 +64,21 @@ def interrupt(command: tuple, seconds: float) -> tuple[int, str, str]:
     return process.returncode, *printed
 
 
-def test_half_a_second_after_the_start(tmp_path):
+def test_interrupt_half_a_second_after_the_start(tmp_path):
     assert interrupt((*TRAIN, tmp_path / "run"), 0.5) == (130, "", "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("command", [TRAIN, SAMPLE, SWEEP, DOWNLOAD])
-def test_at_any_moment_of_the_start(command, seconds, tmp_path):
+def test_interrupt_at_any_moment_of_the_start(command, seconds, tmp_path):
     exit_code, _, errors = interrupt((*command, tmp_path / "run"), seconds)
     assert exit_code == 130
-    assert len(errors.splitlines()) <= 1, errors  # that of a command that ended by itself
+    assert len(errors.splitlines()) <= 1, errors  # the error of a command that ended by itself
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])
-def test_a_console_command_ends_immediately_too(name):
+def test_a_console_command_also_ends_immediately(name):
     code = f"""
 import signal
 from makemore_jax.cli import command_line, commands, interrupts

@@ -85,7 +85,7 @@ def test_attention(packed, block, has_dropout, monkeypatch):
     sizes = []
 
     def dropout_mask_fn(ones):
-        """The part of one mask for all weights that belongs to the next block of queries."""
+        """Return the part of the whole mask for the next block of queries."""
         start, end = sum(sizes), sum(sizes) + ones.shape[2]
         sizes.append(ones.shape[2])
         keys = S - T + end
@@ -105,7 +105,7 @@ def test_attention(packed, block, has_dropout, monkeypatch):
 
 @pytest.mark.parametrize("blockwise", [False, True])
 def test_decode_attention(blockwise):
-    """At every position of a cache that four does not divide."""
+    """Check every position of a cache with a length that is not a multiple of four."""
     q, keys, values = normal(B, 6), normal(T, B, 6, seed=1), normal(T, B, 6, seed=2)
     for position in jnp.arange(T):
         fast, reference = (
@@ -155,8 +155,8 @@ def test_scan_layers():
     for train in (False, True):
         check(*(partial(m.apply, train=train, rngs=rngs) for m in (fast, reference)), params, x)
     caches = normal(3, T, B, C)
-    found, expected = (m.apply(params, caches, x, 2, method="step") for m in (fast, reference))
-    jax.tree.map(partial(assert_close, tolerance=1e-6), found, expected)
+    result, expected = (m.apply(params, caches, x, 2, method="step") for m in (fast, reference))
+    jax.tree.map(partial(assert_close, tolerance=1e-6), result, expected)
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "transformer"]))

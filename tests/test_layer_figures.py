@@ -1,4 +1,4 @@
-"""Layer statistics: read from a run and drawn."""
+"""Reading the layer statistics of a run, and drawing them."""
 
 import json
 
@@ -74,19 +74,19 @@ def test_diagnostics_are_read(tmp_path):
     read_lines(tmp_path, lines)
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line_at(30))[:400])  # a training is writing this line
-    found = history.read_diagnostics(tmp_path, PARAMS)
-    assert found.steps == [0, 10, 20]
-    np.testing.assert_equal(found.dead, {"h tanh": [np.nan, 0, 0], "h relu": [0.5, 0, 0]})
-    assert found.saturated == {"h tanh": [0.25] * 3, "h relu": [0.25] * 3}
-    assert list(found.update_to_data) == ["wte.embedding", "lm_head.kernel"]
+    result = history.read_diagnostics(tmp_path, PARAMS)
+    assert result.steps == [0, 10, 20]
+    np.testing.assert_equal(result.dead, {"h tanh": [np.nan, 0, 0], "h relu": [0.5, 0, 0]})
+    assert result.saturated == {"h tanh": [0.25] * 3, "h relu": [0.25] * 3}
+    assert list(result.update_to_data) == ["wte.embedding", "lm_head.kernel"]
     updates = {"wte.embedding": [0, 1e-3, 2e-3], "lm_head.kernel": [0.01] * 3}
-    assert found.update_to_data == updates
+    assert result.update_to_data == updates
     ratios = {"wte.embedding": [np.nan] * 3, "lm_head.kernel": [0.1] * 3}
-    np.testing.assert_equal(found.grad_to_data, ratios)
-    assert (found.first.step, found.last.step) == (0, 20)
-    assert list(found.first.activations) == ["h tanh", "h relu"]
-    assert found.last.activations == {"h tanh": Histogram(-1.0, 1.0, [1, 3, 0], 0.0, 1.0)}
-    assert list(found.last.gradients) == ["wte.embedding", "lm_head.kernel"]
+    np.testing.assert_equal(result.grad_to_data, ratios)
+    assert (result.first.step, result.last.step) == (0, 20)
+    assert list(result.first.activations) == ["h tanh", "h relu"]
+    assert result.last.activations == {"h tanh": Histogram(-1.0, 1.0, [1, 3, 0], 0.0, 1.0)}
+    assert list(result.last.gradients) == ["wte.embedding", "lm_head.kernel"]
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 5, "train_loss": 2.0, "learning_rate": 0.1}]])
@@ -98,31 +98,31 @@ def test_a_run_without_diagnostics(lines, tmp_path):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_parameter_order(kind):
     model, params = small_model(kind)
-    found = history.parameter_order(model, BLOCK)
+    result = history.parameter_order(model, BLOCK)
     paths = jax.tree_util.tree_leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
-    assert sorted(found) == sorted(names)
+    assert sorted(result) == sorted(names)
     if kind == "transformer":
-        assert found[:2] == ["wte.embedding", "wpe.embedding"]
-        assert found[2].startswith("h_0.ln_1") and found[-1].startswith("lm_head")
+        assert result[:2] == ["wte.embedding", "wpe.embedding"]
+        assert result[2].startswith("h_0.ln_1") and result[-1].startswith("lm_head")
 
 
 @pytest.mark.slow
 def test_diagnostics_of_a_run(small_runs):
     """All parameters with two axes are read, with the names that training writes."""
-    found = collect(small_runs / "transformer", None, seed=1, num=1).diagnostics
+    result = collect(small_runs / "transformer", None, seed=1, num=1).diagnostics
     lines = read_metrics(small_runs / "transformer")
     *_, last = (line for line in lines if "gradients" in line)
-    assert found.steps == [0, 10, 20]
-    assert found.update_to_data.keys() == last["gradients"].keys()
-    for name, values in found.update_to_data.items():
+    assert result.steps == [0, 10, 20]
+    assert result.update_to_data.keys() == last["gradients"].keys()
+    for name, values in result.update_to_data.items():
         assert values[-1] == last["update_to_data"][name]
-    assert found.saturated.keys() == last["saturated"].keys() != set()
+    assert result.saturated.keys() == last["saturated"].keys() != set()
 
 
 def test_figures_show_the_numbers(figures, tmp_path):
-    found = read_lines(tmp_path, [line_at(0), line_at(10), line_at(20)])
-    diagnostics.draw(found, tmp_path)
+    result = read_lines(tmp_path, [line_at(0), line_at(10), line_at(20)])
+    diagnostics.draw(result, tmp_path)
     assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
     (ax,) = figures["inside_updates"].axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
@@ -145,8 +145,8 @@ def test_figures_show_the_numbers(figures, tmp_path):
 
 
 def test_a_histogram_of_equal_values_is_a_line(figures, tmp_path):
-    found = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
-    diagnostics.histograms({0: {"h relu": found}}, "", tmp_path / "one")
+    result = Histogram(0.5, 0.5, [7, 0, 0], 0.5, 0.0)
+    diagnostics.histograms({0: {"h relu": result}}, "", tmp_path / "one")
     (ax,) = figures["one"].axes
     (line,) = ax.collections
     assert_close(line.get_segments()[0][:, 0], [0.5, 0.5])

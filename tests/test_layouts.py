@@ -1,4 +1,4 @@
-"""Batches without padding: what is left out changes neither loss nor gradient."""
+"""Layouts: removing padding changes neither loss nor gradient."""
 
 import inspect
 
@@ -35,11 +35,11 @@ PACKING = [kind for kind in FAMILIES if kind not in ("rnn", "gru", "lstm")]
 
 
 def model_of(kind):
-    """A small model of a family for WORDS, and parameters that are nowhere 0."""
+    """Return a small model of a family for WORDS, and parameters that are all nonzero."""
     config = small_config(kind)
     model = create_model(config.model, VOCAB.size, SPLIT.block_size)
-    like, rng = models.param_shapes(model, SPLIT.block_size), np.random.default_rng(0)
-    return model, jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), like)
+    shapes, rng = models.param_shapes(model, SPLIT.block_size), np.random.default_rng(0)
+    return model, jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), shapes)
 
 
 def test_packed_lines_follow_each_other():
@@ -56,8 +56,8 @@ def test_packed_lines_follow_each_other():
 
 @pytest.mark.parametrize("kind", quick_of(PACKING, ["transformer"]))
 @pytest.mark.parametrize("num_rows", quick_of([6, 8], [6]))
-def test_packed_computes_what_rows_do(kind, num_rows):
-    """Values within 1e-6, gradients within 1e-5, where lines go on in the next row and not."""
+def test_packed_lines_equal_rows(kind, num_rows):
+    """Values agree to 1e-6 and gradients to 1e-5, also if lines continue in the next row."""
     model, params = model_of(kind)
     loss_and_grads, key = jax.jit(make_loss_and_grads(model)), jax.random.key(0)
     packed = layouts.take_packed(SPLIT, ALL, num_rows, width=9)
@@ -76,7 +76,7 @@ def test_packed_computes_what_rows_do(kind, num_rows):
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
-def test_rows_cut_to_their_longest_compute_the_same(kind):
+def test_rows_cut_to_the_longest_line_compute_the_same(kind):
     model, params = model_of(kind)
     short, key = jnp.array([0, 2, 4, 6]), jax.random.key(0)
     loss_and_grads = jax.jit(make_loss_and_grads(model))
@@ -86,28 +86,28 @@ def test_rows_cut_to_their_longest_compute_the_same(kind):
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, plain_grads)
 
 
-def test_each_batch_gets_the_first_layout_that_it_fits():
+def test_each_batch_uses_the_first_layout_that_fits():
     chosen = [Rows(3), Rows(6), Rows(9)]
-    for lengths, which in (([3, 1], 0), ([4, 1], 1), ([6, 6], 1), ([7, 1], 2), ([9, 9], 2)):
-        assert layout_index(chosen, jnp.array(lengths)) == which
-    # Of several parts of a batch, each on a device of its own, all must fit.
+    for lengths, expected in (([3, 1], 0), ([4, 1], 1), ([6, 6], 1), ([7, 1], 2), ([9, 9], 2)):
+        assert layout_index(chosen, jnp.array(lengths)) == expected
+    # If each device has one part of the batch, all parts must fit.
     assert layout_index(chosen, jnp.array([[1, 1], [1, 7]])) == 2
     chosen = [Packed(2, 8), Rows(9)]
-    for lengths, which in (([8, 8], 0), ([9, 8], 1), ([[8, 8], [8, 9]], 1)):
-        assert layout_index(chosen, jnp.array(lengths)) == which
+    for lengths, expected in (([8, 8], 0), ([9, 8], 1), ([[8, 8], [8, 9]], 1)):
+        assert layout_index(chosen, jnp.array(lengths)) == expected
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_what_is_chosen_for_names(kind, names):
-    """Hardly a batch of names is computed in whole rows."""
+def test_layouts_for_names(kind, names):
+    """Few batches of names need whole rows."""
     split, model = names.splits["train"], model_of(kind)[0]
     chosen = choose(split, 32, model)
     assert chosen[-1] == Rows(split.block_size)
     assert isinstance(chosen[0], Packed if kind in PACKING else Rows)
     assert ("positions" in inspect.signature(type(model).__call__).parameters) == (kind in PACKING)
     indices = jax.random.randint(jax.random.key(0), (500, 32), 0, split.size)
-    found = jax.vmap(lambda i: layout_index(chosen, split.lengths(i)))(indices)
-    share = np.bincount(found, minlength=len(chosen)) / 500
+    results = jax.vmap(lambda i: layout_index(chosen, split.lengths(i)))(indices)
+    share = np.bincount(results, minlength=len(chosen)) / 500
     assert share[-1] < (0.01 if kind in PACKING else 0.12)
     assert share[0] > (0.99 if kind in PACKING else 0.45)
 
@@ -135,21 +135,21 @@ def check_steps(kind, devices):
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
     mesh = make_mesh(config.mesh, 4, num_params=0)
     first = Packed(3 - devices, 9) if kind in PACKING else Rows(6)
-    found, taken = {}, set()
+    results, used = {}, set()
     for name, chosen in (("all", [first, Rows(9)]), ("whole", [Rows(9)])):
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)
         start = start.replace(params=jax.tree.map(jnp.copy, params))
         start = jax.device_put(start, shardings.replicated(mesh))
         split = jax.device_put(SPLIT, shardings.replicated(mesh))
         steps = programs.compile_steps(model, optimizer, 4, chosen, mesh)
-        found[name] = steps(start, split, key, num_steps=12)
+        results[name] = steps(start, split, key, num_steps=12)
     data_key, _ = jax.random.split(key)
     for i in range(12):
         indices = data.draw_indices(SPLIT, jax.random.fold_in(data_key, i), 4)
         lengths = SPLIT.lengths(indices).reshape(devices, -1)
-        taken.add(int(layout_index([first, Rows(9)], lengths)))
-    assert taken == {0, 1}
-    (state, metrics), (plain, plain_metrics) = found["all"], found["whole"]
+        used.add(int(layout_index([first, Rows(9)], lengths)))
+    assert used == {0, 1}
+    (state, metrics), (plain, plain_metrics) = results["all"], results["whole"]
     assert_close(metrics["train_loss"], plain_metrics["train_loss"], 1e-5)
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), state.params, plain.params)
 
@@ -163,32 +163,32 @@ STEPS_CASES = [
 
 
 @pytest.mark.parametrize(("kind", "devices"), STEPS_CASES)
-def test_steps_take_each_batch_in_its_layout(kind, devices):
+def test_steps_use_the_layout_of_each_batch(kind, devices):
     done = run("-c", STEPS, kind, devices, **on_devices(devices))
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", quick_of(["lstm", "transformer"], []))
-def test_a_large_batch_in_chunks_is_the_same_batch(kind, monkeypatch):
-    """Three chunks, of more and of fewer tokens, give the loss and the state of all at once."""
+def test_microbatches_equal_the_whole_batch(kind, monkeypatch):
+    """Three microbatches with different numbers of tokens give the same loss and state."""
     config = small_config(kind)
     config.optimizer.name = "sgd"
     model, params = model_of(kind)
     optimizer, key = make_optimizer(config.optimizer, 20), jax.random.key(2)
-    mesh, found = make_mesh(config.mesh, 12, num_params=0), []
-    for at_once in (12, 4):
-        monkeypatch.setattr(layouts, "MAX_TOKENS_PER_BATCH", at_once * SPLIT.block_size)
-        assert layouts.num_microbatches(12, SPLIT.block_size) == 12 // at_once
+    mesh, results = make_mesh(config.mesh, 12, num_params=0), []
+    for microbatch_size in (12, 4):
+        monkeypatch.setattr(layouts, "MAX_TOKENS_PER_BATCH", microbatch_size * SPLIT.block_size)
+        assert layouts.num_microbatches(12, SPLIT.block_size) == 12 // microbatch_size
         chosen = choose(SPLIT, 12, model)
         start = state_lib.create(model, optimizer, key, SPLIT.block_size)
         start = start.replace(params=jax.tree.map(jnp.copy, params))
         steps = programs.compile_steps(model, optimizer, 12, chosen, mesh)
         state, metrics = steps(start, SPLIT, key, num_steps=5)
-        found.append((metrics["train_loss"], state.params))
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *found)
+        results.append((metrics["train_loss"], state.params))
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *results)
 
 
-def test_chunks_are_of_a_good_size():
+def test_number_of_microbatches():
     assert [layouts.num_microbatches(n, 16) for n in (1, 32, 256, 512, 8_192)] == [1, 1, 1, 2, 32]
     assert [layouts.num_microbatches(n, 1_024) for n in (1, 4, 16)] == [1, 1, 4]
     assert layouts.num_microbatches(300, 16) == 2

@@ -1,4 +1,4 @@
-"""The four versions of attention: equal where they should be, and equal to the transformer's."""
+"""The lecture's versions of attention, compared with each other and with the transformer."""
 
 import io
 import sys
@@ -44,7 +44,7 @@ AVERAGES = [average_by_loop, average_by_product, average_by_softmax, average_by_
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_averages_are_those_of_numpy(average):
+def test_averages_match_numpy(average):
     x = np.asarray(X)
     expected = np.cumsum(x, axis=1) / np.arange(1, T + 1)[:, None]
     assert_close(average(X), expected, 1e-6)
@@ -52,15 +52,15 @@ def test_averages_are_those_of_numpy(average):
 
 
 @pytest.mark.parametrize("version", [*AVERAGES, attend])
-def test_the_future_changes_nothing(version):
+def test_later_positions_change_no_earlier_output(version):
     for t in range(1, T):
         changed = version(X.at[:, t:].add(1.0))
         np.testing.assert_array_equal(changed[:, :t], version(X)[:, :t])
         assert (jnp.abs(changed[:, t:] - version(X)[:, t:]).max(axis=(0, 2)) > 0.01).all()
 
 
-def test_attention_chooses():
-    """Random queries and keys give no average, and no weight to what is masked."""
+def test_attention_is_not_uniform():
+    """Random queries and keys give unequal weights, and 0 to masked positions."""
     weights = attention_weights(X @ HEAD.query, X @ HEAD.key, causal_mask(T))
     assert weights.shape == (B, T, T)
     assert_close(weights.sum(axis=-1), np.ones((B, T)), 1e-6)
@@ -69,16 +69,16 @@ def test_attention_chooses():
     assert_close(attend(X), weights @ X @ HEAD.value, 1e-6)
 
 
-def test_an_encoder_does_not_know_the_order():
-    """Without a mask positions that change places change them in what comes out; with one not."""
+def test_without_a_mask_attention_ignores_the_order():
+    """Without a mask, permuting the inputs permutes the outputs; with a causal mask it does not."""
     order = jnp.array([3, 0, 4, 1, 2])
     assert_close(self_attention(HEAD, X[:, order]), self_attention(HEAD, X)[:, order], 1e-6)
     assert float(jnp.abs(attend(X[:, order]) - attend(X)[:, order]).max()) > 0.1
-    all_seen = jnp.ones((T, T), bool)
-    assert_close(self_attention(HEAD, X, all_seen), self_attention(HEAD, X), 1e-6)
+    full_mask = jnp.ones((T, T), bool)
+    assert_close(self_attention(HEAD, X, full_mask), self_attention(HEAD, X), 1e-6)
 
 
-def test_attention_across_sequences():
+def test_cross_attention():
     y = cross_attention(HEAD, X, SOURCE)
     assert y.shape == (B, T, HS)
     q, k, v = (np.asarray(a) for a in (X @ HEAD.query, SOURCE @ HEAD.key, SOURCE @ HEAD.value))
@@ -86,13 +86,13 @@ def test_attention_across_sequences():
         for t in range(T):
             by_key = np.exp([q[b, t] @ k[b, s] / np.sqrt(HS) for s in range(S)])
             assert_close(y[b, t], by_key / by_key.sum() @ v[b], 1e-6)
-    # The order of what is read says nothing; what is read says all.
+    # The order of the source does not matter; its content does.
     assert_close(cross_attention(HEAD, X, SOURCE[:, ::-1]), y, 1e-6)
     assert float(jnp.abs(cross_attention(HEAD, X, -SOURCE) - y).max()) > 0.1
 
 
-def test_attention_across_a_mask_of_each_row():
-    """A mask (B, T, S) that hides what is behind each row's end, as of a padded batch."""
+def test_cross_attention_with_a_mask_for_each_row():
+    """The mask (B, T, S) hides the padding after the end of each row."""
     ends = jnp.array([11, 6, 1])
     mask = jnp.broadcast_to(jnp.arange(S) < ends[:, None, None], (B, T, S))
     y = cross_attention(HEAD, X, SOURCE, mask)
@@ -102,12 +102,12 @@ def test_attention_across_a_mask_of_each_row():
 
 
 @pytest.mark.parametrize("mask", [None, causal_mask(T)])
-def test_across_itself_is_self_attention(mask):
+def test_cross_attention_to_itself_is_self_attention(mask):
     assert_close(cross_attention(HEAD, X, X, mask), self_attention(HEAD, X, mask), 1e-6)
 
 
-def test_one_head_is_the_transformers():
-    """Values and gradients of CausalSelfAttention with n_head=1, its projection behind the head."""
+def test_one_head_matches_the_transformer():
+    """Compare values and gradients with CausalSelfAttention at n_head=1, with its projection."""
     head = init_head(jax.random.key(3), C, C)
     c_proj = jax.random.normal(jax.random.key(4), (C, C))
     mix = jax.random.normal(jax.random.key(5), (B, T, C))
@@ -125,11 +125,11 @@ def test_one_head_is_the_transformers():
         return self_attention(head, x, causal_mask(T)) @ c_proj
 
     assert_close(by_head(head, c_proj, X), by_layer(head, c_proj, X), 1e-6)
-    found, expected = (
-        jax.grad(lambda *given, f=f: (f(*given) * mix).sum(), (0, 1, 2))(head, c_proj, X)
+    result, expected = (
+        jax.grad(lambda *args, f=f: (f(*args) * mix).sum(), (0, 1, 2))(head, c_proj, X)
         for f in (by_head, by_layer)
     )
-    jax.tree.map(lambda a, b: assert_close(a, b, 3e-6), found, expected)
+    jax.tree.map(lambda a, b: assert_close(a, b, 3e-6), result, expected)
 
 
 @pytest.mark.parametrize("head_size", [1, 16, 256])
@@ -143,7 +143,7 @@ def test_scaling_keeps_the_variance_at_1(head_size):
 
 
 def test_scaling_keeps_softmax_soft():
-    """Without it the larger the head, the fewer keys a query sees; with it the size says little."""
+    """Without scaling, larger heads attend to fewer keys; with it the size hardly matters."""
     sizes = (1, 16, 256)
     plain, scaled = (
         [measure_scores(jax.random.key(7), size, s) for size in sizes] for s in (False, True)
@@ -151,18 +151,18 @@ def test_scaling_keeps_softmax_soft():
     assert plain[0].entropy > plain[1].entropy > plain[2].entropy
     assert plain[0].largest < plain[1].largest < plain[2].largest
     assert plain[2].largest > 0.9 and plain[2].entropy < 0.2
-    assert all(found.largest < 0.45 and found.entropy > 1.5 for found in scaled)
-    assert scaled[0] == plain[0]  # a head of 1 has nothing to scale
+    assert all(result.largest < 0.45 and result.entropy > 1.5 for result in scaled)
+    assert scaled[0] == plain[0]  # a head of size 1 is scaled by 1
 
 
-def test_a_single_key_gets_all():
-    found = measure_scores(jax.random.key(8), 4096, True, num_queries=50, num_keys=1)
-    assert (float(found.entropy), float(found.largest)) == (0, 1)
+def test_a_single_key_has_weight_1():
+    result = measure_scores(jax.random.key(8), 4096, True, num_queries=50, num_keys=1)
+    assert (float(result.entropy), float(result.largest)) == (0, 1)
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """What the command prints, by line, the file that it writes, and the axes drawn there."""
+    """Return the lines that the command prints, the file that it writes, and its axes."""
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     file = tmp_path_factory.mktemp("attention") / "new" / "attention.png"
     printed = io.BytesIO()
@@ -207,7 +207,7 @@ def test_command_draws_the_weights(command):
     assert int.from_bytes(header[16:20], "big") == 1_000  # pixels across
 
 
-def test_command_draws_what_it_measures(command):
+def test_command_draws_its_measurements(command):
     printed, _, axes = command
     rows = np.array([line.split() for line in printed[-7:-2]], float)
     for ax, columns in zip(axes[6:], ([3, 4], [5, 6]), strict=True):
@@ -216,7 +216,7 @@ def test_command_draws_what_it_measures(command):
             assert_close(line.get_ydata(), rows[:, column], 5.1e-4)
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_mistakes_give_one_line(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("mine", "utf-8")
     for arguments, message in (
@@ -239,13 +239,13 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     [(attention, "attention.png"), (backprop, "dlogits.png"), (bigram_counts, "counts.png")],
 )
 def test_without_matplotlib(lecture, picture, tmp_path, monkeypatch, capsys):
-    """Told before all else: there is no names.txt here either."""
+    """This error comes first: names.txt is missing here, too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as exit:
         lecture.main([])
     assert exit.value.code == 2
     name = lecture.__name__.rpartition(".")[2]
-    told = f"{name}: {picture} needs matplotlib: pip install matplotlib\n"
-    assert capsys.readouterr() == ("", told)
+    message = f"{name}: {picture} needs matplotlib: pip install matplotlib\n"
+    assert capsys.readouterr() == ("", message)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What the lecture notebooks import: trainings without files, figures; and no circular imports."""
+"""Modules of the lecture notebooks: training without files, figures, no circular imports."""
 
 import ast
 import dataclasses
@@ -22,21 +22,23 @@ FOLDER = ROOT / "makemore_jax" / "lectures"
 
 
 def test_no_two_lecture_modules_import_each_other():
-    """At the top of a file, in a function or for type checkers only."""
+    """Imports at the top of a file, in functions and for type checkers count."""
     names = {file.stem for file in FOLDER.glob("*.py")}
     imports = {}
     for name in names:
-        found = set()
+        imported = set()
         for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 paths = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                found |= {path.rpartition("lectures.")[2] for path in paths if "lectures." in path}
-        imports[name] = found & names
-    assert "autograd_picture" in imports["autograd"]  # or this test finds nothing at all
-    reachable = {name: set(found) for name, found in imports.items()}
+                imported |= {
+                    path.rpartition("lectures.")[2] for path in paths if "lectures." in path
+                }
+        imports[name] = imported & names
+    assert "autograd_picture" in imports["autograd"]  # check that the search finds imports
+    reachable = {name: set(imported) for name, imported in imports.items()}
     for _ in names:
-        for found in reachable.values():
-            found |= set().union(*(reachable[name] for name in found))
+        for imported in reachable.values():
+            imported |= set().union(*(reachable[name] for name in imported))
     assert [name for name in sorted(names) if name in reachable[name]] == []
 
 
@@ -52,7 +54,7 @@ def start() -> experiment.Experiment:
     return experiment.prepare(config)
 
 
-def test_a_training_in_two_parts_is_one_training(start):
+def test_training_in_two_parts_equals_training_at_once(start):
     key = jax.random.key(3)
     whole, losses = experiment.train(start, 5, key)
     first, first_losses = experiment.train(start, 3, key)
@@ -60,11 +62,11 @@ def test_a_training_in_two_parts_is_one_training(start):
     assert int(both.state.step) == 5 and losses.shape == (5,)
     assert_close(np.concatenate([first_losses, last_losses]), losses, 1e-6)
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), both.state.params, whole.state.params)
-    assert int(start.state.step) == 0  # an experiment never changes
+    assert int(start.state.step) == 0  # experiments are immutable
 
 
-def test_a_step_of_a_training_is_the_step_of_the_core(start):
-    """On a batch that depends on the key and the step."""
+def test_a_training_step_equals_the_step_of_the_core(start):
+    """The batch depends on the key and the step."""
     first, _ = experiment.train(start, 3, jax.random.key(3))
     _, losses = experiment.train(first, 2, jax.random.key(3))
     step = jax.jit(make_train_step(gradients(start.model), start.optimizer, 7))
@@ -73,7 +75,7 @@ def test_a_step_of_a_training_is_the_step_of_the_core(start):
     assert losses[0] != losses[1]
 
 
-def test_many_states_are_trained_at_once(start):
+def test_vmap_trains_several_states(start):
     other = experiment.prepare(dataclasses.replace(start.config, seed=12), start.dataset)
     assert other.dataset is start.dataset
     states = jax.tree.map(lambda *a: jnp.stack(a), start.state, other.state)
@@ -110,7 +112,7 @@ def test_prepare_refuses_a_config_as_train_does():
         experiment.prepare(config)
 
 
-def test_names_file_prefers_the_courses_list(tmp_path, monkeypatch):
+def test_names_file_prefers_makemores_list(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr(resources, "FOLDER", tmp_path / "checkout")
@@ -127,7 +129,7 @@ def test_names_file_prefers_the_courses_list(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pictures():
-    """The figures of the lectures; none is left open, so a notebook shows none twice."""
+    """Return the module of figures. All figures must be closed, or a notebook shows them twice."""
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     pictures.plt.close("all")
     yield pictures
@@ -135,7 +137,7 @@ def pictures():
 
 
 def test_figure_of_loss_curves(pictures):
-    """Means of 1 % of the steps; the scale leaves out the first tenth."""
+    """Points are means over 1% of the steps. The y-axis ignores the first tenth of them."""
     losses = np.concatenate([np.full(20, 50.0), np.linspace(3, 2, 680)])
     ax = pictures.loss_curves({"one": losses, "two": losses[20:90] - 1}).axes[0]
     one, two = ax.lines
@@ -170,7 +172,7 @@ def test_figure_of_histograms(pictures):
 
 
 def test_figure_of_a_tree(pictures):
-    """Nine symbols, joined three by three: 9, 3 and 1 nodes, and a line for each but the last."""
+    """Fusing nine symbols by three gives 9, 3 and 1 nodes, and a line for each but the last."""
     ax = pictures.tree(list("abcdefghi"), fuse=3).axes[0]
     assert [len(nodes.get_offsets()) for nodes in ax.collections] == [9, 3, 1]
     assert len(ax.lines) == 9 + 3
@@ -181,7 +183,7 @@ def test_figure_of_a_tree(pictures):
 
 
 def test_figures_of_attention(pictures, tmp_path):
-    """Alone, each has the axes that it has as a part of attention.png."""
+    """Separate figures have the axes that attention.png combines."""
     tables = {name: np.tril(np.full((3, 3), 0.25)) for name in "abcd"}
     measures = {"entropy": np.array([[1.0, 2], [3, 4]]), "largest": np.array([[5.0, 6], [7, 8]])}
     weights = pictures.attention_weights(tables)

@@ -1,6 +1,6 @@
-"""Parity with PyTorch, live: all families trained beside their twins, within the tolerances.
+"""Parity with PyTorch: train each family in JAX and PyTorch and compare within tolerances.
 
-Needs torch: pip install -e ".[parity]". Where MAKEMORE_REQUIRE_TORCH is set, none of it is skipped.
+Needs torch: pip install -e ".[parity]". If MAKEMORE_REQUIRE_TORCH is set, nothing is skipped.
 """
 
 import json
@@ -19,7 +19,7 @@ STEPS = "50"  # docs/parity.md shows 200
 
 
 def compare(config, *flags, **env):
-    """The results of a comparison, which exits with 1 when a tolerance is exceeded."""
+    """Return the results of a comparison. The command exits with 1 if a tolerance is exceeded."""
     *flags, folder = flags
     command = (*COMPARE, *config, "--steps", STEPS, *flags, "--workdir", folder)
     done = run(*command, **env)
@@ -39,8 +39,8 @@ def test_each_family_in_lockstep(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
-def test_a_family_of_each_kind_in_float64(kind, tmp_path):
-    """All families are compared in float64 with stored arrays, in test_golden.py."""
+def test_a_family_of_each_type_in_float64(kind, tmp_path):
+    """test_golden.py compares all families with stored arrays in float64."""
     (result,) = compare(("--config", f"configs/{kind}.py"), "--float64", tmp_path)
     check(result, "float64")
     assert result["differences"]["logits"] <= 1e-12
@@ -49,15 +49,15 @@ def test_a_family_of_each_kind_in_float64(kind, tmp_path):
 
 
 def check(result, dtype):
-    """What holds for every comparison."""
+    """Check the properties of every comparison."""
     assert result["exceeded"] == []
     assert len(result["curves"]["jax"]) == len(result["curves"]["torch"]) == int(STEPS)
-    assert result["curves"]["jax"][-1] < result["curves"]["jax"][0]  # both have learned
+    assert result["curves"]["jax"][-1] < result["curves"]["jax"][0]  # both learned
     assert result["dtype"] == dtype
     assert len(result["continuations"]) == 10
 
 
-TWO_OF_ALL = """
+TWO_FAMILIES = """
 import runpy
 import sys
 from makemore_jax.torch_parity import models
@@ -69,8 +69,8 @@ runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")
 
 
 def test_all_families_in_one_command(tmp_path):
-    """Two of them, as each has a test of its own."""
-    done = run("-c", TWO_OF_ALL, tmp_path, **AS_USERS_RUN)
+    """Only two are tested here, as each family has its own test."""
+    done = run("-c", TWO_FAMILIES, tmp_path, **AS_USERS_RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
     assert [result["kind"] for result in results] == FAMILIES[:2]
@@ -109,8 +109,8 @@ def test_sgd_in_lockstep(tmp_path):
     assert result["exceeded"] == []
 
 
-# With the config come layers without biases, an output layer that is the embedding, GPT-2's initial
-# values, the cosine, and AdamW that decays matrices alone.
+# The config has no biases, tied embeddings, GPT-2's initial values, the cosine schedule, and weight
+# decay of matrices only.
 GPT = (
     *("--config", "configs/shakespeare_cpu.py", "--config.data.block_size=13"),
     *("--config.train.batch_size=7", "--config.model.n_layer=2"),
@@ -119,24 +119,24 @@ GPT = (
 )
 
 
-def test_nanogpts_settings_on_a_text_in_lockstep(tmp_path):
-    """On a text that is learnt so quickly that what is drawn moves on behind the first context."""
+def test_nanogpt_settings_on_a_text_in_lockstep(tmp_path):
+    """The model learns this text quickly, so its samples still vary beyond the first context."""
     (tmp_path / "text.txt").write_text(211 * "one two three four five six seven ", "utf-8")
     flags = (f"--config.data.path={tmp_path / 'text.txt'}", "--float64", "--steps", "100")
     done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
-    assert found["curves"]["jax"][-1] < found["curves"]["jax"][0]
-    gradients = found["differences"]["gradient_of_each"]
+    (result,) = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
+    assert result["curves"]["jax"][-1] < result["curves"]["jax"][0]
+    gradients = result["differences"]["gradient_of_each"]
     assert {"transformer.wte.weight", "lm_head.weight"} < gradients.keys()
     assert not any(name.endswith("bias") for name in gradients)
-    for prompt, ours, theirs in found["continuations"]:
+    for prompt, ours, theirs in result["continuations"]:
         assert len(prompt) <= 3 and len(ours) == 3 + 2 * 13 and ours.startswith(prompt)
         assert ours == theirs and len(set(ours[13:])) > 3
-    assert len({prompt for prompt, _, _ in found["continuations"]}) > 5
+    assert len({prompt for prompt, _, _ in result["continuations"]}) > 5
 
 
-def test_what_rounds_in_another_way_is_not_compared(tmp_path):
+def test_bfloat16_is_not_compared(tmp_path):
     flags = ("--config.data.path=names.txt", "--config.model.dtype=bfloat16")
     done = run(*COMPARE, *GPT, *flags, "--workdir", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
@@ -161,7 +161,7 @@ runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")
 """
 
 
-def test_a_difference_is_found_and_named(tmp_path):
+def test_a_difference_is_reported(tmp_path):
     done = run("-c", BROKEN, tmp_path)
     assert done.returncode == 1
     assert "compare: transformer in float32: logits differ by" in done.stderr

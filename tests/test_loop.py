@@ -1,4 +1,4 @@
-"""Whole runs: what they write, that they can be resumed exactly, and how they end."""
+"""Whole runs: their output files, exact resumption, and how they end."""
 
 import json
 import re
@@ -33,12 +33,12 @@ from makemore_jax.training.optimizer import make_optimizer
 
 
 def final_state(config: Config, folder) -> state_lib.TrainState:
-    """The latest state of a run."""
+    """Return the latest state of a run."""
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    like = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
-    return Checkpoints(folder, read_only=True).restore("latest", like)
+    template = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
+    return Checkpoints(folder, read_only=True).restore("latest", template)
 
 
 TRAIN = """
@@ -54,12 +54,12 @@ assemble.train(small_config(kind, steps=int(steps), log_every=10), folder)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The function kind -> folder, with 20 steps in whole/ and 10 + 10 in halves/."""
+    """Return a function kind -> folder with runs of 20 steps (whole/) and 10 + 10 (halves/)."""
 
     @cache
     def train(kind: str) -> Path:
         folder = tmp_path_factory.mktemp(kind)
-        # Of one family of each kind, in new processes with optimized machine code.
+        # One family of each type runs in new processes, with optimized machine code.
         in_new_process = kind in ("mlp", "gru", "transformer")
         for name, steps in (("whole", 20), ("halves", 10), ("halves", 20)):
             if in_new_process:
@@ -74,7 +74,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
-def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not(runs, kind):
+def test_a_resumed_run_is_bit_exact(runs, kind):
     config = small_config(kind, steps=20)
     folders = [runs(kind) / name for name in ("whole", "halves")]
     whole, halves = (final_state(config, folder) for folder in folders)
@@ -87,7 +87,7 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not(runs, kind):
         assert summaries[0][field] == summaries[1][field]
 
 
-def test_what_a_run_writes(runs):
+def test_output_files_of_a_run(runs):
     folder = runs("mlp") / "whole"
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "vocab.json", "metrics.jsonl", "summary.json", "samples.txt"}
@@ -113,7 +113,7 @@ def test_what_a_run_writes(runs):
 
 @pytest.mark.versions
 def test_tensorboard_reads_the_curves(tmp_path):
-    """Also of a run that was killed after its last checkpoint: nothing may stand twice."""
+    """No step appears twice, even after a kill and a resume from an older checkpoint."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
@@ -134,7 +134,7 @@ def test_tensorboard_reads_the_curves(tmp_path):
 
 
 def test_tensorboard_has_samples_config_and_test_loss(tmp_path):
-    """Samples keep their lines; all losses are in one chart; the config is that of the run."""
+    """Samples keep their line breaks, one chart shows all losses, and the config is recorded."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
     from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
@@ -164,8 +164,8 @@ def test_tensorboard_has_samples_config_and_test_loss(tmp_path):
     assert start.hparams["optimizer.grad_clip"].string_value == "None"
 
 
-def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
-    """Lines after the last checkpoint, and a line that was being written, do not stay."""
+def test_resume_removes_records_after_the_last_checkpoint(tmp_path):
+    """Complete lines are removed, and so is an unfinished last line."""
     config = small_config("bigram", steps=10, log_every=5, eval_every=10)
     assemble.train(config, str(tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text("utf-8")
@@ -182,8 +182,8 @@ def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
     assert seconds == sorted(seconds)
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
-    """Also its config, which says how it was trained, whatever is asked for now."""
+def test_a_finished_run_is_not_changed(tmp_path, capsys):
+    """Its config also stays, even if the new config differs."""
     config = small_config("bigram", steps=10)
     first = assemble.train(config, str(tmp_path))
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -193,8 +193,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     assert "already trained for 10 steps" in capsys.readouterr().out
 
 
-def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
-    """With a learning rate that rises until it harms, the best is an early one."""
+def test_the_summary_describes_the_best_model(tmp_path):
+    """The learning rate grows until the loss rises, so the best model is an early one."""
     config = small_config("bigram", steps=60, log_every=10, eval_every=10)
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 600.0, 60
@@ -204,7 +204,7 @@ def test_the_summary_is_of_the_best_model_not_the_latest(tmp_path):
     assert summary["dev_loss"] == pytest.approx(min(dev.values()), abs=1e-6)
 
 
-def test_the_learning_rate_that_is_logged_is_that_of_the_step(tmp_path):
+def test_the_logged_learning_rate_is_that_of_the_step(tmp_path):
     config = small_config("bigram", steps=10, log_every=5, num_samples=0)
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 0.5, 10
     assemble.train(config, str(tmp_path))
@@ -212,8 +212,8 @@ def test_the_learning_rate_that_is_logged_is_that_of_the_step(tmp_path):
     assert rates == pytest.approx([0.25, 0.5])
 
 
-def test_the_best_is_also_that_of_earlier_processes(tmp_path, capsys):
-    """After a good start the model gets worse: the best loss stays the one from before."""
+def test_the_best_model_may_come_from_an_earlier_process(tmp_path, capsys):
+    """The model gets worse after the resume, so the best loss is still the earlier one."""
     config = small_config("bigram", steps=10, eval_every=10, num_samples=0)
     config.optimizer.name = "sgd"
     first = assemble.train(config, str(tmp_path))
@@ -236,7 +236,7 @@ def test_samples_of_different_steps_have_different_noise(tmp_path):
 
 def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
     config = small_config("mlp", steps=200, log_every=10, eval_every=20)
-    # It rises to a million: the first evaluation is that of a model that still learns.
+    # The learning rate rises slowly, so the model still learns before the first evaluation.
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.1
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e6, 100_000
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+: lower") as raised:
@@ -246,8 +246,8 @@ def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
 
 
 @pytest.mark.slow
-def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
-    """Whose own loss is finite: it is the next one that is not."""
+def test_divergence_in_the_last_step_is_detected_and_not_saved(tmp_path):
+    """The loss of the last step is finite, but the loss after its update is not."""
     config = small_config("transformer", steps=1)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e9
     config.optimizer.weight_decay = 1e9
@@ -258,8 +258,8 @@ def test_divergence_in_the_last_step_is_noticed_and_not_saved(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
-    """As when a process is killed between its last checkpoint and its summary."""
+def test_a_summary_of_fewer_steps_is_replaced(tmp_path):
+    """A process killed between its last checkpoint and its summary leaves such a file."""
     config = small_config("bigram", steps=10)
     assemble.train(config, str(tmp_path))
     old = (tmp_path / "summary.json").read_text("utf-8")
@@ -270,7 +270,7 @@ def test_a_summary_of_fewer_steps_is_not_taken_for_the_result(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["steps"] == 20
 
 
-def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path):
+def test_a_workdir_in_use_or_with_other_files_is_refused(tmp_path):
     config = small_config("bigram", steps=10)
     dataset = load_data(config.data, config.seed)
     (tmp_path / "mine").mkdir()
@@ -287,8 +287,8 @@ def test_a_workdir_is_for_one_training_at_a_time_and_for_no_other_files(tmp_path
     assert assemble.train(config, str(tmp_path / "run"))["steps"] == 10
 
 
-def test_what_may_differ_when_a_run_is_resumed(tmp_path):
-    """Recomputed activations and another learning rate change no model; the decay mask does."""
+def test_settings_that_may_change_on_resume(tmp_path):
+    """Rematerialization and the learning rate may change; the decay mask may not."""
     config = small_config("transformer")
     dataset = load_data(config.data, config.seed)
     config.data.block_size = dataset.block_size
@@ -309,7 +309,7 @@ def test_a_config_is_not_changed_by_training(tmp_path):
 @needs_signals
 @pytest.mark.versions
 def test_sampling_while_training_and_sigterm(tmp_path):
-    """An endless run is sampled, stopped anywhere, and goes on bit for bit as if it was not."""
+    """Sample a run while it trains, stop it at any step, and resume it bit for bit."""
     flags = {"log_every": 10, "eval_every": 50, "checkpoint_every": 70, "batch_size": 5}
     config = small_config("bigram", **flags)
     command = ["train.py", "--config", "configs/bigram.py", "--config.seed=11"]
@@ -320,8 +320,8 @@ def test_sampling_while_training_and_sigterm(tmp_path):
         while not (stopped / "metrics.jsonl").exists() or len(read_metrics(stopped)) < 8:
             time.sleep(0.05)
             assert process.poll() is None
-        for which in ("best", "latest", "best"):  # while both are replaced all the time
-            drawn = run("sample.py", "--workdir", stopped, "--num", "3", "--checkpoint", which)
+        for checkpoint in ("best", "latest", "best"):  # training replaces both meanwhile
+            drawn = run("sample.py", "--workdir", stopped, "--num", "3", "--checkpoint", checkpoint)
             assert drawn.returncode == 0, drawn.stderr
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
@@ -339,8 +339,8 @@ def test_sampling_while_training_and_sigterm(tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_compute_what_one_does(tmp_path):
-    """Batches spread over eight virtual devices: the same losses, up to the order of sums."""
+def test_eight_devices_give_the_losses_of_one(tmp_path):
+    """Sharding a batch over eight virtual devices changes only the order of sums."""
     losses = {}
     for devices in (1, 8):
         folder = tmp_path / str(devices)
@@ -368,20 +368,20 @@ from test_training import start
 steps, first, split = start("gru", batch_size=16, devices=8)
 compiled = steps.lower(first(), split, jax.random.key(0), num_steps=2).compile().as_text()
 assert jax.device_count() == 8
-assert "all-reduce" in compiled  # of the gradients: each device has its part of the batch
-assert "all-gather" not in compiled  # and no device collects the others'
+assert "all-reduce" in compiled  # of the gradients: the batch is sharded
+assert "all-gather" not in compiled  # no device gathers the other shards
 """
 
 
 @pytest.mark.slow
-def test_each_device_computes_its_own_part_of_the_batch():
+def test_each_device_computes_only_its_shard_of_the_batch():
     done = run("-c", COMPILED_ON_EIGHT, **on_devices(8))
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
-    """metrics.jsonl and TensorBoard hold it, once for each step, also where the run was resumed."""
+def test_diagnostics_are_recorded_and_do_not_change_training(tmp_path):
+    """metrics.jsonl and TensorBoard have each step once, even after a resume."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = small_config("mlp", steps=20, log_every=10, eval_every=20)
@@ -392,21 +392,21 @@ def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
     assemble.train(config, str(tmp_path / "diagnosed"))
     states = [final_state(config, tmp_path / name) for name in ("plain", "diagnosed")]
     assert_same(*states)
-    found = [line for line in read_metrics(tmp_path / "diagnosed") if "saturated" in line]
-    assert [line["step"] for line in found] == [0, 8, 16]
-    assert all(line["saturated"].keys() == line["activations"].keys() for line in found)
+    records = [line for line in read_metrics(tmp_path / "diagnosed") if "saturated" in line]
+    assert [line["step"] for line in records] == [0, 8, 16]
+    assert all(line["saturated"].keys() == line["activations"].keys() for line in records)
     assert not any("saturated" in line for line in read_metrics(tmp_path / "plain"))
 
     events = EventAccumulator(str(tmp_path / "diagnosed"), size_guidance={"histograms": 0})
     events.Reload()
-    (layer,) = found[0]["saturated"]
+    (layer,) = records[0]["saturated"]
     assert [e.step for e in events.Scalars(f"saturated/{layer}")] == [0, 8, 16]
     weight = "update_to_data/wte.embedding"
-    ratios = [line["update_to_data"]["wte.embedding"] for line in found]
+    ratios = [line["update_to_data"]["wte.embedding"] for line in records]
     assert [e.value for e in events.Scalars(weight)] == pytest.approx(ratios)
     histograms = events.Histograms(f"activations/{layer}")
     assert [e.step for e in histograms] == [0, 8, 16]
-    expected = found[1]["activations"][layer]
+    expected = records[1]["activations"][layer]
     assert histograms[1].histogram_value.bucket == pytest.approx(expected["counts"])
     assert histograms[1].histogram_value.max == pytest.approx(expected["high"])
     squares = sum(expected["counts"]) * (expected["std"] ** 2 + expected["mean"] ** 2)
@@ -414,11 +414,11 @@ def test_looking_inside_changes_nothing_and_is_written_down(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_does_not_look_inside_does_not_load_what_does(tmp_path):
+def test_diagnostics_are_imported_only_if_enabled(tmp_path):
     config = ("--config", "configs/bigram.py", "--config.train.steps=5")
     code = "import runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name="
     code += "'__main__'); print([m for m in sys.modules if m.startswith('makemore_jax.diag')])"
-    for given, loaded in ((), "[]"), (("--config.train.diagnose_every=5",), "['makemore_jax.diag"):
-        done = run("-c", code, *config, *given, "--workdir", tmp_path / f"run{len(given)}")
+    for flags, loaded in ((), "[]"), (("--config.train.diagnose_every=5",), "['makemore_jax.diag"):
+        done = run("-c", code, *config, *flags, "--workdir", tmp_path / f"run{len(flags)}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1].startswith(loaded)

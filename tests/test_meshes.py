@@ -1,6 +1,6 @@
-"""Many devices compute what one computes, hold their share, and send what is expected.
+"""Meshes: same losses as one device, memory per device, and collectives.
 
-Eight virtual devices, in a process of their own.
+The programs run on eight virtual devices in a separate process.
 """
 
 import json
@@ -17,9 +17,9 @@ from makemore_jax.parallel import mesh as parallel_mesh
 from makemore_jax.parallel.mesh import make_mesh
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
-# A family of each kind on every mesh, and every other family on the mesh with all features: of
-# the transformer and the recurrent families wide matrices are sharded over `model`; window_mlp
-# has batch norm; all others are sharded by the same rule as the mlp.
+# One family of each type on every mesh, and all other families on the mesh with all features. The
+# transformer and the recurrent families shard wide matrices over `model`; window_mlp has batch
+# norm; all others follow the sharding rule of the mlp.
 QUICK = [("transformer", "4x2 fsdp")]
 ALL = [(kind, mesh) for kind in ("transformer", "gru", "window_mlp") for mesh in MESHES]
 ALL += [(kind, "4x2 fsdp") for kind in ("bigram", "mlp", "cnn", "rnn", "lstm", "bow")]
@@ -33,7 +33,7 @@ WIDE = {  # matrices that are sharded over `model`
 
 @pytest.fixture(scope="module")
 def measured(request):
-    """The function kind -> what tests/on_meshes.py measures on the meshes of the selected cases."""
+    """Return a function kind -> measurements of tests/on_meshes.py for the selected meshes."""
     cases = [
         item.callspec.params
         for item in request.session.items
@@ -53,18 +53,18 @@ def measured(request):
 
 @pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
-def test_losses_are_those_of_one_device(measured, kind, mesh):
-    alone, here = measured(kind)["alone"]["losses"], measured(kind)[mesh]["losses"]
-    assert len(here) == 20
-    np.testing.assert_allclose(here, alone, rtol=1e-5)
+def test_losses_equal_those_of_one_device(measured, kind, mesh):
+    alone, on_mesh = measured(kind)["alone"]["losses"], measured(kind)[mesh]["losses"]
+    assert len(on_mesh) == 20
+    np.testing.assert_allclose(on_mesh, alone, rtol=1e-5)
 
 
 @pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), CASES)
-def test_each_device_holds_its_share(measured, kind, mesh):
+def test_memory_per_device(measured, kind, mesh):
     """Wide matrices are sharded over `model`; with fsdp, arrays are also sharded over `data`."""
     data, model = map(int, mesh.split()[0].split("x"))
-    assert measured(kind)[mesh]["stays"]
+    assert measured(kind)[mesh]["keeps_sharding"]
     for name, (shape, size, on_each) in measured(kind)[mesh]["held"].items():
         is_wide = model > 1 and re.search(WIDE.get(kind, "(?!)"), name)
         parts = model if is_wide else 1
@@ -75,7 +75,7 @@ def test_each_device_holds_its_share(measured, kind, mesh):
 
 @pytest.mark.versions
 @pytest.mark.parametrize(("kind", "mesh"), [c for c in CASES if c.values[0] != "window_mlp"])
-def test_no_other_collectives_are_sent(measured, kind, mesh):
+def test_collectives(measured, kind, mesh):
     """Gradients are all-reduced, sharded parameters all-gathered, and the transformer's sharded
     layers all-reduced. No array is resharded."""
     program = measured(kind)[mesh]
@@ -94,17 +94,17 @@ def test_no_other_collectives_are_sent(measured, kind, mesh):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "mesh"), [(kind, "1x8") for kind in ("rnn", "gru", "lstm")])
-def test_over_the_model_axis_alone_a_recurrent_model_is_the_same_bit_for_bit(measured, kind, mesh):
+def test_a_recurrent_model_on_the_model_axis_is_bit_exact(measured, kind, mesh):
     assert measured(kind)[mesh]["losses"] == measured(kind)["alone"]["losses"]
 
 
 def test_small_models_stay_on_one_core(monkeypatch):
-    """Of a CPU's cores, a small model or a small batch takes fewer."""
+    """A small model or a small batch uses fewer CPU cores."""
     monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
     monkeypatch.setattr(parallel_mesh, "_mesh", lambda num_data, num_model, devices: num_data)
     sizes = [(10**6, 32), (10**4, 32), (10**6, 16), (10**6, 5)]
-    found = [make_mesh(MeshConfig(), batch, params) for params, batch in sizes]
-    assert found == [4, 1, 2, 1]
+    num_devices = [make_mesh(MeshConfig(), batch, params) for params, batch in sizes]
+    assert num_devices == [4, 1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_small_models_stay_on_one_core(monkeypatch):
     ],
 )
 def test_a_mesh_that_does_not_divide_is_refused(flags, message, tmp_path):
-    given = [f"--config.{flag}" for flag in flags]
+    overrides = [f"--config.{flag}" for flag in flags]
     config = ("--config", "configs/bigram.py", "--workdir", tmp_path / "run")
-    done = run("train.py", *config, *given, **on_devices(8))
+    done = run("train.py", *config, *overrides, **on_devices(8))
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What every model promises: three methods that agree, causality, PyTorch's initial values."""
+"""Models: agreement of the three methods, causality, and PyTorch's initial values."""
 
 import dataclasses
 import json
@@ -35,10 +35,10 @@ from makemore_jax.windows.window_mlp import WindowMLP
 pytestmark = pytest.mark.versions
 
 B, T = 3, 5
-ADDED = [kind for kind in ON_LINES if kind not in FAMILIES]  # by a reader of the README
+ADDED = [kind for kind in ON_LINES if kind not in FAMILIES]  # e.g. by a reader of the README
 
-# makemore's sizes on makemore's list: 27 tokens, context 16. The six that makemore has are
-# published; lstm is four gates where gru has three, and one more first state.
+# makemore's sizes on makemore's list: 27 tokens, context 16. makemore publishes six of these
+# numbers. An lstm has one gate and one start state more than a gru.
 NUM_PARAMS = {
     "bigram": 729,
     "bow": 12_827,
@@ -49,7 +49,7 @@ NUM_PARAMS = {
     "transformer": 204_544,
 }
 
-# Tokens that a logit depends on, its own included; small_model's cnn has two layers.
+# Number of tokens that a logit depends on, including its own; small_model's cnn has two layers.
 CONTEXT = {"bigram": 1, "cnn": 4} | dict.fromkeys(
     ("bow", "rnn", "mlp", "gru", "lstm", "transformer"), BLOCK
 )
@@ -59,13 +59,13 @@ CONTEXT = {"bigram": 1, "cnn": 4} | dict.fromkeys(
 def test_step_equals_call(kind):
     model, params = small_model(kind)
     tokens = jax.random.randint(jax.random.key(1), (B, BLOCK), 0, VOCAB)
-    at_once = jax.jit(model.apply)({"params": params}, tokens)
-    assert at_once.shape == (B, BLOCK, VOCAB)
+    whole = jax.jit(model.apply)({"params": params}, tokens)
+    assert whole.shape == (B, BLOCK, VOCAB)
     carry = model.apply({"params": params}, B, method="init_carry")
     step = jax.jit(partial(model.apply, {"params": params}, method="step"))
     for t in range(BLOCK):
         carry, logits = step(carry, tokens[:, t])
-        assert_close(logits, at_once[:, t])
+        assert_close(logits, whole[:, t])
 
 
 @pytest.mark.parametrize("kind", ON_LINES)
@@ -140,7 +140,7 @@ def test_a_bigram_starts_with_equal_probabilities():
     assert not params["logits"].any()
 
 
-def test_layer_norm_has_pytorchs_epsilon_and_an_exact_variance():
+def test_layer_norm_has_the_epsilon_of_pytorch_and_an_exact_variance():
     x = jnp.array([[1e-3, 2e-3, 4e-3], [1000.001, 1000.002, 1000.004]], jnp.float32)
     norm = LayerNorm()
     y = norm.apply(norm.init(jax.random.key(0), x), x)
@@ -148,11 +148,11 @@ def test_layer_norm_has_pytorchs_epsilon_and_an_exact_variance():
     centred = exact - exact.mean(-1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
     assert_close(y[0], expected[0], 1e-5)
-    assert_close(y[1], expected[1], 5e-2)  # float32 holds 1000.001 to 3e-5, of a spread of 1e-3
+    assert_close(y[1], expected[1], 5e-2)  # float32 rounds 1000.001 by 3e-5; the spread is 1e-3
 
 
-def test_gru_is_makemores():
-    """By hand: reset before the product, and z is how much is replaced."""
+def test_gru_matches_makemore():
+    """Compute a GRU directly: reset before the product, and z is the fraction replaced."""
     model, params = small_model("gru")
     cell, h = params["cell"], params["start"].repeat(B, axis=0)
     tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
@@ -170,7 +170,7 @@ def test_gru_is_makemores():
     assert_close(model.apply({"params": params}, tokens), np.stack(expected, axis=1))
 
 
-def test_mlp_sees_the_nearest_token_first_and_blanks_before_the_start():
+def test_mlp_reads_the_latest_token_first_and_blanks_before_the_start():
     model, params = small_model("mlp")
     tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
     for t in range(T):
@@ -181,8 +181,8 @@ def test_mlp_sees_the_nearest_token_first_and_blanks_before_the_start():
         assert_close(model.apply({"params": params}, tokens)[:, t], expected)
 
 
-def test_transformer_block_by_hand():
-    """Attention by a loop over heads and positions, GELU in its tanh form, norms before."""
+def test_transformer_block_matches_a_loop():
+    """Compare with loops over heads and positions, the tanh form of GELU, and pre-norm."""
     config = small_config("transformer").model
     config.n_layer = 1
     model = create_model(config, VOCAB, BLOCK)
@@ -214,7 +214,7 @@ def test_transformer_block_by_hand():
     assert_close(model.apply({"params": params}, tokens), expected)
 
 
-def test_bow_averages_what_it_has_seen():
+def test_bow_averages_past_tokens():
     model, params = small_model("bow")
     tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
     x = params["wte"]["embedding"][tokens] + params["wpe"]["embedding"][:T]
@@ -228,8 +228,8 @@ def test_bow_averages_what_it_has_seen():
 
 
 @pytest.mark.slow
-def test_cnn_sees_exactly_two_to_the_number_of_layers():
-    """The dilations double, so two layers see 4 tokens and not the fifth before."""
+def test_cnn_context_is_two_to_the_number_of_layers():
+    """Dilations double, so two layers see the last 4 tokens and no others."""
     model, params = small_model("cnn", vocab_size=23, block_size=19)
     tokens = jnp.arange(1, 20)[None]
 
@@ -241,7 +241,7 @@ def test_cnn_sees_exactly_two_to_the_number_of_layers():
     assert (grads[:-4] == 0).all()
 
 
-def test_dropout_drops_in_training_only_and_depends_on_its_key():
+def test_dropout_applies_only_in_training_and_depends_on_its_key():
     config = small_config("transformer").model
     config.dropout = 0.5
     model = create_model(config, VOCAB, BLOCK)
@@ -270,7 +270,7 @@ def test_configs_only_set_fields_that_the_family_declares(path):
 
 @pytest.mark.parametrize("kind", FAMILIES_WITH_WINDOWS)
 def test_fields_that_a_family_does_not_declare_keep_their_defaults(kind):
-    """Every field, with a value that is not the default."""
+    """Set every field to a value that is not its default."""
     declared = {f.name for f in dataclasses.fields(FAMILIES_WITH_WINDOWS[kind])}
     for f in dataclasses.fields(ModelConfig):
         if f.name == "kind":
@@ -287,7 +287,7 @@ def test_fields_that_a_family_does_not_declare_keep_their_defaults(kind):
             models.check_fields(config, FAMILIES_WITH_WINDOWS)
 
 
-def test_unknown_kind_names_the_nearest():
+def test_an_unknown_kind_suggests_the_nearest():
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
         create_model(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):

@@ -1,4 +1,4 @@
-"""In a notebook: programs run again and again in one session, threads train, Stop saves."""
+"""Notebook sessions: repeated programs, training in threads, and the Stop button."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
 from makemore_jax.errors import Stopped
 
-# Runs its arguments as cells. As in a notebook, the streams have no `reconfigure`.
+# Runs its arguments as cells. The streams have no `reconfigure`, as in a notebook.
 SESSION = """
 import io, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -44,7 +44,7 @@ def run_cells(*cells: str) -> tuple[list[str], str]:
     done = run("-c", SESSION, *cells)
     assert done.returncode == 0, done.stderr
     *outputs, end = re.split(r"^\[\w+\]\n", done.stdout, flags=re.MULTILINE)[1:]
-    assert (len(outputs), end) == (len(cells), "")  # the session has survived every cell
+    assert (len(outputs), end) == (len(cells), "")  # no cell ended the session
     return outputs, done.stderr
 
 
@@ -98,7 +98,7 @@ def test_the_stop_button_saves_and_the_same_cell_resumes(tmp_path):
 
 
 def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
-    """As a caller of loop.train sees it, without a command line."""
+    """Call assemble.train directly, without a command line."""
     cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
     before = signal.getsignal(signal.SIGINT)
     config = small_config("bigram", steps=1_000_000, log_every=10, num_samples=0)
@@ -149,7 +149,7 @@ NotebookStream.__module__ = "ipykernel.iostream"
 
 
 class Display:
-    """In place of IPython's display: the texts that an output has shown, for each output."""
+    """Replace IPython's display, and record the texts that each output has shown."""
 
     def __init__(self):
         self.outputs: list[list[str]] = []
@@ -162,7 +162,7 @@ class Display:
         return SimpleNamespace(update=lambda content, raw: texts.append(content["text/plain"]))
 
 
-def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
+def test_a_notebook_updates_bars_in_place_and_not_on_stderr(tmp_path, monkeypatch):
     display = pytest.importorskip("IPython.display", reason="needs IPython")
     shown = Display()
     monkeypatch.setattr(display, "display", shown)
@@ -181,7 +181,7 @@ def test_a_notebook_shows_bars_in_place_and_not_in_red(tmp_path, monkeypatch):
     assert any(re.fullmatch(r"67%\|██.* 20/30 \[.*, loss=\d\.\d{4}\]", t) for t in training)
     assert re.match(r"100%.* 30/30 ", training[-1])
     assert any(re.match(r"scoring: *67%\|.* 2/3 \[", text) for text in scoring)
-    assert "train loss" not in printed.partition("best model")[0]  # no line for each call
+    assert "train loss" not in printed.partition("best model")[0]  # no line per call
     assert "step 30: dev loss" in printed
     assert "\r" not in printed
 
@@ -192,7 +192,7 @@ def test_without_a_notebook_there_is_no_bar():
 
 
 @pytest.mark.versions
-def test_devices_that_jax_has_initialized_are_kept():
+def test_initialized_devices_are_kept():
     code = """
 import jax
 assert jax.device_count() == 1

@@ -1,4 +1,4 @@
-"""The set-up of a notebook: what it installs, which device it expects, where runs go."""
+"""The set-up of a notebook: installed packages, the expected device, the folder of runs."""
 
 import importlib.metadata
 import sys
@@ -38,7 +38,7 @@ def test_only_missing_packages_are_installed_and_the_others_pinned(tmp_path, cap
     ]
 
 
-def test_nothing_is_installed_if_all_packages_are_there(capsys):
+def test_nothing_is_installed_if_all_packages_are_present(capsys):
     pytest.importorskip("matplotlib")
     setup.install_missing(ROOT, install=pytest.fail)
     assert "all required packages are installed" in capsys.readouterr().out

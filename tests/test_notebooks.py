@@ -1,4 +1,4 @@
-"""The notebooks: they equal what notebooks/build.py writes, and they run from top to bottom."""
+"""The notebooks equal the output of notebooks/build.py, and they run from top to bottom."""
 
 import json
 import os
@@ -15,12 +15,12 @@ sys.path.insert(0, str(ROOT))  # notebooks/ is not part of the package
 from notebooks import build
 
 NOTEBOOKS = [file.with_suffix(".ipynb") for file in build.sources()]
-LONGEST_FIRST = sorted(NOTEBOOKS, key=lambda file: len(file.parts))  # so that no worker waits
-# What a test executes instead of a notebook's own parameters. A notebook without an entry, but with
-# the parameter `steps`, takes STEPS.
+LONGEST_FIRST = sorted(NOTEBOOKS, key=lambda file: len(file.parts))  # to balance the workers
+# Parameters that tests override. A notebook without an entry but with a parameter `steps` uses
+# STEPS.
 STEPS = 20
 PARAMETERS = {"notebooks/makemore.ipynb": {"steps": 60, "tensorboard": False}}
-# What a notebook must print.
+# Texts that a notebook must print.
 EXPECTED = {
     "notebooks/makemore.ipynb": (
         "the same result twice: True",
@@ -30,7 +30,7 @@ EXPECTED = {
         "everything is in runs/transformer",
     )
 }
-TIMEOUT = 300  # seconds of a cell on a slow and busy machine
+TIMEOUT = 300  # seconds per cell, enough for a slow and busy machine
 
 
 def read(notebook: Path) -> dict:
@@ -38,18 +38,18 @@ def read(notebook: Path) -> dict:
 
 
 def tagged(notebook: dict, tag: str) -> list[str]:
-    """The content of the cells with a tag."""
+    """Return the contents of the cells with a tag."""
     cells = [cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", ())]
     return ["".join(cell["source"]) for cell in cells]
 
 
 def parameter_names(notebook: dict) -> list[str]:
-    """The variables that the cells with the tag `parameters` set."""
+    """Return the variables that the cells with the tag `parameters` set."""
     source = "\n".join(tagged(notebook, "parameters"))
     return re.findall(r"^(\w+) = ", source, re.MULTILINE)
 
 
-def test_the_notebooks_are_known():
+def test_every_notebook_has_a_source():
     assert Path("notebooks/makemore.ipynb") in NOTEBOOKS
     assert {Path(name) for name in PARAMETERS} <= set(NOTEBOOKS)
     on_disk = {file.relative_to(ROOT) for file in (ROOT / "notebooks").rglob("*.ipynb")}
@@ -57,7 +57,7 @@ def test_the_notebooks_are_known():
 
 
 @pytest.mark.parametrize("file", sorted(build.outputs()), ids=str)
-def test_every_derived_file_is_the_one_that_build_writes(file):
+def test_every_derived_file_is_up_to_date(file):
     made = build.outputs()[file]
     assert (ROOT / file).read_text("utf-8") == made, "run python -m notebooks.build"
 
@@ -77,7 +77,7 @@ def test_the_parts_of_every_notebook(file):
 
 
 def test_the_address_is_in_no_other_file():
-    """pyproject.toml is its only source; notebooks/build.py copies it."""
+    """The address comes only from pyproject.toml; notebooks/build.py copies it."""
     name = build.repository().removeprefix("https://github.com/")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
@@ -107,7 +107,7 @@ def test_another_address_changes_all_derived_files(tmp_path):
 
 @pytest.fixture
 def find_project(monkeypatch, tmp_path):
-    """The function of the set-up cell, in an empty working directory."""
+    """Return find_project of the set-up cell, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     source = (ROOT / build.SETUP).read_text("utf-8").partition("\nproject = ")[0]
     scope = {}
@@ -201,7 +201,7 @@ def test_the_notebooks_conform_to_the_format(file):
 @pytest.mark.notebooks
 @pytest.mark.parametrize("file", LONGEST_FIRST, ids=str)
 def test_executes_from_top_to_bottom(file, tmp_path):
-    """In a copy of the project, with few steps. An error in a %run cell fails the test, too."""
+    """Run a copy of the project with few steps. An error in a %run cell also fails the test."""
     reason = 'needs nbclient and ipykernel: pip install -e ".[test]"'
     nbclient = pytest.importorskip("nbclient", reason=reason)
     pytest.importorskip("ipykernel", reason=reason)
@@ -228,6 +228,6 @@ def test_executes_from_top_to_bottom(file, tmp_path):
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     printed = "".join(o["text"] for o in outputs if o.get("name") == "stdout")
     assert "Traceback" not in printed
-    assert f"project: {tmp_path}\n" in printed  # not another copy that is installed
+    assert f"project: {tmp_path}\n" in printed  # not another, installed copy
     for text in EXPECTED.get(file.as_posix(), ()):
         assert text in printed

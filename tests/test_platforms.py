@@ -1,4 +1,4 @@
-"""What Windows and macOS need: UTF-8 named everywhere, no call that only POSIX has."""
+"""Windows and macOS: explicit UTF-8 everywhere, and no calls that only POSIX has."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ SOURCES = sorted(
 
 
 def lacks_encoding(call: ast.Call) -> bool:
-    """Whether a call opens text in the encoding of the locale, which is not UTF-8 on Windows."""
+    """Return whether a call uses the encoding of the locale, which is not UTF-8 on Windows."""
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     if "encoding" in keywords:
         return False
@@ -32,26 +32,26 @@ def lacks_encoding(call: ast.Call) -> bool:
 
 @pytest.mark.parametrize("source", ["open(p)", "p.open('w')", "p.read_text()", "p.write_text(x)",
                                     "run(c, text=True)"])  # fmt: skip
-def test_a_missing_encoding_is_seen(source):
+def test_a_missing_encoding_is_detected(source):
     assert lacks_encoding(ast.parse(source, mode="eval").body)
 
 
 @pytest.mark.parametrize("source", ["open(p, 'rb')", "p.open(mode='wb')", "p.read_text('utf-8')",
                                     "p.write_text(x, 'ascii')", "os.open(p, os.O_WRONLY)",
                                     "open(p, encoding='utf-8')"])  # fmt: skip
-def test_an_encoding_is_seen(source):
+def test_an_encoding_is_detected(source):
     assert not lacks_encoding(ast.parse(source, mode="eval").body)
 
 
 def test_every_text_file_has_an_encoding():
-    """Also of text that subprocess reads. Add "utf-8", or encoding="utf-8"."""
-    found = [
+    """This includes text from subprocess. Add "utf-8" or encoding="utf-8" if this test fails."""
+    matches = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and lacks_encoding(node)
     ]
-    assert not found, "\n".join(["the encoding is missing:", *found])
+    assert not matches, "\n".join(["the encoding is missing:", *matches])
 
 
 POSIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
@@ -63,22 +63,22 @@ POSIX_NAMES = {
 
 
 def posix_only(source: str) -> list[str]:
-    """The names in a file that Windows does not have and that no `hasattr` guards.
+    """Return the names in a file that Windows lacks and that no `hasattr` guards.
 
     Modules must be imported inside a function, which can handle or avoid the error.
     """
-    tree, found = ast.parse(source), []
+    tree, matches = ast.parse(source), []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", "")]
-            found += POSIX_MODULES.intersection(names)
+            matches += POSIX_MODULES.intersection(names)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module, name = node.value.id, node.attr
             is_posix = name in POSIX_NAMES.get(module, "").split()
             if is_posix and not re.search(rf'hasattr\({module}, "{name}"\)', source):
-                found.append(f"{module}.{name}")
-    return found
+                matches.append(f"{module}.{name}")
+    return matches
 
 
 def test_no_file_needs_posix():
@@ -87,13 +87,13 @@ def test_no_file_needs_posix():
     ]
     programs = [path for path in SOURCES if "tests" not in path.parts]
     assert len(programs) > 50
-    found = {path.name: posix_only(path.read_text("utf-8")) for path in programs}
-    assert not {name: names for name, names in found.items() if names}
+    matches = {path.name: posix_only(path.read_text("utf-8")) for path in programs}
+    assert not {name: names for name, names in matches.items() if names}
 
 
-# A process like one on Windows: the project's imports of POSIX modules fail, os lacks what Windows
-# lacks, the locale's encoding is not UTF-8, and it is an error to rely on it.
-LIKE_WINDOWS = """\
+# Simulates Windows: imports of POSIX modules fail in the project, os has no POSIX names, the
+# locale's encoding is not UTF-8, and using it is an error.
+SIMULATED_WINDOWS = """\
 import builtins, importlib, os, pkgutil, runpy, sys, types, warnings
 warnings.filterwarnings("ignore", category=EncodingWarning)
 import jax, flax.linen, optax, orbax.checkpoint, tensorboard, tqdm  # they handle it themselves
@@ -109,7 +109,7 @@ for name in posix_names:
     if hasattr(os, name) and name != "fork":  # which subprocess uses
         delattr(os, name)
 locked = []
-msvcrt = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *given: locked.append(given))
+msvcrt = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *args: locked.append(args))
 sys.modules["msvcrt"] = msvcrt
 warnings.filterwarnings("error", category=EncodingWarning, module=r"makemore_jax|__main__|train")
 import makemore_jax
@@ -133,7 +133,7 @@ assert len(locked) == 1
 
 
 @pytest.mark.slow
-def test_trains_and_samples_where_posix_is_missing(tmp_path):
+def test_trains_and_samples_without_posix(tmp_path):
     words = [f"zo\u00eb{a}{b}" for a in "abcdefgh" for b in "jklmnopq"]
     (tmp_path / "words.txt").write_text("\n".join(words), "utf-8")
     train = ("train.py", "--config", "configs/bigram.py", "--workdir", str(tmp_path / "run"))
@@ -141,7 +141,7 @@ def test_trains_and_samples_where_posix_is_missing(tmp_path):
     train += tuple(f"--config.{flag}" for flag in flags)
     sample = ("sample.py", "--workdir", str(tmp_path / "run"), "--format", "json")
     done = run(
-        *("-c", LIKE_WINDOWS, ROOT, " ".join(POSIX_MODULES), POSIX_NAMES["os"]),
+        *("-c", SIMULATED_WINDOWS, ROOT, " ".join(POSIX_MODULES), POSIX_NAMES["os"]),
         *("|".join(train), "|".join(sample)),
         fresh=True,
         LC_ALL="C",
@@ -156,8 +156,8 @@ def test_trains_and_samples_where_posix_is_missing(tmp_path):
     assert read_metrics(tmp_path / "run")[-1]["step"] == 20
 
 
-def test_programs_start_where_there_is_no_fork(monkeypatch, tmp_path):
-    """As in the fork server: input and output in UTF-8, and output that nobody reads at once."""
+def test_programs_start_without_fork(monkeypatch, tmp_path):
+    """As in the fork server, streams use UTF-8, and a program need not wait for a reader."""
     monkeypatch.setattr(forkserver, "IS_AVAILABLE", False)
     code = "import sys; print(sys.stdin.read() * 30_000); print(sys.argv[1], file=sys.stderr)"
     done = run("-c", code, "\u00eb", stdin="zo\u00eb\n")

@@ -1,4 +1,4 @@
-"""The page of a run, and the command that writes it."""
+"""The report page of a run, and the command that writes it."""
 
 import html
 import json
@@ -44,19 +44,19 @@ def files_of(folder):
 def test_page_of_a_text(small_text_run):
     """Samples keep newlines, Surprise has every character, captions do not mention lines."""
     folder = small_text_run / "run"
-    found = collect(folder, None, seed=5, num=20)
-    assert len(found.samples) == MAX_TEXT_SAMPLES and "\n" in found.samples[0].text
-    write(found, small_text_run / "page")
+    report = collect(folder, None, seed=5, num=20)
+    assert len(report.samples) == MAX_TEXT_SAMPLES and "\n" in report.samples[0].text
+    write(report, small_text_run / "page")
     page = (small_text_run / "page" / "index.html").read_text("utf-8")
     assert re.findall("<h2>(.*)</h2>", page) == [
         *("Training", "Samples", "Surprise", "The characters", "Config"),
     ]
-    for sample in found.samples:
+    for sample in report.samples:
         assert f"<pre>\n{html.escape(sample.text)}</pre>" in page
     (spans,) = re.findall("<pre>(?!\n)(.*?)</pre>", page, re.DOTALL)
     text = html.unescape(re.sub("<[^>]*>", "", spans))
-    assert text.replace("↵\n", "\n") == found.passage.text
-    assert spans.count("<span") == len(found.passage.text) - 1
+    assert text.replace("↵\n", "\n") == report.passage.text
+    assert spans.count("<span") == len(report.passage.text) - 1
     prose = re.sub(r'base64,[^"]*|<style>.*?</style>|<pre>.*?</pre>', "", page, flags=re.DOTALL)
     assert not re.search(r"\blines?\b|•", prose)
 
@@ -74,15 +74,15 @@ def test_labels_do_not_overlap():
     """Labels at equal positions move apart; labels with enough space stay."""
     points = np.concatenate([np.zeros((20, 2)), np.random.RandomState(6).randn(19, 2)])
     points = np.concatenate([points, [[50.0, 50.0]]])
-    places = learned.separate(points, distance=0.5)
-    gaps = np.linalg.norm(places[:, None] - places, axis=-1)[~np.eye(len(places), dtype=bool)]
+    moved = learned.separate(points, distance=0.5)
+    gaps = np.linalg.norm(moved[:, None] - moved, axis=-1)[~np.eye(len(moved), dtype=bool)]
     assert gaps.min() > 0.49
-    assert_close(places[-1], [50, 50])
+    assert_close(moved[-1], [50, 50])
 
 
 def test_the_best_step_is_marked_at_its_dev_loss(figures, tmp_path):
-    found = Curves([(10, 3.0), (20, 2.0)], [(10, 3.5), (20, 2.5)], [(1, 0.1)], [(10, 1.0)])
-    curves.loss_curves(found, 20, tmp_path / "loss")
+    report = Curves([(10, 3.0), (20, 2.0)], [(10, 3.5), (20, 2.5)], [(1, 0.1)], [(10, 1.0)])
+    curves.loss_curves(report, 20, tmp_path / "loss")
     (best,) = (line for line in figures["loss"].axes[0].lines if line.get_marker() == "*")
     assert best.get_xydata().tolist() == [[20, 2.5]]
     assert best.get_label() == "best, 2.5000"
@@ -134,38 +134,38 @@ def test_figures_of_other_names(small_runs, tmp_path):
     """Figures of an earlier call are deleted, other files are not."""
     (tmp_path / "attention_2_1.png").write_bytes(b"")
     (tmp_path / "mine.png").write_bytes(b"")
-    found = collect(small_runs / "transformer", ["élise"], seed=5, num=4)
-    write(found, tmp_path)
-    now = {file.stem for file in tmp_path.glob("[am]*.png")}
-    assert now == {"attention_1_1", "attention_1_2", "mine"}
+    report = collect(small_runs / "transformer", ["élise"], seed=5, num=4)
+    write(report, tmp_path)
+    remaining = {file.stem for file in tmp_path.glob("[am]*.png")}
+    assert remaining == {"attention_1_1", "attention_1_2", "mine"}
     page = (tmp_path / "index.html").read_text("utf-8")
     assert page.count("<tr>") == 1 + 4 + 1 and "<h3>élise</h3>" in page
 
 
 @pytest.mark.slow
 def test_old_layer_figures_are_deleted(small_runs, tmp_path):
-    """Like a run that was trained again without train.diagnose_every."""
-    found = collect(small_runs / "bigram_inside", None, seed=5, num=1)
-    write(found, tmp_path)
+    """This happens if a run is trained again without train.diagnose_every."""
+    report = collect(small_runs / "bigram_inside", None, seed=5, num=1)
+    write(report, tmp_path)
     assert {file.stem for file in tmp_path.glob("inside_*.png")} == {
         f"inside_{name}" for name in BY_MATRIX
     }
-    write(found._replace(diagnostics=None), tmp_path)
+    write(report._replace(diagnostics=None), tmp_path)
     assert not list(tmp_path.glob("inside_*.png"))
     assert "<h2>Inside</h2>" not in (tmp_path / "index.html").read_text("utf-8")
 
 
 def test_without_data_and_metrics(small_runs, tmp_path):
-    """Like a converted run that was copied to another machine."""
+    """A converted run on another machine has neither."""
     folder = tmp_path / ("a <b>run<b>" if os.name == "posix" else "a &run")
     ignored = shutil.ignore_patterns("plots", "metrics.*")
     shutil.copytree(small_runs / "bigram", folder, ignore=ignored)
     content = json.loads((folder / "config.json").read_text("utf-8"))
     content["data_file"] = str(tmp_path / "gone.txt")
     (folder / "config.json").write_text(json.dumps(content), "utf-8")
-    found = collect(folder, None, seed=1, num=5)
-    assert found.names == list(dict.fromkeys(d.text for d in found.samples if d.text))[:3]
-    write(found, folder / "plots")
+    report = collect(folder, None, seed=1, num=5)
+    assert report.names == list(dict.fromkeys(d.text for d in report.samples if d.text))[:3]
+    write(report, folder / "plots")
     assert [file.name for file in (folder / "plots").iterdir()] == ["index.html"]
     page = (folder / "plots" / "index.html").read_text("utf-8")
     assert re.findall("<h2>(.*)</h2>", page) == ["Samples", "Surprise", "Config"]
@@ -193,9 +193,9 @@ def test_errors_have_one_line(flags, message, small_runs, tmp_path):
 
 def test_a_folder_that_cannot_be_written(small_runs, tmp_path):
     (tmp_path / "plots").write_text("mine", "utf-8")
-    found = collect(small_runs / "bigram", None, seed=1, num=1)
+    report = collect(small_runs / "bigram", None, seed=1, num=1)
     with pytest.raises(UserError, match="plots can't be written: File exists"):
-        write(found, tmp_path / "plots")
+        write(report, tmp_path / "plots")
     assert (tmp_path / "plots").read_text("utf-8") == "mine"
 
 

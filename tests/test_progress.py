@@ -1,4 +1,4 @@
-"""What takes long says so: compiling, the steps of a training, scoring."""
+"""Progress messages of compilation, training and scoring."""
 
 import io
 import re
@@ -20,7 +20,7 @@ from makemore_jax.training.hooks import next_due
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still unless a test moves it."""
+    """Replace the clock by one that only the test moves."""
     now = SimpleNamespace(seconds=0.0)
     for module in (progress, metrics_lib):
         fake = SimpleNamespace(
@@ -40,7 +40,7 @@ def test_durations(seconds, text):
 
 @pytest.fixture
 def compiling(monkeypatch):
-    """Where the notice goes, and what sends the events of jax. The listener is removed."""
+    """Return the stream of the notice and the listener for jax's events, but do not register it."""
     monkeypatch.setattr(startup, "NOTICE_DELAY", 0.05)
     listeners = []
     name = "register_event_duration_secs_listener"
@@ -74,7 +74,7 @@ def test_a_second_program_of_a_session_replaces_the_notice(monkeypatch):
     assert [file.getvalue().count("compiling") for file in files] == [0, 1]
 
 
-TRAIN_AT_ONCE = """
+TRAIN_WITHOUT_DELAY = """
 import runpy, sys
 from makemore_jax.cli import startup
 startup.NOTICE_DELAY = 0.0
@@ -85,7 +85,7 @@ runpy.run_path("train.py", run_name="__main__")
 
 def test_training_announces_compiling_with_its_other_output(tmp_path):
     steps = ("--config.train.steps=1", "--config.train.num_samples=0")
-    done = run("-c", TRAIN_AT_ONCE, "--config=bigram", *steps, "--workdir", tmp_path)
+    done = run("-c", TRAIN_WITHOUT_DELAY, "--config=bigram", *steps, "--workdir", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("compiling")
 
@@ -108,9 +108,7 @@ def test_jax_sends_the_events_that_the_notice_listens_to():
     assert events.index(startup.COMPILE_BEGINS) < events.index(startup.COMPILE_ENDS)
 
 
-def test_without_a_terminal_each_call_is_a_line_and_a_long_run_is_estimated(
-    tmp_path, capsys, clock
-):
+def test_without_a_terminal_each_call_prints_a_line_with_an_estimate(tmp_path, capsys, clock):
     config = small_config("bigram", steps=100_000)
     metrics = assemble.open_metrics(tmp_path, 0, config)
     for step in (100, 200, 300):
@@ -133,7 +131,7 @@ def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):
     assert "estimate" not in printed
 
 
-def test_the_first_steps_are_called_one_by_one_if_they_are_slow():
+def test_slow_first_steps_are_called_one_by_one():
     config = small_config("transformer", batch_size=64)
     assert not timed_steps(0, config, num_params=200_000, block_size=16)
     timed = timed_steps(200, config, num_params=10_800_000, block_size=256)

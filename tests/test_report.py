@@ -1,4 +1,4 @@
-"""The numbers of a report, compared with computations by hand."""
+"""The numbers of a report, compared with direct computations."""
 
 import json
 import re
@@ -41,18 +41,18 @@ from makemore_jax.report.labels import char_class
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
 def test_surprise_adds_up_to_the_log_probability(kind):
     lm = small_lm(kind)
-    found = surprise.name_surprise(lm, WORDS)
-    assert [len(nats) for nats in found] == [5, 2, 7, 4]
-    assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
+    result = surprise.name_surprise(lm, WORDS)
+    assert [len(nats) for nats in result] == [5, 2, 7, 4]
+    assert_close([nats.sum() for nats in result], -np.array(sampling.score(lm, WORDS)))
 
 
 def test_surprise_of_names_longer_than_the_window():
     model = create_model(small_config("window_mlp").model, VOCAB, 3)
     variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))
     lm = LanguageModel(model, variables, CHARS, BLOCK)
-    found = surprise.name_surprise(lm, WORDS)
-    assert [len(nats) for nats in found] == [5, 2, 7, 4]
-    assert_close([nats.sum() for nats in found], -np.array(sampling.score(lm, WORDS)))
+    result = surprise.name_surprise(lm, WORDS)
+    assert [len(nats) for nats in result] == [5, 2, 7, 4]
+    assert_close([nats.sum() for nats in result], -np.array(sampling.score(lm, WORDS)))
 
 
 def test_surprise_of_a_bigram_comes_from_its_table():
@@ -84,19 +84,19 @@ def test_surprise_of_a_passage(small_text_run):
 def test_passage_of_a_short_text(small_text_run):
     lm, _ = load_best_model(small_text_run / "run", workdir.read(small_text_run / "run"))
     for size in (1, 2, BLOCK + 1, BLOCK + 2):
-        found = surprise.choose_passage(lm, None, "line 1: not to be"[:size])
-        assert (found.text, found.source) == ("line 1: not to be"[:size], "first sample")
-        assert found.nats.shape == (size - 1,) and np.isfinite(found.nats).all()
+        result = surprise.choose_passage(lm, None, "line 1: not to be"[:size])
+        assert (result.text, result.source) == ("line 1: not to be"[:size], "first sample")
+        assert result.nats.shape == (size - 1,) and np.isfinite(result.nats).all()
 
 
 def test_attention_is_a_distribution_over_the_past():
     lm = small_lm("transformer")
-    found = attention.attention_weights(lm, WORDS)
-    assert [a.shape for a in found] == [(2, 2, T, T) for T in (5, 2, 7, 4)]
-    for weights in found:
+    result = attention.attention_weights(lm, WORDS)
+    assert [a.shape for a in result] == [(2, 2, T, T) for T in (5, 2, 7, 4)]
+    for weights in result:
         assert_close(weights.sum(axis=-1), np.ones(weights.shape[:-1]))
         assert (weights[..., *np.triu_indices(weights.shape[-1], 1)] == 0).all()
-    assert found[0].std() > 0.1  # not uniform
+    assert result[0].std() > 0.1  # not uniform
 
 
 @pytest.mark.versions
@@ -121,25 +121,25 @@ def test_projection_finds_the_plane_of_the_points():
     plane = noise.randn(11, 2) * [5, 2]
     plane -= plane.mean(axis=0)
     directions, _ = np.linalg.qr(noise.randn(7, 2))
-    found = embeddings.project(plane @ directions.T + noise.randn(7))
-    assert_close(found.shares.sum(), 1)
-    assert found.shares[0] > found.shares[1]
-    distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (plane, found.points)]
+    result = embeddings.project(plane @ directions.T + noise.randn(7))
+    assert_close(result.shares.sum(), 1)
+    assert result.shares[0] > result.shares[1]
+    distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (plane, result.points)]
     assert_close(*distances)
-    assert_close(found.points[:, 0] @ found.points[:, 1], 0)
-    assert (np.abs(found.points).max(axis=0) == found.points.max(axis=0)).all()
+    assert_close(result.points[:, 0] @ result.points[:, 1], 0)
+    assert (np.abs(result.points).max(axis=0) == result.points.max(axis=0)).all()
 
 
 def test_projection_of_one_dimension():
-    found = embeddings.project(np.array([[0.0], [1.0], [5.0]]))
-    assert_close(found.points, [[-2, 0], [-1, 0], [3, 0]])
-    assert_close(found.shares, [1, 0])
+    result = embeddings.project(np.array([[0.0], [1.0], [5.0]]))
+    assert_close(result.points, [[-2, 0], [-1, 0], [3, 0]])
+    assert_close(result.shares, [1, 0])
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_embeddings_of_all_tokens(kind):
-    found = embeddings.project_embeddings(small_lm(kind))
-    assert found is None if kind == "bigram" else found.points.shape == (VOCAB, 2)
+    result = embeddings.project_embeddings(small_lm(kind))
+    assert result is None if kind == "bigram" else result.points.shape == (VOCAB, 2)
 
 
 def test_classes_of_characters():
@@ -151,11 +151,11 @@ def test_classes_of_characters():
 def test_bigrams_of_the_bigram_model_are_its_table():
     lm = small_lm("bigram")
     split = encode(WORDS * 3, CHARS, BLOCK)
-    found = bigrams.learnt_bigrams(lm, split)
-    stand = sorted({0, *CHARS.encode("".join(WORDS))})
-    assert_close(found[stand], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(stand)])
-    others = [i for i in range(VOCAB) if i not in stand]
-    assert others and np.isnan(found[others]).all()
+    result = bigrams.learnt_bigrams(lm, split)
+    rows = sorted({0, *CHARS.encode("".join(WORDS))})
+    assert_close(result[rows], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(rows)])
+    others = [i for i in range(VOCAB) if i not in rows]
+    assert others and np.isnan(result[others]).all()
 
 
 @pytest.mark.slow
@@ -166,26 +166,26 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
     words = ["".join(noise.choice(list("abcde"), noise.randint(1, BLOCK))) for _ in range(650)]
     words[600:] = ["f"] * 50
     split = encode(words, CHARS, BLOCK)
-    found = bigrams.learnt_bigrams(lm, split, max_lines=600)
+    result = bigrams.learnt_bigrams(lm, split, max_lines=600)
     inputs, targets, _ = split.take(np.arange(600))
     probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
     for token in range(6):
-        stands = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
-        assert_close(found[token], probs[stands].mean(axis=0))
-    assert np.isnan(found[6:]).all()
+        is_input = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
+        assert_close(result[token], probs[is_input].mean(axis=0))
+    assert np.isnan(result[6:]).all()
     assert 300 < split.batch_size() < 600
 
 
 def test_counted_bigrams_and_their_difference():
-    found = bigrams.counted_bigrams(encode(["ab", "aab"], CHARS, BLOCK), VOCAB)
+    result = bigrams.counted_bigrams(encode(["ab", "aab"], CHARS, BLOCK), VOCAB)
     a, b = 1, 2
-    assert found[0, a] == 1 and found[b, 0] == 1
-    assert_close(found[a, [a, b]], [1 / 3, 2 / 3])
-    assert_close(found[:3].sum(axis=1), np.ones(3))
-    assert np.isnan(found[3:]).all()
-    learnt = found.copy()
+    assert result[0, a] == 1 and result[b, 0] == 1
+    assert_close(result[a, [a, b]], [1 / 3, 2 / 3])
+    assert_close(result[:3].sum(axis=1), np.ones(3))
+    assert np.isnan(result[3:]).all()
+    learnt = result.copy()
     learnt[0, :2] = 0.25, 0.75
-    assert_close(bigrams.BigramTables(learnt, found).difference, 0.5 / (3 * VOCAB))
+    assert_close(bigrams.BigramTables(learnt, result).difference, 0.5 / (3 * VOCAB))
 
 
 def levenshtein(a: str, b: str) -> int:
@@ -213,12 +213,12 @@ def test_nearest_words(monkeypatch):
     assert samples.nearest_words(texts, words) == expected
 
 
-def test_nearest_of_all_names(names):
+def test_nearest_words_of_names_txt(names):
     """Skipping words does not change the minimum over train."""
     texts = ["jonathon", "xqz", "maryannabella"]
     words = names.words["train"]
-    least = [int(samples.edit_distances(text, words).min()) for text in texts]
-    assert [edits for _, edits in samples.nearest_words(texts, words)] == least
+    expected = [int(samples.edit_distances(text, words).min()) for text in texts]
+    assert [edits for _, edits in samples.nearest_words(texts, words)] == expected
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
@@ -227,15 +227,15 @@ def test_facts(small_runs, tmp_path, is_finished):
     shutil.copytree(small_runs / "bigram", tmp_path / "run")
     if not is_finished:
         (tmp_path / "run" / "summary.json").unlink()
-    found = collect(tmp_path / "run", None, seed=5, num=1).facts
-    assert "model.kind=bigram" in found["config"] and "train.steps=20" in found["config"]
-    assert "optimizer" not in found["config"]  # all optimizer fields have their defaults
-    assert ("device" in found) == is_finished
+    result = collect(tmp_path / "run", None, seed=5, num=1).facts
+    assert "model.kind=bigram" in result["config"] and "train.steps=20" in result["config"]
+    assert "optimizer" not in result["config"]  # all optimizer fields have their defaults
+    assert ("device" in result) == is_finished
     if is_finished:
-        assert found["device"] == f"1 cpu, jax {jax.__version__}"
-        assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", found["training"])
+        assert result["device"] == f"1 cpu, jax {jax.__version__}"
+        assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", result["training"])
     else:
-        assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", found["training"])
+        assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", result["training"])
 
 
 def test_durations():
@@ -247,24 +247,24 @@ def test_durations():
 
 def test_collect(small_runs):
     """Samples equal those of sample.py; losses and the best step equal those of training."""
-    found = collect(small_runs / "bigram", None, seed=5, num=40)
+    result = collect(small_runs / "bigram", None, seed=5, num=40)
     known = workdir.read(small_runs / "bigram")
     lm, best_step = load_best_model(small_runs / "bigram", known)
     drawn = sampling.sample(lm, jax.random.key(5), 40)
     dataset = load_data(known.config.data, known.config.seed)
-    assert [(line.text, line.log_prob) for line in found.samples] == [line[:2] for line in drawn]
-    assert [line.found_in for line in found.samples] == dataset.found_in(
+    assert [(line.text, line.log_prob) for line in result.samples] == [line[:2] for line in drawn]
+    assert [line.found_in for line in result.samples] == dataset.found_in(
         [d.text for d in drawn], [d.is_cut for d in drawn]
     )
-    for line in found.samples:
+    for line in result.samples:
         assert line.nearest in dataset.words["train"]
         assert (line.edits == 0) == (line.found_in == "train")
-    assert found.names == dataset.words["dev"][:3]
+    assert result.names == dataset.words["dev"][:3]
     summary = json.loads((small_runs / "bigram" / "summary.json").read_text("utf-8"))
-    assert found.best_step == best_step == summary["best_step"]
-    assert dict(found.curves.dev_loss)[best_step] == summary["dev_loss"]
-    assert [step for step, _ in found.curves.train_loss] == [5, 10, 15, 20]
-    assert found.curves.learning_rate == [(i, pytest.approx(5e-4)) for i in range(1, 21)]
+    assert result.best_step == best_step == summary["best_step"]
+    assert dict(result.curves.dev_loss)[best_step] == summary["dev_loss"]
+    assert [step for step, _ in result.curves.train_loss] == [5, 10, 15, 20]
+    assert result.curves.learning_rate == [(i, pytest.approx(5e-4)) for i in range(1, 21)]
 
 
 @pytest.mark.parametrize(

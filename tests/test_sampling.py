@@ -1,4 +1,4 @@
-"""Drawing lines: the right frequencies, the right keys, and log-probabilities that are true."""
+"""Sampling lines: frequencies, keys, and log-probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def small_lm(kind: str) -> LanguageModel:
 
 
 def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
-    """The language model whose next-token probabilities are the rows of a table."""
+    """Return a language model with the rows of a table as next-token probabilities."""
     model = create_model(ModelConfig(kind="bigram"), len(table), block_size)
     vocab = Vocab(CHARS.chars[: len(table) - 1])
     with np.errstate(divide="ignore"):
@@ -36,7 +36,7 @@ def bigram_lm(table: np.ndarray, block_size: int = 11) -> LanguageModel:
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "transformer"]))
-def test_the_same_key_draws_the_same_lines_and_another_key_others(kind):
+def test_lines_depend_on_the_key(kind):
     lm = small_lm(kind)
     lines = sampling.sample(lm, KEY, 23)
     assert lines == sampling.sample(lm, KEY, 23)
@@ -45,8 +45,8 @@ def test_the_same_key_draws_the_same_lines_and_another_key_others(kind):
 
 
 @pytest.mark.parametrize("sample", [sampling.sample, assemble.sample])
-def test_a_line_depends_on_its_number_alone(sample, monkeypatch):
-    """Ten of fifty are the ten of ten, also if they are sampled in several calls."""
+def test_a_line_depends_only_on_its_number(sample, monkeypatch):
+    """The first ten of fifty lines equal ten lines, also if they are sampled in several calls."""
     lm = small_lm("gru")
     fifty = [line.text for line in sampling.sample(lm, KEY, 50)]
     assert [line.text for line in sample(lm, KEY, 10)] == fifty[:10]
@@ -56,7 +56,7 @@ def test_a_line_depends_on_its_number_alone(sample, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["bigram", "gru"])  # without and with a state
-def test_an_accelerator_samples_as_many_lines_at_once_as_fit_in_memory(kind, monkeypatch):
+def test_the_batch_size_on_an_accelerator_depends_on_its_memory(kind, monkeypatch):
     lm = small_lm(kind)
     assert fast_sampling.max_batch(lm) == sampling.MAX_BATCH
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -66,21 +66,21 @@ def test_an_accelerator_samples_as_many_lines_at_once_as_fit_in_memory(kind, mon
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
-def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
+def test_removing_finished_lines_from_a_batch_changes_no_sample(kind, monkeypatch):
     lm = small_lm(kind)
 
-    def end_early(keys, logits, decoding):  # three in ten more than a small random model
+    def end_early(keys, logits, decoding):  # end each line with probability 0.3
         ends = jax.vmap(lambda key: jax.random.bernoulli(key, 0.3))(keys)
         return jnp.where(ends, 0, sample_token(keys, logits, decoding))
 
     monkeypatch.setattr(sampling, "sample_token", end_early)
-    monkeypatch.setattr(fast_sampling, "MIN_LINES", 5)  # of 41 lines 20 go on, 10, and 5
+    monkeypatch.setattr(fast_sampling, "MIN_LINES", 5)  # batches of 41, 20, 10 and 5 lines
     sampling.generate.clear_cache()
     fast_sampling.generate.clear_cache()
     plain = sampling.sample(lm, KEY, 41)
     lines = assemble.sample(lm, KEY, 41)
     assert [line.text for line in lines] == [line.text for line in plain]
-    log_probs = [[line.log_prob for line in side] for side in (lines, plain)]
+    log_probs = [[line.log_prob for line in drawn] for drawn in (lines, plain)]
     np.testing.assert_allclose(*log_probs, atol=1e-4)
     assert max(len(line.text) for line in lines) > 3
     sampling.generate.clear_cache()
@@ -88,17 +88,17 @@ def test_leaving_out_lines_that_have_ended_draws_the_same(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
-def test_log_prob_is_that_of_scoring_the_line(kind):
-    """What the loop adds up token by token is what the whole line gives at once."""
+def test_log_prob_equals_the_score_of_the_line(kind):
+    """The sum over single steps equals the score of the whole line."""
     lm = small_lm(kind)
-    for decoding in (Decoding(), Decoding(0.5, top_k=5)):  # which bends the draw, not the model
+    for decoding in (Decoding(), Decoding(0.5, top_k=5)):  # changes the draw, not the score
         drawn = sampling.sample(lm, KEY, 19, decoding=decoding)
         scores = sampling.score(lm, [line.text for line in drawn])
         np.testing.assert_allclose([line.log_prob for line in drawn], scores, atol=2e-4)
 
 
-def test_lines_end_and_the_longest_is_cut():
-    """A model that never ends a line by itself is ended at block_size - 1 characters."""
+def test_lines_end_or_are_cut():
+    """Lines of a model that never ends a line are cut at block_size - 1 characters."""
     table = np.full((3, 3), 0.5)
     table[:, 0] = 0
     lines = sampling.sample(bigram_lm(table, block_size=5), KEY, 13)
@@ -108,10 +108,10 @@ def test_lines_end_and_the_longest_is_cut():
 
 
 def test_sampled_frequencies_agree_with_a_known_table():
-    """Chi-square of the characters that follow each character, with 1 - 1e-3 quantiles."""
+    """Chi-square tests of the characters after each character, at significance 1e-3."""
     table = np.random.RandomState(3).dirichlet([2.0] * 5, size=5)
-    table = 0.8 * table + 0.2 * np.eye(5)[0]  # every fifth character at least is an end
-    lm = bigram_lm(table, block_size=61)  # long enough that hardly any line is cut
+    table = 0.8 * table + 0.2 * np.eye(5)[0]  # the probability of an end is at least 0.2
+    lm = bigram_lm(table, block_size=61)  # so long that no line is cut
     lines = [line.text for line in sampling.sample(lm, KEY, 4000)]
     counts = np.zeros((5, 5))
     for line in lines:
@@ -123,8 +123,8 @@ def test_sampled_frequencies_agree_with_a_known_table():
         assert ((row - expected) ** 2 / expected).sum() < 18.47  # 4 degrees of freedom
 
 
-def test_temperature_bends_frequencies():
-    """At temperature 0.5 probabilities are squared and normed."""
+def test_temperature_changes_frequencies():
+    """At temperature 0.5 probabilities are squared and normalized."""
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
     keys = jax.random.split(KEY, 20_000)
     drawn = sample_token(keys, jnp.tile(logits, (20_000, 1)), Decoding(temperature=0.5))
@@ -134,7 +134,7 @@ def test_temperature_bends_frequencies():
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 50])
-def test_top_k_never_leaves_its_set(top_k):
+def test_top_k_draws_only_from_its_set(top_k):
     logits = jax.random.normal(KEY, (11, VOCAB))
     filtered = filter_logits(logits, Decoding(top_k=top_k))
     for row, kept in zip(logits, jnp.isfinite(filtered), strict=True):
@@ -148,8 +148,8 @@ def test_top_k_never_leaves_its_set(top_k):
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 1.0])
-def test_top_p_never_leaves_its_set(top_p):
-    """The set: the likeliest tokens, one by one, until they together reach p."""
+def test_top_p_draws_only_from_its_set(top_p):
+    """The set has the most likely tokens up to a total probability of at least p."""
     logits = 2 * jax.random.normal(KEY, (11, VOCAB))
     filtered = filter_logits(logits, Decoding(top_p=top_p))
     for row, kept in zip(jax.nn.softmax(logits), jnp.isfinite(filtered), strict=True):
@@ -172,7 +172,7 @@ def test_equal_logits_do_not_widen_top_k():
     assert (jnp.isfinite(filtered).sum(axis=1) == 3).all()
 
 
-def test_temperature_zero_takes_the_likeliest():
+def test_temperature_zero_is_greedy():
     lm = small_lm("lstm")
     lines = sampling.sample(lm, KEY, 3, decoding=Decoding(temperature=0))
     assert len(set(lines)) == 1
@@ -188,17 +188,17 @@ def test_temperature_zero_takes_the_likeliest():
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp"]))
-def test_every_line_begins_with_the_prompt(kind):
+def test_every_line_starts_with_the_prompt(kind):
     lm = small_lm(kind)
     lines = sampling.sample(lm, KEY, 17, prompt="dab")
     assert all(line.text.startswith("dab") for line in lines)
     assert len({line.text for line in lines}) > 3
-    full = sampling.sample(lm, KEY, 3, prompt="dabdab")  # leaves no room for more
+    full = sampling.sample(lm, KEY, 3, prompt="dabdab")  # as long as a line can be
     assert {line.text for line in full} == {"dabdab"}
 
 
-def test_what_follows_a_prompt_has_the_right_frequencies():
-    """The prompt is fed through the carry: the first free token depends on the last forced one."""
+def test_frequencies_after_a_prompt():
+    """The prompt goes through the carry, so the next token depends on its last token."""
     table = np.random.RandomState(4).dirichlet([2.0] * 4, size=4)
     lines = sampling.sample(bigram_lm(table, 40), KEY, 3000, prompt="cab")
     follows = [CHARS.encode(line.text[3])[0] if len(line.text) > 3 else 0 for line in lines]
@@ -218,9 +218,9 @@ def test_bad_prompts_and_lines():
         sampling.score(lm, ["a", "abababa"])
 
 
-@pytest.mark.parametrize("num", [41, 600])  # of 600, those that have ended are left out
-def test_a_line_that_was_cut_is_marked(num):
-    """Shorter lines from the same keys are the beginnings of the longer ones."""
+@pytest.mark.parametrize("num", [41, 600])  # finished lines are removed from the batch of 600
+def test_cut_lines_are_marked(num):
+    """Lines of the same keys with a smaller limit are prefixes of the longer lines."""
     lm = small_lm("bigram")
     whole = assemble.sample(lm, KEY, num)
     short = assemble.sample(lm._replace(max_len=4), KEY, num)
@@ -230,11 +230,11 @@ def test_a_line_that_was_cut_is_marked(num):
     assert {len(line.text) for line in whole if line.is_cut} == {BLOCK - 1}
 
 
-def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
+def test_sample_new_gives_only_lines_that_are_not_in_the_data(names):
     uniform = np.full((names.vocab.size, names.vocab.size), 1 / names.vocab.size)
     lm = bigram_lm(uniform, names.block_size)._replace(vocab=names.vocab)
     params = lm.variables["params"]
-    params["logits"] = params["logits"].at[:, 0].add(2.0)  # short lines, many of them known
+    params["logits"] = params["logits"].at[:, 0].add(2.0)  # short lines, many of them in the data
     some_known = sampling.sample(lm, KEY, 400)
     assert "train" in names.found_in([line.text for line in some_known])
     new = new_lines.sample_new(lm, names, KEY, 400)
@@ -245,8 +245,8 @@ def test_sample_new_gives_lines_that_are_nowhere_in_the_data(names):
     )
 
 
-def test_each_round_of_new_lines_continues_the_one_before(names, monkeypatch):
-    """No line is drawn twice, and a greedy draw, whose lines are all equal, has one round."""
+def test_each_round_of_new_lines_continues_the_previous_one(names, monkeypatch):
+    """No line number is drawn twice. Greedy decoding has one round, as all its lines are equal."""
     drawn = []
 
     def sample(lm, key, num, prompt, decoding, first):

@@ -1,4 +1,4 @@
-"""Programs compiled once are kept for the next run, for this user alone."""
+"""The compilation cache, which is private to the user, and the number of CPU devices."""
 
 import stat
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ def no_shared_cache(monkeypatch):
 
 def test_the_second_run_compiles_nothing(tmp_path):
     cache = tmp_path / "cache"
-    found = []
+    cached = []
     for name in ("first", "second"):
         done = run(*COMMAND, tmp_path / name, XDG_CACHE_HOME=str(cache))
         assert done.returncode == 0, done.stderr
         (folder,) = (cache / "makemore_jax").iterdir()
-        found.append({file.name for file in folder.iterdir() if file.name.endswith("-cache")})
-    assert any("train_steps" in name for name in found[0])
-    assert found[0] == found[1]
+        cached.append({file.name for file in folder.iterdir() if file.name.endswith("-cache")})
+    assert any("train_steps" in name for name in cached[0])
+    assert cached[0] == cached[1]
     assert folder.name.startswith("jaxlib-")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "second" in done.stdout
@@ -41,7 +41,7 @@ def test_the_second_run_compiles_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_trains_without_a_cache(tmp_path, name):
-    """None is wanted, or none can be written."""
+    """The cache is disabled, or its folder can't be written."""
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     env[name] = "" if name == "JAX_COMPILATION_CACHE_DIR" else str(ROOT / "names.txt" / "nowhere")
     done = run(*COMMAND, tmp_path / "run", **env)
@@ -50,9 +50,9 @@ def test_trains_without_a_cache(tmp_path, name):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_number_of_devices_that_is_set_is_kept(monkeypatch):
+def test_a_number_of_devices_in_xla_flags_is_kept(monkeypatch):
     updates = []
-    config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *given: updates.append(given))
+    config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *args: updates.append(args))
     monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
     startup.use_cores()

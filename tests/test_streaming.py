@@ -1,4 +1,4 @@
-"""Drawing text without end: what is remembered changes nothing, and what sample.py does with it."""
+"""Streaming text: equality with a loop without a cache, and the flags of sample.py."""
 
 import itertools
 import json
@@ -32,52 +32,52 @@ from makemore_jax.text import streaming
 
 pytestmark = pytest.mark.versions
 
-BLOCK = 19  # one call draws 16 tokens, so that the context is full within the second
+BLOCK = 19  # one call draws 16 tokens, so that the second call fills the context
 CHARS = Vocab(tuple("\n abcdefghijk"), has_end=False)
 KEY = jax.random.key(7)
 GREEDY = Decoding(temperature=0)
-NUM = 41  # tokens drawn: more than two contexts
+NUM = 41  # number of tokens drawn: more than two contexts
 
 
 @cache
 def small_lm(kind: str) -> LanguageModel:
     model, params = small_model(kind, VOCAB, BLOCK)
-    params = jax.tree.map(lambda a: 1.5 * a, params)  # so that the context matters more
+    params = jax.tree.map(lambda a: 1.5 * a, params)  # so that the context has more influence
     return LanguageModel(model, {"params": params}, CHARS, max_len=37, block_size=BLOCK)
 
 
 @partial(jax.jit, static_argnames="model")
 def next_token(model, variables, context, count, key, temperature):
-    """The token behind the first `count` of a context (BLOCK,), all read at once; log-probs (V,)"""
+    """Return the token after the first `count` of a context (BLOCK,), and log-probs (V,)."""
     log_probs = jax.nn.log_softmax(model.apply(variables, context[None])[0, count - 1])
     drawn = jax.random.categorical(key, log_probs / temperature)
     return jnp.where(temperature == 0, jnp.argmax(log_probs), drawn), log_probs
 
 
-def read_anew(lm: LanguageModel, tokens: list[int], key=KEY, temperature: float = 0):
-    """The token behind these, of which the context holds the last, and its log-probabilities."""
+def read_context(lm: LanguageModel, tokens: list[int], key=KEY, temperature: float = 0):
+    """Return the token after these, and log-probs (V,), without any cache."""
     last = tokens[-BLOCK:]
     context = np.zeros(BLOCK, np.int32)
     context[: len(last)] = last
     return next_token(lm.model, lm.variables, context, len(last), key, float(temperature))
 
 
-def without_memory(lm: LanguageModel, number: int, prompt: str, temperature: float):
-    """NUM tokens behind a prompt and their log-probabilities."""
+def sample_without_cache(lm: LanguageModel, number: int, prompt: str, temperature: float):
+    """Return the NUM tokens after a prompt and their log-probabilities."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(KEY, number), np.arange(NUM))
     tokens, log_probs = lm.vocab.encode(prompt or "\n"), []
     for key in keys:
-        token, found = read_anew(lm, tokens, key, temperature)
+        token, next_log_probs = read_context(lm, tokens, key, temperature)
         tokens.append(int(token))
-        log_probs.append(float(found[tokens[-1]]))
+        log_probs.append(float(next_log_probs[tokens[-1]]))
     return tokens[-NUM:], log_probs
 
 
-def streamed(lm: LanguageModel, number: int, prompt: str, decoding: Decoding):
-    """The first NUM tokens of a text without end and their log-probabilities."""
+def sample_stream(lm: LanguageModel, number: int, prompt: str, decoding: Decoding):
+    """Return the first NUM tokens of a stream and their log-probabilities."""
     parts = streaming.stream(lm, KEY, np.array([number]), prompt, decoding)
-    enough = itertools.islice(parts, NUM // streaming.TOKENS_PER_CALL + 2)
-    tokens, log_probs = (np.concatenate(a, axis=1)[0, :NUM] for a in zip(*enough, strict=True))
+    first_parts = itertools.islice(parts, NUM // streaming.TOKENS_PER_CALL + 2)
+    tokens, log_probs = (np.concatenate(a, axis=1)[0, :NUM] for a in zip(*first_parts, strict=True))
     return tokens.tolist(), log_probs
 
 
@@ -86,37 +86,37 @@ PROMPTS = ["", "abc", "abcd", LONG[:18], LONG[:19], LONG]
 
 
 @pytest.mark.parametrize("kind", quick_of(["transformer", "mlp", "gru", "cnn"], ["gru"]))
-def test_past_the_context_texts_are_those_of_a_loop_without_memory(kind):
-    """From prompts of 1, 3, 4, 18, 19 and 33 characters, where the context has 19."""
+def test_a_stream_equals_a_loop_without_a_cache(kind):
+    """Use prompts of 1, 3, 4, 18, 19 and 33 characters and a context of 19."""
     lm = small_lm(kind)
     for prompt, temperature in itertools.product(PROMPTS, (0, 0.8)):
-        tokens, log_probs = streamed(lm, 4, prompt, Decoding(temperature))
-        expected, expected_log_probs = without_memory(lm, 4, prompt, temperature)
+        tokens, log_probs = sample_stream(lm, 4, prompt, Decoding(temperature))
+        expected, expected_log_probs = sample_without_cache(lm, 4, prompt, temperature)
         assert tokens == expected
         np.testing.assert_allclose(log_probs, expected_log_probs, atol=2e-4)
 
 
 @pytest.mark.slow
-def test_top_k_and_top_p_hold_in_and_past_the_context():
+def test_top_k_and_top_p_in_and_after_the_first_context():
     lm = small_lm("mlp")
-    likeliest, _ = streamed(lm, 0, "abc", GREEDY)
-    assert streamed(lm, 0, "abc", Decoding(top_k=1))[0] == likeliest
-    drawn, _ = streamed(lm, 0, "abc", Decoding(top_k=4, top_p=0.8))
-    assert drawn != likeliest
-    tokens, most = CHARS.encode("abc"), 0
+    greedy, _ = sample_stream(lm, 0, "abc", GREEDY)
+    assert sample_stream(lm, 0, "abc", Decoding(top_k=1))[0] == greedy
+    drawn, _ = sample_stream(lm, 0, "abc", Decoding(top_k=4, top_p=0.8))
+    assert drawn != greedy
+    tokens, max_rank = CHARS.encode("abc"), 0
     for token in drawn:
-        probs = np.exp(read_anew(lm, tokens)[1])
+        probs = np.exp(read_context(lm, tokens)[1])
         first_four = np.sort(probs)[-4:]
-        likelier = first_four[first_four > probs[token]]
+        more_likely = first_four[first_four > probs[token]]
         assert probs[token] >= first_four[0]
-        assert likelier.sum() < 0.8 * first_four.sum()
-        most = max(most, len(likelier))
+        assert more_likely.sum() < 0.8 * first_four.sum()
+        max_rank = max(max_rank, len(more_likely))
         tokens.append(token)
-    assert most > 0
+    assert max_rank > 0
 
 
-def test_a_text_depends_on_its_number_alone(monkeypatch):
-    """The first of many is the one drawn alone, also where they are drawn in several calls."""
+def test_a_text_depends_only_on_its_number(monkeypatch):
+    """The first of several texts equals a single text, also if they need several calls."""
     lm = small_lm("gru")
     five = [text.text for text in assemble.sample(lm, KEY, 5)]
     assert len(set(five)) == 5
@@ -128,20 +128,20 @@ def test_a_text_depends_on_its_number_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("prompt", ["", "ab\nc", LONG])
-def test_a_sample_is_the_beginning_of_the_stream(prompt):
+def test_a_sample_is_a_prefix_of_the_stream(prompt):
     lm = small_lm("gru")
     for max_len in (lm.max_len, len(prompt) + 1):
         (sample,) = assemble.sample(lm._replace(max_len=max_len), KEY, 1, prompt)
-        tokens, log_probs = streamed(lm, 0, prompt, DEFAULT_DECODING)
+        tokens, log_probs = sample_stream(lm, 0, prompt, DEFAULT_DECODING)
         num = max_len - len(prompt)
         assert sample.text == prompt + CHARS.decode_rows(np.array([tokens[:num]]))[0]
         assert len(sample.text) == max_len
         assert sample.log_prob == pytest.approx(float(log_probs[:num].sum()), abs=1e-4)
 
 
-def test_without_a_prompt_and_an_end_of_line_a_text_begins_behind_the_first_character():
+def test_without_a_newline_the_default_prompt_is_the_first_character():
     lm = small_lm("gru")._replace(vocab=Vocab(tuple("abcdefghijklm"), has_end=False))
-    assert streamed(lm, 0, "", GREEDY)[0] == streamed(lm, 0, "a", GREEDY)[0]
+    assert sample_stream(lm, 0, "", GREEDY)[0] == sample_stream(lm, 0, "a", GREEDY)[0]
 
 
 def test_bad_prompts():
@@ -156,12 +156,12 @@ def test_bad_prompts():
         streaming.stream(lm, KEY, np.arange(1), "a", Decoding(-1))
 
 
-# By the command line.
+# The command line.
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A quick run on a text of 3,001 characters, beside which the text lies."""
+    """Return the folder of a short run. Its text of 3,001 characters is in the parent folder."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "text").write_text((ROOT / "names.txt").read_text("utf-8")[:3001], "utf-8")
     fields = (
@@ -174,7 +174,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_stream_is_as_long_as_it_is_asked_to_be(trained):
+def test_max_len_limits_a_stream(trained):
     command = ("sample.py", "--workdir", trained, "--prompt", "an", "--max_len", "61")
     done = run(*command, "--stream")
     assert done.returncode == 0, done.stderr
@@ -190,17 +190,17 @@ def test_a_stream_is_as_long_as_it_is_asked_to_be(trained):
 
 @pytest.fixture
 def stream(trained):
-    """A process that writes a text without end."""
+    """Start a process that writes an endless text."""
     command = [sys.executable, "sample.py", "--workdir", str(trained), "--stream"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # Without a buffer, in which `communicate` would not look for what has been read ahead.
+    # Use no buffer: `communicate` would not return bytes that the buffer has read ahead.
     with subprocess.Popen(command, cwd=ROOT, env=os.environ, bufsize=0, **pipes) as process:
         yield process
         process.kill()
 
 
 def read(process, num):
-    """The first so many bytes that a process writes."""
+    """Return the first `num` bytes that a process writes."""
     written = b""
     while len(written) < num and (part := process.stdout.read(num - len(written))):
         written += part
@@ -209,7 +209,7 @@ def read(process, num):
 
 
 @needs_signals
-def test_an_interrupted_stream_ends_without_a_word(stream, trained):
+def test_an_interrupted_stream_prints_no_error(stream, trained):
     written = read(stream, 200)
     stream.send_signal(signal.SIGINT)
     rest, errors = stream.communicate(timeout=60)
@@ -220,7 +220,7 @@ def test_an_interrupted_stream_ends_without_a_word(stream, trained):
     assert whole.startswith(written)
 
 
-def test_a_stream_whose_reader_has_gone_ends_without_a_word(stream):
+def test_a_stream_to_a_closed_pipe_prints_no_error(stream):
     read(stream, 50)
     stream.stdout.close()
     stream.wait(timeout=60)
@@ -228,10 +228,10 @@ def test_a_stream_whose_reader_has_gone_ends_without_a_word(stream):
 
 
 def test_the_score_of_the_dev_text_is_the_dev_loss(trained, tmp_path):
-    """Whichever way its lines end."""
+    """The kind of line ends does not matter."""
     content = (trained.parent / "text").read_text("utf-8")[int(0.9 * 3001) :]
-    carried = content.replace("\n", "\r\n").replace("\r\n", "\r", 3)
-    (tmp_path / "dev").write_bytes(carried.encode())
+    mixed = content.replace("\n", "\r\n").replace("\r\n", "\r", 3)
+    (tmp_path / "dev").write_bytes(mixed.encode())
     flags = ("--score", tmp_path / "dev", "--checkpoint=latest")
     done = run("sample.py", "--workdir", trained, *flags, "--format=json")
     assert done.returncode == 0, done.stderr
@@ -243,7 +243,7 @@ def test_the_score_of_the_dev_text_is_the_dev_loss(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def run_of_lines(tmp_path_factory):
-    """What a run on lines writes first."""
+    """Return the folder of a run on lines that has not trained yet."""
     folder = tmp_path_factory.mktemp("lines")
     config = small_config("bigram")
     dataset = load_data(config.data, config.seed)

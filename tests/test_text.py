@@ -1,4 +1,4 @@
-"""One long text: its split, its crops, and the same run from memory and from a file of tokens."""
+"""One long text: its split, its crops, and runs from memory and from a token file."""
 
 import json
 import re
@@ -42,7 +42,7 @@ NUM = 2003  # characters of the small text
 
 
 def text_config(path, kind: str = "bigram", **train) -> Config:
-    """As small_config, on a text."""
+    """Return small_config for a text."""
     config = small_config(kind, num_samples=0, **train)
     config.data.kind, config.data.path, config.data.block_size = "text", str(path), BLOCK
     return config
@@ -53,24 +53,24 @@ def load_text(path, block_size: int = BLOCK, folder=None, **fields) -> text.Text
     return load_data(config, seed=1, folder=folder)
 
 
-def whole(dataset: text.TextDataset) -> str:
-    """The text, put together again from train and dev."""
+def join_splits(dataset: text.TextDataset) -> str:
+    """Return the whole text, joined from the train and dev splits."""
     tokens = [np.asarray(dataset.splits[name].tokens)[None] for name in ("train", "dev")]
     return "".join(dataset.vocab.decode_rows(part)[0] for part in tokens)
 
 
 @pytest.fixture(scope="module")
 def small_text(tmp_path_factory):
-    """The first characters of names.txt, as a text of short lines."""
+    """Write the first characters of names.txt to a file."""
     file = tmp_path_factory.mktemp("text") / "small.txt"
     file.write_text((ROOT / "names.txt").read_text("utf-8")[:NUM], "utf-8")
     return file
 
 
-# What a text becomes.
+# Loading.
 
 
-def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
+def test_tiny_shakespeare_has_the_split_of_nanogpt():
     path = published("shakespeare")
     dataset = load_text(path, 64)
     train, dev, test = (dataset.splits[name] for name in ("train", "dev", "test"))
@@ -82,34 +82,34 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it():
     assert test is dev
     sizes = "1,003,854 train, 111,540 dev, 111,540 test characters"
     assert dataset.describe_splits() == sizes
-    assert whole(dataset) == path.read_text("utf-8")
-    of_lecture = load_text(path, 64, train_fraction=0.8)
-    assert of_lecture.splits["train"].num_chars == int(0.8 * 1_115_394)
-    assert whole(of_lecture) == path.read_text("utf-8")
+    assert join_splits(dataset) == path.read_text("utf-8")
+    lecture = load_text(path, 64, train_fraction=0.8)
+    assert lecture.splits["train"].num_chars == int(0.8 * 1_115_394)
+    assert join_splits(lecture) == path.read_text("utf-8")
 
 
 def test_byte_order_mark_and_ends_of_lines(tmp_path):
-    """Whichever way a system ends lines, it is one character; blanks and empty lines stay."""
+    """Every kind of line end becomes one character; spaces and empty lines stay."""
     (tmp_path / "text").write_bytes("\ufeff  anna\r\n\r\nclé \rbob\n".encode())
     dataset = load_text(tmp_path / "text", 1)
-    assert whole(dataset) == "  anna\n\nclé \nbob\n"
+    assert join_splits(dataset) == "  anna\n\nclé \nbob\n"
     assert dataset.vocab.chars == tuple(sorted(set("\n annclébo")))
 
 
-def test_parts_that_are_read_one_by_one_make_the_same_text(tmp_path, monkeypatch):
-    """Also where an end of a line or a character of several bytes lies across two of them."""
+def test_reading_in_parts_gives_the_same_text(tmp_path, monkeypatch):
+    """A part may end inside a line end or inside a multi-byte character."""
     content = "".join(f"Zoë {i}\r\n日本\r" for i in range(3))
     (tmp_path / "text").write_bytes(("\ufeff" + content).encode())
     expected = content.replace("\r\n", "\n").replace("\r", "\n")
     for size in (1, 2, 5):
         monkeypatch.setattr(token_file, "CHARS_PER_READ", size)
-        assert whole(load_text(tmp_path / "text", 1)) == expected
+        assert join_splits(load_text(tmp_path / "text", 1)) == expected
 
 
 def test_other_encodings(tmp_path):
     file = tmp_path / "text"
     file.write_bytes(("x" * 9_000 + "José").encode("latin-1"))
-    assert whole(load_text(file, encoding="latin-1")) == "x" * 9_000 + "José"
+    assert join_splits(load_text(file, encoding="latin-1")) == "x" * 9_000 + "José"
     with pytest.raises(UserError, match=r"text is not utf-8 at byte 9003; name its encoding"):
         load_text(file)
     with pytest.raises(UserError, match=r'data.encoding: "utf-99" can\'t be read by Python'):
@@ -117,7 +117,7 @@ def test_other_encodings(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "\ufeff"])
-def test_a_text_of_nothing(content, tmp_path):
+def test_an_empty_text(content, tmp_path):
     (tmp_path / "text").write_text(content, "utf-8")
     with pytest.raises(UserError, match=r"text has 0 characters, too few"):
         load_text(tmp_path / "text")
@@ -125,12 +125,12 @@ def test_a_text_of_nothing(content, tmp_path):
         load_text(tmp_path)
 
 
-def test_more_characters_than_a_byte_counts(tmp_path):
+def test_a_vocabulary_larger_than_a_byte(tmp_path):
     content = "".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 2
     (tmp_path / "text").write_text(content, "utf-8")
     dataset = load_text(tmp_path / "text")
     assert (dataset.vocab.size, dataset.splits["train"].tokens.dtype) == (400, np.uint16)
-    assert whole(dataset) == content
+    assert join_splits(dataset) == content
     mapped = load_text(tmp_path / "text", folder=tmp_path, memory_map="always")
     mapped.prepare()
     assert (tmp_path / "text.tokens").stat().st_size == 2 * len(content)
@@ -153,12 +153,12 @@ def test_crops_are_slices_of_the_text(small_text):
         inputs, targets = (
             dataset.vocab.decode_rows(np.asarray(a)) for a in split.take(jnp.array(indices))[:2]
         )
-        for i, place in enumerate(indices):
-            assert inputs[i] == part[place : place + BLOCK]
-            assert targets[i] == part[place + 1 : place + BLOCK + 1]
+        for i, start in enumerate(indices):
+            assert inputs[i] == part[start : start + BLOCK]
+            assert targets[i] == part[start + 1 : start + BLOCK + 1]
 
 
-def test_a_batch_is_drawn_from_the_key_alone_and_from_all_of_the_text(small_text):
+def test_batches_depend_only_on_the_key_and_cover_the_text(small_text):
     split = load_text(small_text).splits["train"]
     drawn = data.draw(split, jax.random.key(1), 5)
     assert_same(drawn, data.draw(split, jax.random.key(1), 5))
@@ -169,26 +169,26 @@ def test_a_batch_is_drawn_from_the_key_alone_and_from_all_of_the_text(small_text
     assert ((counts - 2500) ** 2 / 2500).sum() < 24.32  # 7 degrees of freedom, 1e-3
 
 
-MOST = 41
+MAX_CHARS = 41
 
 
 @settings(max_examples=50, deadline=None)
-@given(num_chars=st.integers(2, MOST), block_size=st.sampled_from([1, 5, 50]))
-def test_each_once_has_every_character_but_the_first_as_a_target_once(num_chars, block_size):
-    tokens = np.arange(1, MOST + 1, dtype=np.uint8)  # each character its own place
+@given(num_chars=st.integers(2, MAX_CHARS), block_size=st.sampled_from([1, 5, 50]))
+def test_evaluation_predicts_every_character_except_the_first_once(num_chars, block_size):
+    tokens = np.arange(1, MAX_CHARS + 1, dtype=np.uint8)  # all characters differ
     split = text.Text(jnp.asarray(tokens), num_chars, block_size).for_evaluation()
-    inputs, targets, _ = map(np.asarray, data.take_below(split, jnp.arange(MOST), split.size))
-    assert inputs.shape == targets.shape == (MOST, block_size)
+    inputs, targets, _ = map(np.asarray, data.take_below(split, jnp.arange(MAX_CHARS), split.size))
+    assert inputs.shape == targets.shape == (MAX_CHARS, block_size)
     is_target = targets != -1
     assert targets[is_target].tolist() == tokens[1:num_chars].tolist()
     assert (inputs[is_target] == targets[is_target] - 1).all()
-    assert is_target[: split.size].any(axis=1).all()  # no crop is behind the end
+    assert is_target[: split.size].any(axis=1).all()  # no crop starts after the end
 
 
 # Losses.
 
 
-def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, monkeypatch):
+def test_evaluation_is_the_mean_over_adjacent_blocks(small_text, tmp_path, monkeypatch):
     # several batches, the last one not full
     monkeypatch.setattr(data, "MAX_TOKENS_PER_BATCH", 5 * BLOCK)
     dataset = load_text(small_text)
@@ -208,20 +208,20 @@ def test_evaluation_is_the_mean_over_blocks_side_by_side(small_text, tmp_path, m
     mapped.prepare()
     measure = evaluate.make_evaluate(evaluate.make_batch_sums(model))
     for split in dataset.splits["dev"], mapped.splits["dev"]:
-        for most in (None, 7):
-            expected = np.concatenate(blocks[:most]).mean(dtype=np.float64)
-            assert measure(variables, split, most) == pytest.approx(expected, abs=1e-6)
+        for max_crops in (None, 7):
+            expected = np.concatenate(blocks[:max_crops]).mean(dtype=np.float64)
+            assert measure(variables, split, max_crops) == pytest.approx(expected, abs=1e-6)
 
 
 # Whole runs.
 
 
 def read_params(config: Config, folder):
-    """The latest parameters of a run."""
+    """Return the latest parameters of a run."""
     dataset = load_text(config.data.path)
     model = create_model(config.model, dataset.vocab.size, BLOCK)
-    like = models.variable_shapes(model, BLOCK)
-    return Checkpoints(folder, read_only=True).restore_variables("latest", like)["params"]
+    template = models.variable_shapes(model, BLOCK)
+    return Checkpoints(folder, read_only=True).restore_variables("latest", template)["params"]
 
 
 def read_losses(folder) -> list[dict]:
@@ -250,17 +250,17 @@ for folder, memory_map, steps in zip(runs[::3], runs[1::3], runs[2::3]):
 
 @pytest.fixture(scope="module")
 def runs(small_text, tmp_path_factory):
-    """20 steps from memory; and 10 from a file, in another process 5 more, and 5 from memory."""
+    """Train 20 steps from memory; and in parts, 10 + 5 from a token file and 5 from memory."""
     folder = tmp_path_factory.mktemp("runs")
     first = ("whole", "never", 20), ("parts", "always", 10)
-    for called in (first, (("parts", "always", 15), ("parts", "never", 20))):
-        flags = [a for name, *how in called for a in (folder / name, *how)]
+    for group in (first, (("parts", "always", 15), ("parts", "never", 20))):
+        flags = [a for name, *rest in group for a in (folder / name, *rest)]
         done = run("-c", TRAIN, small_text, *flags)
         assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_from_a_file_and_resumed_a_run_is_bit_for_bit_the_same(runs, small_text):
+def test_a_resumed_run_from_a_token_file_is_bit_exact(runs, small_text):
     config = run_config(small_text)
     whole, parts = runs / "whole", runs / "parts"
     assert_same(read_params(config, parts), read_params(config, whole))
@@ -273,13 +273,13 @@ def test_from_a_file_and_resumed_a_run_is_bit_for_bit_the_same(runs, small_text)
         assert summaries[0][field] == summaries[1][field]
 
 
-def test_a_file_of_tokens_is_there_only_where_it_is_read(runs):
+def test_only_a_memory_mapped_run_writes_a_token_file(runs):
     assert not (runs / "whole" / "text.tokens").exists()
     assert (runs / "parts" / "text.tokens").stat().st_size == NUM
 
 
-def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
-    """The batches of a file are those in memory, and on the device are these alone."""
+def test_load_reads_only_the_given_steps(small_text, tmp_path):
+    """Batches from a file equal those from memory; only they are on the device."""
     in_memory = load_text(small_text).splits["train"]
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
     dataset.prepare()
@@ -293,7 +293,7 @@ def test_the_steps_ahead_are_read_and_no_more(small_text, tmp_path):
     assert in_memory.load(lambda: 1 / 0) is in_memory
 
 
-def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, monkeypatch):
+def test_only_a_large_text_is_memory_mapped_by_default(small_text, tmp_path, monkeypatch):
     def is_mapped(**fields) -> bool:
         split = load_text(small_text, folder=tmp_path, **fields).splits["train"]
         return isinstance(split, text.TextFile)
@@ -306,13 +306,13 @@ def test_only_a_large_text_is_read_from_a_file_by_itself(small_text, tmp_path, m
 
 @pytest.fixture
 def mapped(small_text, tmp_path):
-    """A text with its file of tokens, and the file."""
+    """Return a memory-mapped text and its token file."""
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
     dataset.prepare()
     return dataset, tmp_path / "text.tokens"
 
 
-def test_a_file_of_tokens_is_made_once(mapped, small_text):
+def test_the_token_file_is_written_once(mapped, small_text):
     dataset, file = mapped
     tokens = np.asarray(load_text(small_text).splits["train"].tokens)
     assert (np.fromfile(file, np.uint8)[: len(tokens)] == tokens).all()
@@ -322,7 +322,7 @@ def test_a_file_of_tokens_is_made_once(mapped, small_text):
     assert sorted(path.name for path in file.parent.iterdir()) == ["text.json", "text.tokens"]
 
 
-def test_a_file_of_tokens_of_another_text_is_refused(mapped, small_text, tmp_path):
+def test_the_token_file_of_another_text_is_refused(mapped, small_text, tmp_path):
     dataset, file = mapped
     before = file.read_bytes()
     other = tmp_path / "other.txt"
@@ -336,7 +336,7 @@ def test_a_file_of_tokens_of_another_text_is_refused(mapped, small_text, tmp_pat
 
 
 @pytest.mark.parametrize("size", [NUM - 100, NUM + 1])
-def test_a_file_of_tokens_of_another_size_is_refused(size, mapped):
+def test_a_token_file_of_another_size_is_refused(size, mapped):
     dataset, file = mapped
     content = (file.read_bytes() * 2)[:size]
     file.write_bytes(content)
@@ -345,7 +345,7 @@ def test_a_file_of_tokens_of_another_size_is_refused(size, mapped):
     assert file.read_bytes() == content
 
 
-def test_what_was_half_encoded_when_a_run_was_killed_is_not_used(mapped, monkeypatch):
+def test_a_partial_token_file_of_a_killed_run_is_not_used(mapped, monkeypatch):
     dataset, file = mapped
     before = file.read_bytes()
     for path in file.parent.iterdir():
@@ -367,7 +367,7 @@ def test_what_was_half_encoded_when_a_run_was_killed_is_not_used(mapped, monkeyp
     assert file.read_bytes() == before
 
 
-def test_what_was_killed_before_its_note_was_written_is_encoded_anew(mapped):
+def test_a_token_file_without_metadata_is_written_again(mapped):
     dataset, file = mapped
     before = file.read_bytes()
     file.write_bytes(before[::-1])
@@ -377,7 +377,7 @@ def test_what_was_killed_before_its_note_was_written_is_encoded_anew(mapped):
     assert (file.parent / "text.json").exists()
 
 
-def test_a_file_of_tokens_that_cannot_be_written_is_told(small_text, tmp_path):
+def test_a_token_file_that_cannot_be_written_is_an_error(small_text, tmp_path):
     (tmp_path / "text.partial").mkdir()
     with pytest.raises(UserError, match=r"text.tokens can't be written: Is a directory"):
         load_text(small_text, folder=tmp_path, memory_map="always").prepare()
@@ -396,14 +396,14 @@ def test_every_family_learns_from_a_text(kind, small_text):
     mesh = make_mesh(MeshConfig(data=1), 5, 0)
     train_steps = programs.compile_steps(model, optimizer, 5, choose(split, 5, model), mesh)
     _, metrics = train_steps(state, split, jax.random.key(1), 60)
-    found = np.asarray(metrics["train_loss"])
-    assert found.shape == (60,)
-    assert found[-10:].mean() < found[:10].mean() - 0.2
-    assert found[-10:].mean() < np.log(dataset.vocab.size) - 0.3
+    train_losses = np.asarray(metrics["train_loss"])
+    assert train_losses.shape == (60,)
+    assert train_losses[-10:].mean() < train_losses[:10].mean() - 0.2
+    assert train_losses[-10:].mean() < np.log(dataset.vocab.size) - 0.3
 
 
-def test_what_a_run_tells(small_text, tmp_path):
-    """Losses over as many crops as are asked for; samples of 500 characters."""
+def test_losses_and_samples_of_a_run(small_text, tmp_path):
+    """Evaluation uses eval_examples crops, and samples have 500 characters."""
     config = text_config(small_text, steps=1, eval_examples=3)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1.0
     config.train.num_samples = 2
@@ -430,7 +430,7 @@ def test_text_with_a_config_for_names_prints_one_sample(small_text, tmp_path):
     assert len(re.sub(r"(?m)^  ", "", samples)) == len("step 1, samples\n") + 500 + 1
 
 
-# By the command line.
+# The command line.
 
 
 CONFIG = """
@@ -453,7 +453,7 @@ def config_file(small_text, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files of which no text can be made."""
+    """Return a folder of files that are not valid texts."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "short").write_bytes(b"anna\n")
     (folder / "latin").write_bytes(b"x" * 999 + b"\xe9" + b"x" * 999)
@@ -485,8 +485,8 @@ def test_bad_input(override, message, config_file, files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_text_or_file_of_tokens_is_not_its_own(config_file, files, runs, tmp_path):
-    """Told in one line, and left as it is."""
+def test_a_run_refuses_another_text_and_a_damaged_token_file(config_file, files, runs, tmp_path):
+    """The error is one line, and no file changes."""
     folder = tmp_path / "run"
     shutil.copytree(runs / "parts", folder)
     flags = ("--config.data.memory_map=always", "--config.train.steps=30")

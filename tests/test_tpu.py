@@ -1,4 +1,4 @@
-"""The compiler of the TPU accepts every program; no TPU is needed, but libtpu.
+"""The TPU compiler accepts every program. This needs libtpu but no TPU.
 
 Skipped without libtpu: pip install "jax[tpu]". MAKEMORE_REQUIRE_LIBTPU=1 fails instead.
 """
@@ -23,9 +23,9 @@ ON_MESHES = [f"{kind}:{mesh}:train_steps" for kind in MESH_KINDS for mesh in MES
 
 @pytest.fixture(scope="module")
 def compiled(request):
-    """The function case -> what tests/on_tpu.py prints about it.
+    """Return a function case -> output of tests/on_tpu.py.
 
-    The cases of each program on one chip, and those on meshes, share a process.
+    One process compiles all cases of a program on one chip; another compiles those on meshes.
     """
     if importlib.util.find_spec("libtpu") is None:
         message = 'needs the TPU compiler: pip install "jax[tpu]"'
@@ -51,8 +51,8 @@ def group_of(case: str) -> str:
 
 
 @pytest.mark.parametrize("case", ALONE + ON_MESHES)
-def test_the_compiler_accepts_it(compiled, case):
-    """Nothing is computed in float64, which a TPU emulates, and nothing waits for the host."""
+def test_the_compiler_accepts_each_program(compiled, case):
+    """No program uses float64, which a TPU emulates, or transfers data to the host."""
     program = compiled(case)
     assert "f64" not in program["dtypes"] and "f32" in program["dtypes"]
     assert program["host_transfers"] == []
@@ -61,26 +61,26 @@ def test_the_compiler_accepts_it(compiled, case):
 
 
 @pytest.mark.parametrize("case", ON_MESHES)
-def test_it_sends_what_is_expected(compiled, case):
+def test_collectives(compiled, case):
     """Gradients are all-reduced. Sharded parameters are all-gathered. In the transformer, the
     products of matrices sharded over `model` are all-reduced and the gradients of queries, keys and
     values are all-gathered. Nothing is resharded: no all-to-all, no collective-permute."""
     kind, mesh, _ = case.split(":")
     data, model = map(int, mesh.removesuffix(" fsdp").split("x"))
-    found = compiled(case)["collectives"]
+    collectives = compiled(case)["collectives"]
     expected = set()
     if data > 1 or kind == "transformer":
         expected.add("all-reduce")
     if model > 1 or "fsdp" in mesh:
         expected.add("all-gather")
-    assert set(found) == expected
+    assert set(collectives) == expected
     if mesh == "4x1":
-        assert found == {"all-reduce": 1}  # of all gradients as one vector
+        assert collectives == {"all-reduce": 1}  # of all gradients as one vector
 
 
 @pytest.mark.parametrize("case", ON_MESHES)
-def test_a_chip_holds_its_share(compiled, case):
-    """With fsdp each chip of `data` holds its part of the state; the rest is the data."""
+def test_memory_per_chip(compiled, case):
+    """With fsdp the state is sharded over `data`; the other arguments are the training split."""
     _, mesh, _ = case.split(":")
     data, _ = map(int, mesh.removesuffix(" fsdp").split("x"))
     program = compiled(case)

@@ -1,4 +1,4 @@
-"""The step, the optimizer and the evaluation: each against a computation by hand."""
+"""The step, the optimizer and the evaluation, each compared with a direct computation."""
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,11 @@ B, T = 3, 5
 
 
 def random_batch(batch_size=B, length=BLOCK):
-    """Inputs, and targets of which some are -1."""
+    """Return inputs, and targets with some entries -1."""
     key, mask_key = jax.random.split(jax.random.key(9))
     tokens = jax.random.randint(key, (2, batch_size, length), 0, VOCAB)
-    keep = jax.random.bernoulli(mask_key, 0.6, (batch_size, length))
-    return tokens[0], jnp.where(keep, tokens[1], -1)
+    is_real = jax.random.bernoulli(mask_key, 0.6, (batch_size, length))
+    return tokens[0], jnp.where(is_real, tokens[1], -1)
 
 
 def test_loss_is_the_mean_over_targets_that_are_not_padding():
@@ -57,7 +57,7 @@ def test_loss_is_the_mean_over_targets_that_are_not_padding():
 
 
 def test_loss_ignores_padding_exactly():
-    """Whatever the logits of padding are, loss and gradient do not move by one bit."""
+    """The logits of padding change no bit of the loss or of the gradient."""
     _, targets = random_batch()
     padding = targets == -1
     logits = jax.random.normal(jax.random.key(1), (B, BLOCK, VOCAB))
@@ -70,12 +70,12 @@ def test_loss_ignores_padding_exactly():
     assert (np.abs(gradient[~padding]).sum(axis=-1) > 0).all()
 
 
-def test_a_batch_of_padding_alone_has_no_loss():
+def test_the_loss_of_a_batch_of_padding_is_0():
     assert losses.mean_loss(jnp.ones((B, T, VOCAB)), jnp.full((B, T), -1)) == 0
 
 
 def run_optimizer(config: OptimizerConfig, gradients: np.ndarray, start: np.ndarray) -> list:
-    """The parameter after each gradient."""
+    """Return the parameters after each gradient."""
     optimizer = make_optimizer(config, steps=len(gradients))
     params = jnp.asarray(start)
     state, path = optimizer.init(params), []
@@ -90,27 +90,27 @@ GRADIENTS = np.random.RandomState(1).randn(7, 3).astype(np.float32)
 START = np.array([1.0, -2.0, 0.5], np.float32)
 
 
-def test_adamw_is_pytorchs():
-    """torch.optim.AdamW, from its documentation: decay first, eps outside the root."""
+def test_adamw_matches_pytorch():
+    """Follow the documentation of torch.optim.AdamW: decay first, eps outside the root."""
     config = OptimizerConfig(learning_rate=0.1, b1=0.9, b2=0.99, weight_decay=0.3)
     p, m, v = START.astype(np.float64), 0.0, 0.0
-    for t, (g, found) in enumerate(
+    for t, (g, result) in enumerate(
         zip(GRADIENTS, run_optimizer(config, GRADIENTS, START), strict=True), start=1
     ):
         p = p * (1 - 0.1 * 0.3)
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
         p = p - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
-        assert_close(found, p, 2e-6)
+        assert_close(result, p, 2e-6)
 
 
-def test_sgd_is_pytorchs_with_weight_decay_and_steps():
+def test_sgd_with_weight_decay_and_steps_matches_pytorch():
     config = OptimizerConfig("sgd", 0.1, weight_decay=0.3, schedule="step", step_size=3, gamma=0.5)
     p = START.astype(np.float64)
-    for t, (g, found) in enumerate(
+    for t, (g, result) in enumerate(
         zip(GRADIENTS, run_optimizer(config, GRADIENTS, START), strict=True)
     ):
         p = p - 0.1 * 0.5 ** (t // 3) * (g + 0.3 * p)
-        assert_close(found, p, 1e-6)
+        assert_close(result, p, 1e-6)
 
 
 def test_clipping_is_by_the_global_norm():
@@ -145,7 +145,7 @@ def test_cosine_ends_at_its_minimum():
 
 
 def start(kind, batch_size=5, devices=1):
-    """The compiled steps of a small model on names.txt, and its first state."""
+    """Return compiled steps of a small model, a function for its first state, and names.txt."""
     config = small_config(kind)
     config.mesh.data = devices
     dataset = load_data(config.data, config.seed)
@@ -182,15 +182,15 @@ assert int(whole.step) == 12
 
 
 @pytest.mark.parametrize("kind", quick_of(["bigram", "gru", "transformer"], []))
-def test_many_steps_in_one_call_are_the_same_steps(kind):
-    """Bit for bit, however they are cut into calls: where a run stops does not matter."""
+def test_steps_do_not_depend_on_their_division_into_calls(kind):
+    """They are equal bit for bit, so the step at which a run stops does not matter."""
     done = run("-c", CUT, kind, **AS_USERS_RUN)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_each_step_draws_its_own_batch_and_drops_its_own_units():
-    """With a learning rate of next to nothing, only batch and dropout change the loss."""
+def test_each_step_has_its_own_batch_and_dropout_mask():
+    """With a learning rate of almost 0, only batch and dropout change the loss."""
     config = small_config("transformer")
     config.optimizer.learning_rate = 1e-30
     vocab = data.Vocab(tuple("abcdefgh"))
@@ -209,7 +209,7 @@ def test_each_step_draws_its_own_batch_and_drops_its_own_units():
 
 
 def test_the_state_is_donated():
-    """The old state's memory is given to the new one, so it can't be read again."""
+    """The new state reuses the memory of the old one, so the old state can't be read again."""
     steps, first, split = start("mlp")
     state = first()
     steps(state, split, jax.random.key(2), num_steps=2)
@@ -228,7 +228,7 @@ def test_train_step_is_pure():
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["bigram", "mlp"]))
 def test_evaluation_is_exact(kind, names):
-    """Every line once, weighted by tokens, though the lines do not fill the last batch."""
+    """Every line counts once, weighted by tokens, although the last batch is not full."""
     model, params = small_model(kind, names.vocab.size, names.block_size)
     split = names.splits["dev"]
     assert split.size > split.batch_size() and split.size % split.batch_size() != 0
@@ -237,8 +237,8 @@ def test_evaluation_is_exact(kind, names):
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
     chosen = np.asarray(targets).ravel()
     expected = -rows[np.arange(len(rows)), chosen][chosen != -1].mean()
-    found = evaluate.make_evaluate(evaluate.make_batch_sums(model))({"params": params}, split)
-    assert abs(found - expected) < 1e-5
+    result = evaluate.make_evaluate(evaluate.make_batch_sums(model))({"params": params}, split)
+    assert abs(result - expected) < 1e-5
 
 
 def test_evaluation_of_the_first_lines(names):

@@ -1,4 +1,4 @@
-"""The wheel: it works in an empty folder, without the checkout, through its console commands."""
+"""The console commands of the wheel, in an empty folder without the checkout."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ PROGRAM = (
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the contents of the wheel."""
+    """Return a folder with the contents of the wheel."""
     pytest.importorskip("hatchling", reason='needs hatchling: pip install -e ".[test]"')
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]

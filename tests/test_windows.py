@@ -1,4 +1,4 @@
-"""Windows, batch norm and the lectures' networks on them."""
+"""Windows, batch norm, and the lectures' networks."""
 
 import json
 import math
@@ -45,7 +45,7 @@ LECTURES = ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet")
 
 
 def lecture_config(name: str, **train) -> Config:
-    """A config of the lectures, on names.txt."""
+    """Return a config of the lectures that reads names.txt."""
     config = runpy.run_path(str(ROOT / "configs" / f"lecture_{name}.py"))["get_config"]()
     config.data.path = str(ROOT / "names.txt")
     for field, value in train.items():
@@ -54,25 +54,25 @@ def lecture_config(name: str, **train) -> Config:
 
 
 def small_config(name: str, **train) -> Config:
-    """One of them, so small that it trains in a blink."""
+    """Return such a config with a model that trains quickly."""
     config = lecture_config(name, **({"batch_size": 7, "num_samples": 3} | train))
     config.model.n_embd, config.model.n_embd2 = 5, 11
     return config
 
 
 def small_model(name: str, vocab_size: int = V):
-    """A model of a config and its variables, moved away from any zeros and ones."""
+    """Return a small model and its variables plus noise, so that none are 0 or 1."""
     config = small_config(name)
     T = config.data.block_size
     model = create_model(config.model, vocab_size, T)
     noise = np.random.RandomState(5)
     variables = model.init(jax.random.key(3), jnp.zeros((1, T), jnp.int32))
-    move = jax.tree.map(lambda a: a + 0.1 * abs(noise.randn(*a.shape)).astype(a.dtype), variables)
-    return model, move
+    noisy = jax.tree.map(lambda a: a + 0.1 * abs(noise.randn(*a.shape)).astype(a.dtype), variables)
+    return model, noisy
 
 
 def naive_windows(words, vocab, block_size):
-    """As the lecture writes it down."""
+    """Build windows as the lecture does."""
     x, y = [], []
     for word in words:
         context = [0] * block_size
@@ -84,7 +84,7 @@ def naive_windows(words, vocab, block_size):
 
 
 @pytest.mark.parametrize("block_size", quick_of([1, 3, 8], [3]))
-def test_windows_are_the_lectures(tmp_path, block_size):
+def test_windows_match_the_lecture(tmp_path, block_size):
     words = ["emma", "olivia", "a", "ava", "isabella", "bo", "mia", "eve", "zoe", "amelia"]
     (tmp_path / "words.txt").write_text("\n".join(words), "utf-8")
     config = DataConfig(str(tmp_path / "words.txt"), "windows", "lecture", block_size=block_size)
@@ -99,7 +99,7 @@ def test_windows_are_the_lectures(tmp_path, block_size):
         )
 
 
-def test_the_lectures_sizes():
+def test_split_sizes_of_the_lectures():
     config = DataConfig(str(published("names")), "windows", "lecture", block_size=3)
     splits = load_data(config, seed=0).splits
     assert [split.size for split in splits.values()] == [182_625, 22_655, 22_866]
@@ -109,7 +109,7 @@ def test_the_lectures_sizes():
     ("name", "num_params"),
     [*zip(LECTURES, (11_897, 11_897, 12_097, 47_024, 76_579), strict=True)],
 )
-def test_parameters_are_as_many_as_in_the_lectures(name, num_params):
+def test_number_of_parameters_of_the_lectures(name, num_params):
     config = lecture_config(name)
     model = create_model(config.model, 27, config.data.block_size)
     assert state_lib.num_params(models.param_shapes(model, config.data.block_size)) == num_params
@@ -124,8 +124,8 @@ def test_parameters_are_as_many_as_in_the_lectures(name, num_params):
         ("kaiming", 3.2, 3.4, (0.0, 0.3)),
     ],
 )
-def test_what_the_initial_scales_do(scale, low, high, saturated):
-    """The loss before the first step, which is ln 27 for equal logits, and how tanh begins."""
+def test_initial_loss_and_saturation(scale, low, high, saturated):
+    """Check the loss before the first step (ln 27 for equal logits) and the saturation of tanh."""
     config = lecture_config("mlp")
     config.model.init_scale = scale
     model = create_model(config.model, 27, 3)
@@ -140,7 +140,7 @@ def test_what_the_initial_scales_do(scale, low, high, saturated):
 
 
 def test_batch_norm():
-    """By the batch in training, by what was kept otherwise; a variance is over B - 1."""
+    """Training uses batch statistics, evaluation running ones; variances divide by N - 1."""
     norm = BatchNorm(n=5, momentum=0.25, gain=0.5)
     x = 3 + 2 * jax.random.normal(jax.random.key(1), (7, 2, 5))
     variables = norm.init(jax.random.key(0), x, False)
@@ -149,15 +149,15 @@ def test_batch_norm():
     every = np.asarray(x).reshape(14, 5)
     mean, var = every.mean(axis=0), every.var(axis=0, ddof=1)
     assert_close(y.reshape(14, 5), 0.5 * (every - mean) / np.sqrt(var + 1e-5))
-    kept = updated["batch_stats"]
-    assert_close(kept["mean"], 0.25 * mean)
-    assert_close(kept["var"], 0.75 + 0.25 * var)
+    running = updated["batch_stats"]
+    assert_close(running["mean"], 0.25 * mean)
+    assert_close(running["var"], 0.75 + 0.25 * var)
     y = norm.apply(variables | updated, x, False)
-    assert_close(y, 0.5 * (np.asarray(x) - kept["mean"]) / np.sqrt(kept["var"] + 1e-5))
+    assert_close(y, 0.5 * (np.asarray(x) - running["mean"]) / np.sqrt(running["var"] + 1e-5))
 
 
 @pytest.mark.parametrize("name", quick_of(LECTURES, ["mlp", "mlp_batchnorm"]))
-def test_lines_are_read_whole_and_step_by_step_alike(name):
+def test_read_lines_equals_step(name):
     model, variables = small_model(name)
     tokens = jnp.array([[0, 1, 5, 7, 12, 3, 3, 9, 2, 4, 1], [0, 12, 2, 2, 1, 1, 8, 3, 11, 10, 6]])
     whole = models.read_lines(model, variables, tokens)
@@ -169,7 +169,7 @@ def test_lines_are_read_whole_and_step_by_step_alike(name):
 
 
 @pytest.mark.slow
-def test_a_window_is_all_that_counts():
+def test_logits_depend_only_on_their_window():
     model, variables = small_model("wavenet")
     tokens = jax.random.randint(jax.random.key(0), (4, 11), 0, V)
     logits = model.apply(variables, tokens)
@@ -180,18 +180,18 @@ def test_a_window_is_all_that_counts():
 
 
 @pytest.mark.slow
-def test_dilated_causal_convolutions_are_the_tree_at_the_last_place():
-    """The layers of models/cnn.py with the same weights, in one pass over all places."""
+def test_dilated_causal_convolutions_equal_the_tree_at_the_last_position():
+    """Apply the layers of models/cnn.py to all positions at once, with the same weights."""
     model, variables = small_model("wavenet")
     params, stats = variables["params"], variables["batch_stats"]
     tokens = jax.random.randint(jax.random.key(0), (4, 8), 0, V)
-    where = jnp.full((1, 8), 8)  # the windows begin in the middle of a line
+    positions = jnp.full((1, 8), 8)  # the windows begin in the middle of a line
     x = params["wte"]["embedding"][tokens]
     for i in range(3):
         kernel = params[f"h_{i}"]["kernel"]
         conv = CausalConv(kernel.shape[0] // 2, kernel.shape[1], dilation=2**i)
         linear = {"linear": {"kernel": kernel, "bias": jnp.zeros(kernel.shape[1])}}
-        x = conv.apply({"params": linear}, x, where)
+        x = conv.apply({"params": linear}, x, positions)
         norm = {"params": params[f"norms_{i}"], "batch_stats": stats[f"norms_{i}"]}
         x = jnp.tanh(BatchNorm(kernel.shape[1], 0.1).apply(norm, x, False))
     logits = x @ params["lm_head"]["kernel"] + params["lm_head"]["bias"]
@@ -199,7 +199,7 @@ def test_dilated_causal_convolutions_are_the_tree_at_the_last_place():
     assert np.abs(logits[:, -2] - model.apply(variables, tokens)[:, 0]).max() > 1e-2
 
 
-def test_calibrated_statistics_are_those_of_all_examples_at_once():
+def test_calibrated_statistics_are_those_of_the_whole_split():
     model, variables = small_model("wavenet", 27)
     split = load_data(small_config("wavenet").data, seed=0).splits["dev"]
     stats = make_calibrate(model)(variables, split)
@@ -211,7 +211,7 @@ def test_calibrated_statistics_are_those_of_all_examples_at_once():
     assert np.abs(by_stats - model.apply(variables, inputs)).max() > 1e-2
 
 
-def test_running_statistics_go_with_the_state():
+def test_running_statistics_are_part_of_the_state():
     config = small_config("mlp_batchnorm")
     config.model.momentum = 0.3
     dataset = load_data(config.data, seed=0)
@@ -230,8 +230,8 @@ def test_running_statistics_go_with_the_state():
 
 
 @pytest.mark.parametrize("name", ["mlp", "wavenet"])
-def test_losses_over_windows_are_those_of_their_lines(name):
-    """Evaluation, scoring, and the sum over windows by hand."""
+def test_losses_of_windows_equal_scores_of_lines(name):
+    """Evaluation over windows and scoring of lines agree."""
     config = small_config(name)
     dataset = load_data(config.data, seed=0)
     model, variables = small_model(name, 27)
@@ -261,11 +261,11 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     for field in ("train_loss", "dev_loss", "test_loss", "best_step"):
         assert summary[field] == again[field]
     assert 1 < summary["dev_loss"] < 30
-    like = models.variable_shapes(create_model(config.model, 27, 3), 3)
+    template = models.variable_shapes(create_model(config.model, 27, 3), 3)
     runs = [Checkpoints(tmp_path / n, read_only=True) for n in ("whole", "halves")]
-    found = [checkpoints.restore_variables("latest", like) for checkpoints in runs]
-    assert_same(*found)
-    assert ("batch_stats" in found[0]) == (name != "mlp")
+    variables = [checkpoints.restore_variables("latest", template) for checkpoints in runs]
+    assert_same(*variables)
+    assert ("batch_stats" in variables[0]) == (name != "mlp")
 
     sample = ("sample.py", "--workdir", tmp_path / "whole")
     done = run(*sample, "--num", "5", "--format", "json")
@@ -279,8 +279,8 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_the_same_on_two_devices():
-    """Batch norm takes the statistics of the whole batch, wherever its parts lie."""
+def test_two_devices_give_the_losses_of_one():
+    """Batch norm uses the statistics of the global batch."""
     done = run("-c", ON_DEVICES, **on_devices(2))
     assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout)
@@ -296,7 +296,7 @@ print(json.dumps([losses_on(1), losses_on(2)]))
 
 
 def losses_on(num_devices: int) -> list[float]:
-    """The losses of 20 steps of the small wavenet."""
+    """Return the losses of 20 steps of the small wavenet."""
     config = small_config("wavenet", batch_size=8)
     config.mesh.data = num_devices
     dataset = load_data(config.data, seed=0)
@@ -313,7 +313,7 @@ def losses_on(num_devices: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"data.block_size": None}, "data.block_size: is not set; windows need the number of"),
         ({"data.block_size": 7}, "data.block_size: 7 must be 8, which 3 layers join by 2"),
@@ -334,9 +334,9 @@ def losses_on(num_devices: int) -> list[float]:
         ),
     ],
 )
-def test_mistakes_are_named(tmp_path, given, message):
+def test_invalid_settings(tmp_path, settings, message):
     config = small_config("wavenet")
-    for name, value in given.items():
+    for name, value in settings.items():
         group, _, leaf = name.partition(".")
         setattr(getattr(config, group), leaf, value)
     with pytest.raises(UserError, match=f"^{message}"):
@@ -344,14 +344,14 @@ def test_mistakes_are_named(tmp_path, given, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_the_data_come_from_is_said(tmp_path):
+def test_the_error_for_missing_data_names_the_download(tmp_path):
     config = small_config("wavenet")
     config.data.path = str(tmp_path / "makemore_names.txt")
     with pytest.raises(UserError, match=r"makemore_jax\.download names fetches it to data/$"):
         assemble.train(config, str(tmp_path / "run"))
 
 
-def test_no_twin_in_pytorch_is_said():
+def test_compare_refuses_a_family_without_a_pytorch_model():
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
     assert torch
     command = ("-m", "makemore_jax.torch_parity.compare", "--config", "configs/lecture_mlp.py")
@@ -360,7 +360,7 @@ def test_no_twin_in_pytorch_is_said():
     assert done.stderr == "compare: model.kind: window_mlp has no PyTorch reference model\n"
 
 
-def test_normed_logits_start_small():
+def test_normalized_logits_start_small():
     config = small_config("mlp_batchnorm").model
     config.output_norm = True
     model = create_model(config, V, 3)
@@ -368,14 +368,14 @@ def test_normed_logits_start_small():
     assert_close(params["norm_f"]["scale"], np.full(V, 0.1))
 
 
-def test_vocabulary_is_that_of_lines():
+def test_vocabulary_equals_that_of_lines():
     dataset = load_data(small_config("mlp").data, seed=0)
     assert dataset.vocab == Vocab(tuple("abcdefghijklmnopqrstuvwxyz"))
 
 
 @pytest.mark.parametrize("batch_norm", quick_of(["running", "calibrated"], []))
-def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
-    """Each member, with its batch statistics, is the run of its own."""
+def test_a_sweep_with_batch_norm_equals_separate_runs(batch_norm):
+    """Each member of the sweep, with its batch statistics, equals a separate run."""
     config = small_config("mlp_batchnorm", steps=20, log_every=20, eval_every=20)
     config.model.batch_norm = batch_norm
     rates = [0.01, 0.1, 1.0]
@@ -398,7 +398,7 @@ def test_a_sweep_over_learning_rates_is_the_lectures(batch_norm):
     assert results[3].dev_loss == pytest.approx(dev_loss, rel=1e-5)
 
 
-def test_a_sweep_whose_seeds_have_other_windows_is_refused():
+def test_a_sweep_over_seeds_with_different_numbers_of_windows_is_refused():
     config = small_config("mlp", steps=5)
     config.data.split = "holdout"
     with pytest.raises(UserError, match=r"^--seeds: the number of windows in a split"):
