@@ -156,7 +156,7 @@ def test_tied_weights_that_differ_are_refused():
     assert "lm_head" not in tree
     tensors["lm_head.weight"] = tensors["lm_head.weight"].copy()
     tensors["lm_head.weight"][20, 60] += 1e-6
-    message = r"^lm_head.weight is not transformer.wte.weight; give --config.model.tied=False$"
+    message = r"^lm_head.weight differs from transformer.wte.weight; use --config.model.tied=False$"
     with pytest.raises(UserError, match=message):
         weights.from_torch(tensors, template, "transformer")
 
