@@ -214,14 +214,14 @@ def bad_files(folder, case: str):
         message = "cell.xh_to_hbar.bias is missing"
     elif case == "integers":
         tensors["lm_head.bias"] = torch.zeros(27, dtype=torch.int64)
-        message = "lm_head.bias holds int64"
+        message = "lm_head.bias has dtype int64"
     elif case == "no tensors":
         tensors = {"epoch": 3}
         message = "does not contain a state_dict"
     torch.save(tensors, file)
     if case == "evil":
         file.write_bytes(pickle.dumps(Evil(str(folder / "pwned"))))
-        message = "is incomplete, or contains more than tensors"
+        message = "is incomplete or contains more than tensors"
     elif case == "cut":
         file.write_bytes(file.read_bytes()[:1000])
         message = "can't be read as .pt"

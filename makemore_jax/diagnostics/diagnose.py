@@ -42,13 +42,14 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         inputs, targets, *_ = batch
 
         def loss_of(params: Any) -> Array:
-            loss, (count, _) = sum_loss(model, params, state.model_state, batch, dropout_key)
-            return loss / jnp.maximum(count, 1)
+            return sum_loss(model, params, state.model_state, batch, dropout_key)[0]
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]
         gradient = jax.grad(tapped, argnums=(0, 1), has_aux=True)
-        (value_grads, grads), values = gradient(zeros, state.params)
+        sums, values = gradient(zeros, state.params)
+        count = jnp.maximum((targets != -1).sum(), 1).astype(jnp.float32)
+        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as the training step
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
         masks = [counted(tap, inputs, targets) for tap in taps]
         return _layer_statistics(taps, values, value_grads, masks) | _parameter_statistics(
