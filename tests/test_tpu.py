@@ -25,7 +25,7 @@ ON_MESHES = [f"{kind}:{mesh}:train_steps" for kind in MESH_KINDS for mesh in MES
 def compiled(request):
     """Return a function case -> output of tests/on_tpu.py.
 
-    One process compiles all cases of a program on one chip; another compiles those on meshes.
+    One process compiles all cases of a program on one chip, or those of a model on meshes.
     """
     if importlib.util.find_spec("libtpu") is None:
         message = 'needs the TPU compiler: pip install "jax[tpu]"'
@@ -46,8 +46,8 @@ def compiled(request):
 
 
 def group_of(case: str) -> str:
-    _, mesh, program = case.split(":")
-    return program if mesh == "alone" else "meshes"
+    kind, mesh, program = case.split(":")
+    return program if mesh == "alone" else f"{kind} on meshes"
 
 
 @pytest.mark.parametrize("case", ALONE + ON_MESHES)

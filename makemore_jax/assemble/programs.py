@@ -21,6 +21,7 @@ from makemore_jax.parallel.gradients import (
     in_microbatches,
     over_devices,
     stored_sharded,
+    with_gradient_shardings,
     with_index_sharding,
 )
 from makemore_jax.parallel.mesh import make_mesh, unroll_layers
@@ -67,6 +68,8 @@ def compile_steps(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return `make_train_steps` of the step with all wrappers."""
     gradient_fn = make_gradient_fn(model, mesh, batch_layouts, num_microbatches, state_shardings)
+    if state_shardings:
+        optimizer = with_gradient_shardings(optimizer, state_shardings)
     train_step = make_train_step(gradient_fn, optimizer, batch_size)
     if state_shardings:
         train_step = stored_sharded(train_step, state_shardings)

@@ -2,7 +2,7 @@
 
 A split is a tree of arrays with a method that returns the examples at given indices. Batches are
 drawn with replacement inside the compiled step, from a key, so there is no iterator and no state.
-`lines.py` is makemore's data. Other kinds of data implement the same interface; `assemble.py`
+`lines.py` is makemore's data. Other kinds of data implement the same interface; `assemble`
 lists them.
 """
 

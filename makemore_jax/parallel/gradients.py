@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
@@ -84,10 +85,24 @@ def gathered(gradient_fn: GradientFn, state_shardings: StateShardings) -> Gradie
 
     def with_gathered(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
         params = jax.lax.with_sharding_constraint(variables["params"], compute)
-        sums = gradient_fn(variables | {"params": params}, split, indices, key)
-        return sums._replace(grads=jax.lax.with_sharding_constraint(sums.grads, compute))
+        return gradient_fn(variables | {"params": params}, split, indices, key)
 
     return with_gathered
+
+
+def with_gradient_shardings(
+    optimizer: optax.GradientTransformation, state_shardings: StateShardings
+) -> optax.GradientTransformation:
+    """Constrain gradients to the compute shardings before the optimizer uses them.
+
+    Without this, XLA:TPU in jax 0.7 reshards gradients of recurrent models (collective-permute).
+    """
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        grads = jax.lax.with_sharding_constraint(grads, state_shardings.compute)
+        return optimizer.update(grads, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def stored_sharded(train_step: TrainStep, state_shardings: StateShardings) -> TrainStep:

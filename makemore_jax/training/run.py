@@ -1,6 +1,6 @@
 """A run: from a config and a working directory to a trained model and a summary.
 
-The defaults of `Parts` are the core alone: lines of text on one device. assemble.py replaces parts
+The defaults of `Parts` are the core alone: lines of text on one device. `assemble` replaces parts
 to add other kinds of data, many devices, and what makes training fast, safe and observable.
 """
 
