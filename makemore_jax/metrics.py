@@ -145,8 +145,7 @@ class PrintedLines:
 
 def open_plain(workdir: Path, start: int, config: Any) -> Metrics:
     """Return the logging of a run to files and lines on stdout."""
-    seconds = last_seconds(workdir, start)
-    return Metrics(start, [RunFiles(workdir, start)], PrintedLines(), seconds)
+    return Metrics(start, [RunFiles(workdir, start)], PrintedLines(), last_seconds(workdir, start))
 
 
 def last_seconds(workdir: Path, start: int) -> float:

@@ -113,14 +113,20 @@ def sample(
     logits. UserError if no line can start with the prompt.
     """
     decoding.check()
-    prompt_tokens = encode_prompt(lm, prompt)
-    samples: list[Sample] = []
-    batch_size = min(num, MAX_BATCH)
-    for start in range(first, first + num, batch_size):
-        numbers = np.arange(start, start + batch_size, dtype=np.int32)
-        outputs = generate(lm.model, lm.variables, key, numbers, prompt_tokens, decoding)
-        samples += to_samples(lm.vocab, *outputs)
-    return samples[:num]
+    generate_batch = partial(generate, lm.model, lm.variables, key, decoding=decoding)
+    numbers = range(first, first + num)
+    return sample_batches(lm, generate_batch, prompt, numbers, min(num, MAX_BATCH))
+
+
+def sample_batches(
+    lm: LanguageModel, generate_batch: Callable, prompt: str, numbers: range, batch_size: int
+) -> list[Sample]:
+    """Sample the lines with these numbers. `generate_batch` is (numbers, prompt) -> outputs."""
+    prompt_tokens, samples = encode_prompt(lm, prompt), []
+    for start in numbers[::batch_size]:
+        batch = np.arange(start, start + batch_size, dtype=np.int32)
+        samples += to_samples(lm.vocab, *generate_batch(batch, prompt_tokens))
+    return samples[: len(numbers)]
 
 
 def encode_prompt(lm: LanguageModel, prompt: str) -> np.ndarray:

@@ -73,6 +73,11 @@ def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
     return summary if summary.get("steps") == steps else None
 
 
+def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    write_json(workdir / "summary.json", summary)
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file. A reader sees the old content or the new, never a part."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

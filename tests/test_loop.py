@@ -28,6 +28,7 @@ from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import Diverged, UserError
+from makemore_jax.integrity import resume
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
@@ -294,10 +295,10 @@ def test_settings_that_may_change_on_resume(tmp_path):
     config.data.block_size = dataset.block_size
     workdir.prepare(tmp_path, config, dataset)
     config.model.remat, config.optimizer.learning_rate = True, 0.1
-    assemble.check_workdir(tmp_path, config, dataset)
+    resume.check(tmp_path, config, dataset)
     config.optimizer.decay = "matrices"
     with pytest.raises(UserError, match=r'optimizer.decay: .* holds a run with "all", not "matri'):
-        assemble.check_workdir(tmp_path, config, dataset)
+        resume.check(tmp_path, config, dataset)
 
 
 def test_a_config_is_not_changed_by_training(tmp_path):

@@ -8,25 +8,27 @@
 from typing import Any
 
 from makemore_jax.assemble.parts import (
-    check_workdir,
     create_model,
+    find_data,
     load_data,
     load_language_model,
     open_checkpoints,
     open_metrics,
     open_workdir,
+    restore_language_model,
     sample,
 )
 from makemore_jax.config import Config
 
 __all__ = [
-    "check_workdir",
     "create_model",
+    "find_data",
     "load_data",
     "load_language_model",
     "open_checkpoints",
     "open_metrics",
     "open_workdir",
+    "restore_language_model",
     "sample",
     "train",
 ]

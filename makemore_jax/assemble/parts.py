@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,17 +82,32 @@ def load_language_model(
 
     `max_len` replaces the maximum length of its samples.
     """
+    lm = restore_language_model(open_checkpoints(folder, read_only=True), run, checkpoint)
+    return lm._replace(max_len=max_len or lm.max_len)
+
+
+def restore_language_model(
+    checkpoints: "Checkpoints", run: workdir.Run, checkpoint: str = "best"
+) -> LanguageModel:
+    """Return the model of a run with the parameters of one of its opened checkpoints."""
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     template = models.variable_shapes(model, block_size)
-    checkpoints = open_checkpoints(folder, read_only=True)
     variables = checkpoints.restore_variables(checkpoint, template)
-    return LanguageModel(model, variables, run.vocab, max_len or run.max_len, block_size)
+    return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 
-def check_workdir(folder: Path, config: Config, dataset: Dataset) -> None:
-    """UserError if a working directory has another run or other files."""
-    resume.check(folder, config, dataset)
+def find_data(run: workdir.Run, folder: Path | None = None) -> Dataset | None:
+    """Return the data of a run. None if the file is missing or has changed.
+
+    `folder` is the working directory, as in `load_data`.
+    """
+    config = replace(run.config.data, path=run.data_file)
+    try:
+        dataset = load_data(config, run.config.seed, folder)
+    except UserError:
+        return None
+    return dataset if dataset.sha256 == run.data_sha256 else None
 
 
 @contextlib.contextmanager
@@ -109,7 +125,7 @@ def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[Non
 def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
     """Return the logging of a training that starts at step `start`: files, TensorBoard, progress.
 
-    Without a `folder` nothing is written and printed, for all processes but the first.
+    Without a `folder` nothing is written or printed: only the primary process has one.
     """
     display = progress.TrainingProgress(start, config.train.steps, is_silent=folder is None)
     if folder is None:

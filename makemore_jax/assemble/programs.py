@@ -89,14 +89,15 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     block_size = dataset.block_size
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.param_shapes(model, block_size))
-    batch = config.train.batch_size, num_params, config.train.accumulate, block_size
-    mesh = make_mesh(config.mesh, *batch)
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    mesh = make_mesh(config.mesh, batch_size, num_params, accumulate, block_size)
+    num_devices = mesh.shape["data"]
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    everywhere, state_shardings = shardings.replicated(mesh), None
+    state_shardings = None
     if shardings.shards_state(mesh, config.mesh):
         shapes = state_lib.shapes(model, optimizer, block_size)
         state_shardings = shardings.infer_state_shardings(mesh, config.mesh, shapes)
-    put = functools.partial(shardings.to_global_arrays, shardings=everywhere)
+    put = functools.partial(shardings.to_global_arrays, shardings=shardings.replicated(mesh))
 
     def create_state(key: jax.Array) -> TrainState:
         if state_shardings:
@@ -107,11 +108,12 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
         is_whole = not state_shardings and not processes.is_distributed()
         return variables if is_whole else shardings.fetch_replicated(variables, mesh)
 
-    sizes = config.train.batch_size, mesh.shape["data"], config.train.accumulate
-    chosen, num_microbatches = choose_layouts(dataset.splits["train"], model, *sizes)
-    train_steps = compile_steps(
-        model, optimizer, sizes[0], chosen, mesh, num_microbatches, state_shardings
+    chosen, num_microbatches = choose_layouts(
+        dataset.splits["train"], model, batch_size, num_devices, accumulate
     )
-    sums = evaluation.make_batch_sums(model, mesh)
-    evaluate = make_evaluate(sums, mesh.shape["data"], shardings.fetch_sum)
+    train_steps = compile_steps(
+        model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings
+    )
+    batch_sums = evaluation.make_batch_sums(model, mesh)
+    evaluate = make_evaluate(batch_sums, num_devices, shardings.fetch_sum)
     return Programs(model, create_state, train_steps, evaluate, put, fetch)

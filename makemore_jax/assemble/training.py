@@ -13,6 +13,8 @@ from makemore_jax.assemble.programs import make_programs
 from makemore_jax.cli import interrupts, resources
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, draw
+from makemore_jax.decoding import LanguageModel, Sample
+from makemore_jax.integrity import resume
 from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
 from makemore_jax.text.prefetch import make_load
@@ -33,7 +35,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
 
     UserError if the working directory has another run.
     """
-    parts.check_workdir(folder, config, dataset)
+    resume.check(folder, config, dataset)
     latest = 0
     if (folder / "checkpoints").is_dir():
         latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
@@ -60,6 +62,11 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
     """Return the logging of a run. Processes other than the primary one write nothing."""
     return parts.open_metrics(folder if processes.is_primary() else None, start, config)
+
+
+def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
+    """Return samples on the primary process, which writes them, and none on the others."""
+    return parts.sample(lm, key, num) if processes.is_primary() else []
 
 
 def make_hooks(run: Run, state: TrainState) -> list[Hook]:
@@ -127,7 +134,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         return
     from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
 
-    workdir.write_json(folder / "summary.json", summary)
+    workdir.write_summary(folder, summary)
     append_final_values(folder, summary["steps"], {"test_loss": summary["test_loss"]})
     print(
         f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
@@ -145,7 +152,7 @@ PARTS = Parts(
     make_load=make_load,
     hold=hold,
     make_hooks=make_hooks,
-    sample=parts.sample,
+    sample=sample,
     catch_signals=catch_signals,
     write_summary=write_summary,
 )

@@ -3,7 +3,6 @@
 Functions import what needs jax, so that sample.py starts quickly.
 """
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -39,20 +38,15 @@ def read_input(name: str, encoding: str) -> str:
 
 
 def find_data(run: "Run") -> "Dataset | None":
-    """Return the data of a run, to find samples in it; None if it is gone or has changed."""
-    from makemore_jax.assemble import load_data
+    """Return the data of a run, to find samples in it; None, with a warning, without it."""
+    from makemore_jax import assemble
 
-    config = dataclasses.replace(run.config.data, path=run.data_file)
-    try:
-        dataset = load_data(config, run.config.seed)
-    except UserError:
-        dataset = None
-    if dataset is None or dataset.sha256 != run.data_sha256:
+    dataset = assemble.find_data(run)
+    if dataset is None:
         command_line.warn(
             f"{run.data_file} is gone or has changed; samples are not marked as train, dev, test "
             "or new"
         )
-        return None
     return dataset
 
 

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     inputs: Array  # (B, T) int32
     targets: Array  # (B, T), or (B, 1) for windows; -1: no target
-    options: dict[str, Array] = {}  # noqa: RUF012 (keyword arguments of the model)
+    options: dict[str, Array] = {}  # keyword arguments of the model  # noqa: RUF012
 
 
 class Split(Protocol):

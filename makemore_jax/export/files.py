@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model, open_checkpoints
+from makemore_jax import workdir
+from makemore_jax.assemble import open_checkpoints, restore_language_model
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.export import model_card
@@ -60,15 +60,11 @@ def export_run(folder: Path, out: Path, checkpoint: str) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists and is not an empty folder; give another")
     run = workdir.read(folder)
-    block_size = run.config.data.block_size
-    model = create_model(run.config.model, run.vocab.size, block_size)
     checkpoints = open_checkpoints(folder, read_only=True)
-    template = models.variable_shapes(model, block_size)
-    variables = checkpoints.restore_variables(checkpoint, template)
-    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
+    lm = restore_language_model(checkpoints, run, checkpoint)
     metadata = {"config": model_card.public_config(run.config), "versions": versions()}
     files = to_files(lm, metadata)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(lm.variables["params"]))
     card = model_card.as_markdown(folder, run, num_params, checkpoint, checkpoints)
     files["README.md"] = card.encode()
     try:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
@@ -99,17 +98,13 @@ def sample(
 ) -> list[Sample]:
     """Return `sampling.sample(...)`."""
     decoding.check()
-    prompt_tokens = sampling.encode_prompt(lm, prompt)
-    samples: list[Sample] = []
     batch_size = min(num, max_batch(lm))
     mesh = make_lines_mesh(batch_size)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     variables = jax.device_put(lm.variables, shardings.replicated(mesh))
-    for start in range(first, first + num, batch_size):
-        numbers = np.arange(start, start + batch_size, dtype=np.int32)
-        outputs = generate(lm.model, variables, key, numbers, prompt_tokens, decoding, mesh)
-        samples += sampling.to_samples(lm.vocab, *outputs)
-    return samples[:num]
+    generate_batch = partial(generate, lm.model, variables, key, decoding=decoding, mesh=mesh)
+    numbers = range(first, first + num)
+    return sampling.sample_batches(lm, generate_batch, prompt, numbers, batch_size)
 
 
 def max_batch(lm: LanguageModel) -> int:

@@ -3,7 +3,6 @@
 plots/ draws the figures and page.py makes the HTML.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from makemore_jax import assemble, models, workdir
 from makemore_jax import config as config_lib
-from makemore_jax.assemble import create_model, load_data, open_checkpoints
+from makemore_jax.assemble import find_data, open_checkpoints, restore_language_model
 from makemore_jax.data.lines import Dataset, encode
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
@@ -25,7 +24,6 @@ from makemore_jax.report.facts import collect_facts
 from makemore_jax.report.history import Curves, Diagnostics
 from makemore_jax.report.samples import ReportedSample, describe_samples
 from makemore_jax.report.surprise import Passage, choose_passage, name_surprise
-from makemore_jax.text.dataset import TextDataset
 from makemore_jax.training.state import num_params
 
 MAX_TEXT_SAMPLES = 3  # samples of a model of one text; each is as long as many lines
@@ -96,23 +94,10 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
 
 def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]:
     """Load the model with the lowest dev loss. -> the model, its step"""
-    block_size = run.config.data.block_size
-    # Attention weights are captured per layer, so the layers must be separate modules.
-    model = models.unrolled(create_model(run.config.model, run.vocab.size, block_size))
     checkpoints = open_checkpoints(folder, read_only=True)
-    variables = checkpoints.restore_variables("best", models.variable_shapes(model, block_size))
-    lm = LanguageModel(model, variables, run.vocab, run.max_len, block_size)
-    return lm, checkpoints.steps()["best"]
-
-
-def find_data(run: workdir.Run, folder: Path) -> Dataset | TextDataset | None:
-    """Load the data of the run in `folder`. None if the file is missing or has changed."""
-    config = dataclasses.replace(run.config.data, path=run.data_file)
-    try:
-        dataset = load_data(config, run.config.seed, folder)
-    except UserError:
-        return None
-    return dataset if dataset.sha256 == run.data_sha256 else None
+    lm = restore_language_model(checkpoints, run)
+    # Attention weights are captured per layer, so the layers must be separate modules.
+    return lm._replace(model=models.unrolled(lm.model)), checkpoints.steps()["best"]
 
 
 def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:

@@ -14,7 +14,7 @@ from makemore_jax.sweep.results import TrainedRun
 from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.state import num_params
 from makemore_jax.versions import device, versions
-from makemore_jax.workdir import write_json
+from makemore_jax.workdir import write_summary
 
 
 def write_run(folder: Path, config: Config, trained: TrainedRun) -> dict[str, Any]:
@@ -47,5 +47,5 @@ def write_run(folder: Path, config: Config, trained: TrainedRun) -> dict[str, An
             "device": device(),
             "versions": versions(),
         }
-        write_json(folder / "summary.json", summary)
+        write_summary(folder, summary)
     return summary

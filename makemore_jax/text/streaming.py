@@ -28,6 +28,7 @@ from makemore_jax.decoding import (
 )
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
+from makemore_jax.sampling import line_keys
 
 TOKENS_PER_CALL = 16  # maximum in one compiled call
 MAX_CONTEXT_TOKENS = 16_384  # in the contexts of all texts of one batch
@@ -104,7 +105,7 @@ def stream(
     check_prompt(lm.vocab, prompt)
     decoding.check()
     prompt = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
+    keys = line_keys(key, jnp.asarray(numbers))
     return _generate(lm, keys, lm.vocab.encode(prompt), decoding)
 
 

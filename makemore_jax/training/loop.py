@@ -28,9 +28,9 @@ class Training(NamedTuple):
     dev_loss: Callable[[TrainState], float]
     metrics: Metrics
     checkpoints: Checkpoints
-    hooks_before: list[Hook]  # evaluation
-    hooks_after: list[Hook]  # evaluation
-    stop: Callable[[], bool]  # whether to end after this step
+    hooks_before: list[Hook]  # called before evaluation
+    hooks_after: list[Hook]  # called after evaluation
+    stop: Callable[[], int]  # returns a true value to end after this step
 
 
 def train(training: Training, state: TrainState) -> TrainState:

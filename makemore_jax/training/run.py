@@ -7,7 +7,6 @@ to add other kinds of data, many devices, and what makes training fast, safe and
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +30,6 @@ from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step, make_train_steps
 from makemore_jax.versions import device, versions
-from makemore_jax.workdir import write_json
 
 
 class Programs(NamedTuple):
@@ -62,14 +60,17 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     """Return the programs of a model on one device."""
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    create = partial(state_lib.create, model, optimizer, block_size=dataset.block_size)
     train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
     evaluate = make_evaluate(make_batch_sums(model))
-    return Programs(model, lambda key: create(key=key), make_train_steps(train_step), evaluate)
+
+    def create_state(key: Array) -> TrainState:
+        return state_lib.create(model, optimizer, key, dataset.block_size)
+
+    return Programs(model, create_state, make_train_steps(train_step), evaluate)
 
 
 def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
-    """Return the hook that writes samples."""
+    """Return the hook that writes samples, if the config asks for any."""
     dataset, num = run.dataset, run.config.train.num_samples
     num = dataset.num_samples if num is None else num
 
@@ -78,11 +79,12 @@ def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
         sizes = dataset.max_len, dataset.block_size
         lm = LanguageModel(run.programs.model, variables, dataset.vocab, *sizes)
         samples = sample(lm, jax.random.fold_in(run.sample_key, step), num)
-        texts, is_cut = zip(*((s.text, s.is_cut) for s in samples), strict=True)
-        run.metrics.write_samples(step, dataset.show(texts, is_cut))
+        lines = dataset.show([s.text for s in samples], [s.is_cut for s in samples])
+        run.metrics.write_samples(step, lines)
         return state
 
-    return Hook(write_samples, (run.config.train.sample_every,) if num else (), (), bool(num))
+    intervals = (run.config.train.sample_every,) if num else ()
+    return Hook(write_samples, intervals, is_due_at_end=num > 0)
 
 
 def prepared(
@@ -112,9 +114,7 @@ class Parts(NamedTuple):
     catch_signals: Callable[[], contextlib.AbstractContextManager[Callable[[], int]]] = lambda: (
         contextlib.nullcontext(lambda: 0)
     )
-    write_summary: Callable[[Path, dict[str, Any]], None] = lambda folder, summary: write_json(
-        folder / "summary.json", summary
-    )
+    write_summary: Callable[[Path, dict[str, Any]], None] = workdir.write_summary
 
 
 CORE = Parts()

@@ -1,8 +1,7 @@
 """The training step: a pure function that takes a state and data and returns the next state.
 
 A gradient function computes the loss and gradients of a batch. Packing, microbatches, devices and
-sharded parameters are wrappers around it with the same signature (see `assemble`); on one device
-without packing there are none.
+sharded parameters are wrappers around it with the same signature, composed in `assemble`.
 """
 
 from collections.abc import Callable
