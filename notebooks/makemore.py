@@ -84,7 +84,7 @@ print("logits", logits.shape, "loss", mean_loss(logits, targets))
 # ## A training step is a pure function, too
 #
 # The state holds everything that changes: the parameters, the optimizer state, and the number of
-# the step. A step takes a state, the data and a key. It draws a batch and returns the next state.
+# the step. A step takes a state, the data and keys. It draws a batch and returns the next state.
 # It does not change the old state, so the same step from the same state gives the same result, bit
 # for bit.
 
@@ -97,8 +97,9 @@ state = create(model, optimizer, init_key, dataset.block_size)
 train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size=4))
 
 split = dataset.splits["train"]
-next_state, metrics = train_step(state, split, dropout_key)
-again, _ = train_step(state, split, dropout_key)
+keys = jax.random.split(dropout_key)  # for batches and for dropout
+next_state, metrics = train_step(state, split, keys)
+again, _ = train_step(state, split, keys)
 print("step", int(state.step), "->", int(next_state.step), "with loss", metrics["train_loss"])
 print("the same result twice:", jax.tree.all(jax.tree.map(jnp.array_equal, next_state, again)))
 

@@ -105,7 +105,7 @@ class FixedBatch:
 def make_batch_step(model, optimizer):
     """Return the training step as a function (state, batch, key) for a given batch."""
     train_step = make_train_step(gradients(model), optimizer, batch_size=1)
-    return lambda state, batch, key: train_step(state, FixedBatch(batch), key)
+    return lambda state, batch, key: train_step(state, FixedBatch(batch), jax.random.split(key))
 
 
 def make_loss_and_grads(model):

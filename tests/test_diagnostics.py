@@ -122,13 +122,15 @@ def check_step(model, batch):
 
     @jax.jit  # compiling both together takes half the time
     def step(state, key):
-        _, dropout_key = step_keys(key, state.step)  # as the training step derives it
+        _, dropout_key = step_keys(
+            jax.random.split(key), state.step
+        )  # as the training step derives it
         _, grads = loss_and_grads(state.params, state.model_state, batch, dropout_key)
         return train_step(state, batch, key)[0], grads
 
     state, _ = step(state, jax.random.key(6))
     before = jax.tree.map(np.asarray, state)
-    _, dropout_key = step_keys(KEY, state.step)
+    _, dropout_key = step_keys(jax.random.split(KEY), state.step)
     result = make_diagnose(model, optimizer)(state, Batch(*batch), dropout_key)
     assert_same(state, before)
 

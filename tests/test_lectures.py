@@ -70,7 +70,9 @@ def test_a_training_step_equals_the_step_of_the_core(start):
     first, _ = experiment.train(start, 3, jax.random.key(3))
     _, losses = experiment.train(first, 2, jax.random.key(3))
     step = jax.jit(make_train_step(gradients(start.model), start.optimizer, 7))
-    _, metrics = step(first.state, start.dataset.splits["train"], jax.random.key(3))
+    _, metrics = step(
+        first.state, start.dataset.splits["train"], jax.random.split(jax.random.key(3))
+    )
     assert_close(losses[0], metrics["train_loss"], 1e-6)
     assert losses[0] != losses[1]
 

@@ -110,7 +110,7 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
 
     def write_diagnostics(state: TrainState) -> TrainState:
         step = int(state.step)
-        data_key, dropout_key = step_keys(run.train_key, step)
+        data_key, dropout_key = step_keys(jax.random.split(run.train_key), step)
         batch = draw(run.load(step, 1), data_key, config.train.batch_size)
         run.metrics.flush()
         run.metrics.write(step, diagnose(state, batch, dropout_key))

@@ -79,9 +79,10 @@ def train_state(
     This is a pure function, so `jax.vmap` can train a stack of states at once.
     """
     train_step = make_train_step(gradients(model), optimizer, batch_size)
+    keys = jax.random.split(key)
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
-        state, metrics = train_step(state, split, key)
+        state, metrics = train_step(state, split, keys)
         return state, metrics["train_loss"]
 
     return jax.lax.scan(body, state, length=num_steps)

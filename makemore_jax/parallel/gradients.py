@@ -108,8 +108,8 @@ def with_gradient_shardings(
 def stored_sharded(train_step: TrainStep, state_shardings: StateShardings) -> TrainStep:
     """Constrain the state after a training step to its stored shardings."""
 
-    def step(state: Any, split: Split, key: Array) -> tuple[Any, dict[str, Array]]:
-        state, metrics = train_step(state, split, key)
+    def step(state: Any, split: Split, keys: Array) -> tuple[Any, dict[str, Array]]:
+        state, metrics = train_step(state, split, keys)
         return jax.lax.with_sharding_constraint(state, state_shardings.stored), metrics
 
     return step

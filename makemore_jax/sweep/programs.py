@@ -64,9 +64,10 @@ def _make_train_steps(
     ) -> tuple[TrainState, Array]:
         optimizer = make_optimizer(_with_arrays(config.optimizer, values), config.train.steps)
         train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
+        keys = jax.random.split(jax.random.wrap_key_data(key_data))
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
-            state, metrics = train_step(state, split, jax.random.wrap_key_data(key_data))
+            state, metrics = train_step(state, split, keys)
             return state, metrics["train_loss"]
 
         return jax.lax.scan(body, state, length=num_steps)

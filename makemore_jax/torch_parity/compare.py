@@ -76,6 +76,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     model = create_model(config.model, dataset.vocab.size, block_size)
     optimizer = make_optimizer(config.optimizer, steps)
     init_key, key = jax.random.split(jax.random.key(config.seed))
+    keys = jax.random.split(key)
     start = state_lib.create(model, optimizer, init_key, block_size)
     params = jax.tree.map(lambda a: a.astype(dtype), start.params)
     state = state_lib.TrainState(start.step, params, optimizer.init(params))
@@ -83,7 +84,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
 
     batch_size = config.train.batch_size
-    draw = jax.jit(lambda i: data.draw(split, step_keys(key, i)[0], batch_size)[:2])
+    draw = jax.jit(lambda i: data.draw(split, step_keys(keys, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
     differences = _first_step(model, module, params, batches[0], kind)
     train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
@@ -93,7 +94,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     for i, batch in enumerate(batches, start=1):
         torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
         jax_start = time.perf_counter()
-        state, metrics = train_step(state, split, key)
+        state, metrics = train_step(state, split, keys)
         curves["jax"].append(check_finite(i, float(metrics["train_loss"])))
         torch_start = time.perf_counter()
         curves["torch"].append(torch_step(*torch_batch))

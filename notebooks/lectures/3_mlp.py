@@ -118,8 +118,8 @@ print(f"loss of the untrained model {loss:.2f}, of a uniform guess {np.log(len(s
 #
 # ## One step
 #
-# `make_train_step` builds a pure function: it takes a state, the training data and a key, draws a
-# batch, and returns the next state and the loss. The state contains the parameters, the optimizer
+# `make_train_step` builds a pure function: it takes a state, the training data and two keys, draws
+# a batch, and returns the next state and the loss. The state contains the parameters, the optimizer
 # state and the step number.
 #
 # A batch is 32 windows drawn at random. Its key is a function of the key and the step, so the batch
@@ -130,7 +130,9 @@ print(f"loss of the untrained model {loss:.2f}, of a uniform guess {np.log(len(s
 train_step = make_train_step(gradients(model), mlp.optimizer, batch_size=32)
 train_key, sample_key = jax.random.split(jax.random.key(3407))
 
-new_state, metrics = jax.jit(train_step)(mlp.state, dataset.splits["train"], train_key)
+new_state, metrics = jax.jit(train_step)(
+    mlp.state, dataset.splits["train"], jax.random.split(train_key)
+)
 print(f"step {mlp.state.step} -> {new_state.step}, loss of the batch {metrics['train_loss']:.2f}")
 
 # %% [markdown]
@@ -144,8 +146,10 @@ print(f"step {mlp.state.step} -> {new_state.step}, loss of the batch {metrics['t
 # %%
 @partial(jax.jit, static_argnames="num_steps")
 def train(state, split, key, num_steps):
+    keys = jax.random.split(key)  # for batches and for dropout
+
     def step(state, _):
-        state, metrics = train_step(state, split, key)
+        state, metrics = train_step(state, split, keys)
         return state, metrics["train_loss"]
 
     return jax.lax.scan(step, state, length=num_steps)
