@@ -71,7 +71,7 @@ def gradients(model: nn.Module) -> GradientFn:
 
 def step_keys(keys: Array, step: Array | int) -> tuple[Array, Array]:
     """Return the keys of one step, for its batch and for dropout, given those of the run (2,)."""
-    return tuple(jax.random.fold_in(key, step) for key in keys)
+    return jax.random.fold_in(keys[0], step), jax.random.fold_in(keys[1], step)
 
 
 def make_train_step(
