@@ -16,18 +16,10 @@ if __name__ == "__main__":
     interrupts.exit_immediately()
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
-from makemore_jax.cli import command_line, sample_output
-from makemore_jax.errors import UserError
-
-if TYPE_CHECKING:  # functions import what needs jax, so that --help and errors are quick
-    import jax
-
-    from makemore_jax.decoding import Decoding, LanguageModel
-    from makemore_jax.workdir import Run
+from makemore_jax.cli import command_line, sample_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 NUM = flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
@@ -55,12 +47,12 @@ SCORE = flags.DEFINE_string("score", None, "score the lines or the text of this 
 
 
 def main() -> None:
-    check_flags()
+    sample_flags.check()
 
-    import jax
+    import jax  # takes a second, which --help and mistakes do not wait for
 
-    from makemore_jax import workdir
-    from makemore_jax.cli import startup
+    from makemore_jax import assemble, workdir
+    from makemore_jax.cli import sample_output, startup
     from makemore_jax.decoding import Decoding
 
     decoding = Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
@@ -69,70 +61,21 @@ def main() -> None:
     startup.announce_compiling()
     startup.use_cores()
     run = workdir.read(Path(WORKDIR.value))
-    check_flags_for(run)
+    sample_flags.check_for(run)
+    text = sample_output.read_input(SCORE.value, run)
+    max_len = sample_flags.max_tokens(run)
+    lm = assemble.load_language_model(WORKDIR.value, run, CHECKPOINT.value, max_len)
     key, as_json = jax.random.key(SEED.value), FORMAT.value == "json"
-    if SCORE.value is not None:
-        text = sample_output.read_input(SCORE.value, run.config.data.encoding)
-        if run.vocab.has_end:
-            sample_output.print_scores(load_model(run), text, as_json)
-        else:
-            sample_output.print_text_score(load_model(run), text, SCORE.value, as_json)
+    if text is not None:
+        sample_output.print_score(lm, text, SCORE.value, as_json)
     elif STREAM.value:
-        lm = load_model(run)
         sample_output.print_stream(lm, key, PROMPT.value, decoding, MAX_LEN.value)
     else:
-        print_samples(run, key, decoding, as_json)
-
-
-def check_flags() -> None:
-    """UserError for a flag without a usable value."""
-    if WORKDIR.value is None:
-        raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
-    for flag in (NUM, MAX_LEN):
-        if flag.value is not None and flag.value < 1:
-            raise UserError(f"--{flag.name}: {flag.value} must be at least 1")
-    if not 0 <= SEED.value < 2**32:
-        raise UserError(f"--seed: {SEED.value} must be between 0 and 4294967295")
-
-
-def check_flags_for(run: "Run") -> None:
-    """UserError for a flag that a run on lines, or on one text, does not have."""
-    is_text = not run.vocab.has_end
-    if STREAM.value and not is_text:
-        raise UserError("--stream: needs a run on data.kind=text; this run was trained on lines")
-    if NEW_ONLY.value and is_text:
-        raise UserError("--new_only: needs a run on lines; this run was trained on one text")
-    if STREAM.value and (NUM.value is not None or FORMAT.value == "json"):
-        raise UserError("--stream: can't be combined with --num or --format=json")
-
-
-def load_model(run: "Run") -> "LanguageModel":
-    """Return the model of a run with the parameters of --checkpoint."""
-    from makemore_jax.assemble import load_language_model
-
-    max_len = MAX_LEN.value
-    if run.vocab.has_end and max_len is not None:
-        max_len = min(run.max_len, max_len + 1)  # the end of a line is a token too
-    return load_language_model(WORKDIR.value, run, CHECKPOINT.value, max_len)
-
-
-def print_samples(run: "Run", key: "jax.Array", decoding: "Decoding", as_json: bool) -> None:
-    """Sample lines or texts and print them."""
-    from makemore_jax import assemble
-    from makemore_jax.new_lines import sample_new
-
-    lm = load_model(run)
-    num = NUM.value or (20 if lm.vocab.has_end else 1)
-    dataset = sample_output.find_data(run) if lm.vocab.has_end else None
-    if not NEW_ONLY.value:
-        samples = assemble.sample(lm, key, num, PROMPT.value, decoding)
-    elif dataset is None:
-        raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
-    else:
-        samples = sample_new(lm, dataset, key, num, PROMPT.value, decoding)
-        if len(samples) < num:
-            command_line.warn(f"found {len(samples)} new lines, then gave up")
-    sample_output.print_samples(samples, dataset, as_json)
+        dataset = sample_output.find_data(run)
+        sample = sample_output.new_sampler(run, dataset) if NEW_ONLY.value else assemble.sample
+        num = NUM.value or (20 if run.vocab.has_end else 1)
+        samples = sample(lm, key, num, PROMPT.value, decoding)
+        sample_output.print_samples(samples, dataset, as_json)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from makemore_jax.cli import command_line, interrupts, progress
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
-def read_input(name: str, encoding: str) -> str:
-    """Return the text to score, from the file `name` or, for "-", from standard input."""
+def read_input(name: str | None, run: "Run") -> str | None:
+    """Return the text to score, from the file `name` or, for "-", from standard input.
+
+    Return None without a name.
+    """
     from makemore_jax.data import files
 
+    if name is None:
+        return None
+    encoding = run.config.data.encoding
     if name == "-":
         raw = sys.stdin.buffer.read() if sys.stdin else b""
         text = files.decode(raw, "standard input", encoding, "--score")
@@ -38,9 +45,14 @@ def read_input(name: str, encoding: str) -> str:
 
 
 def find_data(run: "Run") -> "Dataset | None":
-    """Return the data of a run, to find samples in it; None, with a warning, without it."""
+    """Return the data of a run on lines, to find samples in it; None, with a warning, without it.
+
+    Return None for a run on one text: its samples are in no split.
+    """
     from makemore_jax import assemble
 
+    if not run.vocab.has_end:
+        return None
     dataset = assemble.find_data(run)
     if dataset is None:
         command_line.warn(
@@ -48,6 +60,25 @@ def find_data(run: "Run") -> "Dataset | None":
             "or new"
         )
     return dataset
+
+
+def new_sampler(run: "Run", dataset: "Dataset | None") -> "Callable[..., list[Sample]]":
+    """Return a function like `assemble.sample` whose lines are not in the data.
+
+    It warns if it finds too few. UserError without the data.
+    """
+    from makemore_jax import new_lines
+
+    if dataset is None:
+        raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
+
+    def sample(lm: "LanguageModel", key: "jax.Array", num: int, *options: object) -> list:
+        samples = new_lines.sample_new(lm, dataset, key, num, *options)
+        if len(samples) < num:
+            command_line.warn(f"found {len(samples)} new lines, then gave up")
+        return samples
+
+    return sample
 
 
 def print_stream(
@@ -85,7 +116,15 @@ def print_samples(samples: "list[Sample]", dataset: "Dataset | None", as_json: b
         print(*dataset.show(texts, is_cut), sep="\n")
 
 
-def print_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
+def print_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:
+    """Print the scores of lines or of one text. `name` is its file, for error messages."""
+    if lm.vocab.has_end:
+        print_line_scores(lm, text, as_json)
+    else:
+        print_text_score(lm, text, name, as_json)
+
+
+def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
     """Print the log-probability and the loss per token of each line, then the loss over all."""
     from makemore_jax import sampling
     from makemore_jax.data.lines import split_lines
@@ -107,10 +146,7 @@ def print_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
 
 
 def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:
-    """Print the loss of a text: every character but the first once, in contexts side by side.
-
-    `name` is the file of the text, for error messages.
-    """
+    """Print the loss of a text: every character but the first once, in contexts side by side."""
     from makemore_jax.text import dataset as text_data
     from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 

@@ -1,0 +1,40 @@
+"""The rules about the flags of sample.py."""
+
+from typing import TYPE_CHECKING
+
+from absl.flags import FLAGS
+
+from makemore_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from makemore_jax.workdir import Run
+
+
+def check() -> None:
+    """UserError for a flag without a usable value."""
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
+    for name in ("num", "max_len"):
+        value = FLAGS[name].value
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} must be at least 1")
+    if not 0 <= FLAGS.seed < 2**32:
+        raise UserError(f"--seed: {FLAGS.seed} must be between 0 and 4294967295")
+
+
+def check_for(run: "Run") -> None:
+    """UserError for a flag that a run on lines, or on one text, does not have."""
+    is_text = not run.vocab.has_end
+    if FLAGS.stream and not is_text:
+        raise UserError("--stream: needs a run on data.kind=text; this run was trained on lines")
+    if FLAGS.new_only and is_text:
+        raise UserError("--new_only: needs a run on lines; this run was trained on one text")
+    if FLAGS.stream and (FLAGS.num is not None or FLAGS.format == "json"):
+        raise UserError("--stream: can't be combined with --num or --format=json")
+
+
+def max_tokens(run: "Run") -> int | None:
+    """Return the maximum number of tokens of a sample, or None without --max_len."""
+    if FLAGS.max_len is None or not run.vocab.has_end:
+        return FLAGS.max_len
+    return min(run.max_len, FLAGS.max_len + 1)  # the end of a line is a token too
