@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models, workdir
+from makemore_jax import model_forms, models, workdir
 from makemore_jax.cli import missing_file, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
@@ -18,6 +19,7 @@ from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.integrity import resume
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles, last_seconds
+from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
 from makemore_jax.text import streaming
@@ -28,7 +30,7 @@ if TYPE_CHECKING:  # orbax is slow to import
     from makemore_jax.checkpoint import Checkpoints
 
 DATA_KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
-EXTENSION_MODELS = {"window_mlp": WindowMLP}
+EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
@@ -47,9 +49,13 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 def create_model(
     config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
 ) -> nn.Module:
-    """Return `models.create` of any model, those of extensions included."""
+    """Return `models.create` of any model, those of extensions included.
+
+    The model has its fastest form on `platform`, "cpu", "gpu" or "tpu"; None: JAX's default.
+    """
     families = models.MODELS | EXTENSION_MODELS
-    return models.create(config, vocab_size, block_size, platform, families)
+    model = models.create(config, vocab_size, block_size, families)
+    return model_forms.for_platform(model, platform or jax.default_backend())
 
 
 def sample(

@@ -126,11 +126,11 @@ def print_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> Non
 
 def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
     """Print the log-probability and the loss per token of each line, then the loss over all."""
-    from makemore_jax import sampling
+    from makemore_jax import scoring
     from makemore_jax.data.lines import split_lines
 
     lines = split_lines(text)
-    log_probs = sampling.score(lm, lines, SHOW_SCORING)
+    log_probs = scoring.score(lm, lines, SHOW_SCORING)
     num_tokens = sum(len(line) + 1 for line in lines)  # the end of a line is a token too
     total_loss = -math.fsum(log_probs) / num_tokens
     for line, log_prob in zip(lines, log_probs, strict=True):

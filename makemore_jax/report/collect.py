@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from makemore_jax import assemble, models, workdir
+from makemore_jax import assemble, model_forms, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import find_data, open_checkpoints, restore_language_model
 from makemore_jax.data.lines import Dataset, encode
@@ -97,7 +97,7 @@ def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]
     checkpoints = open_checkpoints(folder, read_only=True)
     lm = restore_language_model(checkpoints, run)
     # Attention weights are captured per layer, so the layers must be separate modules.
-    return lm._replace(model=models.unrolled(lm.model)), checkpoints.steps()["best"]
+    return lm._replace(model=model_forms.unrolled(lm.model)), checkpoints.steps()["best"]
 
 
 def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
