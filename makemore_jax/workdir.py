@@ -15,7 +15,6 @@ from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.versions import versions
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,11 @@ class Run:
     max_len: int  # maximum tokens of a sampled line, its end included
 
 
-def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
-    """Create `workdir` and write config.json and vocab.json. UserError if that fails."""
+def prepare(workdir: Path, config: Config, dataset: Dataset, **facts: Any) -> None:
+    """Create `workdir` and write config.json, with `facts`, and vocab.json.
+
+    UserError if that fails.
+    """
     with reporting_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "vocab.json", list(dataset.vocab.chars))
@@ -40,7 +42,7 @@ def prepare(workdir: Path, config: Config, dataset: Dataset) -> None:
             "data_sha256": dataset.sha256,
             "max_len": dataset.max_len,
             "vocab_sha256": _sha256(workdir / "vocab.json"),
-            "versions": versions(),
+            **facts,
         }
         write_json(workdir / "config.json", content)
 
@@ -64,18 +66,10 @@ def read(workdir: Path) -> Run:
     return run
 
 
-def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
-    """Return summary.json if the run ended after `steps` steps, else None."""
-    try:
-        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return summary if summary.get("steps") == steps else None
-
-
-def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json."""
+def write_summary(workdir: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write summary.json and return its content."""
     write_json(workdir / "summary.json", summary)
+    return summary
 
 
 def write_json(file: Path, content: Any) -> None:

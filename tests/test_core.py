@@ -25,7 +25,6 @@ MODULES = [
     "checkpoint",
     "workdir",
     "metrics",
-    "versions",
 ]
 FOLDERS = ["data", "models", "training"]
 # What the programs may import besides the core: they are the command line of all parts.

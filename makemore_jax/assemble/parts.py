@@ -16,13 +16,14 @@ from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import resume
+from makemore_jax.integrity import resume, run_files
 from makemore_jax.integrity.lock import lock
-from makemore_jax.metrics import Metrics, RunFiles, last_seconds
+from makemore_jax.metrics import Metrics, RunFiles
 from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
 from makemore_jax.text import streaming
+from makemore_jax.versions import versions
 from makemore_jax.windows import dataset as windows
 from makemore_jax.windows.window_mlp import WindowMLP
 
@@ -124,7 +125,7 @@ def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[Non
     """
     resume.check(folder, config, dataset)
     with lock(folder):
-        workdir.prepare(folder, config, dataset)
+        workdir.prepare(folder, config, dataset, versions=versions())
         yield
 
 
@@ -138,7 +139,7 @@ def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
         return Metrics(start, [], display)
     from makemore_jax.events import Events  # tensorboard, which is slow to import
 
-    seconds = last_seconds(folder, start)
+    seconds = run_files.cut(folder, start)
     files, events = RunFiles(folder, start), Events(folder, start)
     if start == 0:
         events.write_config(flatten(config))

@@ -30,7 +30,7 @@ from makemore_jax.parallel.shardings import StateShardings
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.run import Programs
+from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import GradientFn, gradients, make_train_step, make_train_steps
 

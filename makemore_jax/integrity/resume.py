@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
@@ -49,3 +50,12 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
             f"{name}: {workdir} holds a run with {json.dumps(saved[name])}, not "
             f"{json.dumps(new[name])}; give another --workdir"
         )
+
+
+def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
+    """Return summary.json if the run ended after `steps` steps, else None."""
+    try:
+        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("steps") == steps else None

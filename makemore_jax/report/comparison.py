@@ -8,6 +8,7 @@ from makemore_jax import models, workdir
 from makemore_jax.assemble import create_model
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
+from makemore_jax.integrity import resume
 from makemore_jax.report import history
 from makemore_jax.report.facts import show_seconds, show_value
 from makemore_jax.report.history import Curves
@@ -57,7 +58,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
         data_file=Path(run.data_file).name,
         num_params=num_params(models.param_shapes(model, block_size)),
         curves=history.read_curves(folder, run),
-        summary=workdir.read_summary(folder, config.train.steps),
+        summary=resume.read_summary(folder, config.train.steps),
     )
 
 
