@@ -17,33 +17,11 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from absl import flags
+from absl.flags import FLAGS
 
 from makemore_jax.cli import command_line, sample_flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-NUM = flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
-PROMPT = flags.DEFINE_string("prompt", "", "start of every line or text")
-MAX_LEN = flags.DEFINE_integer(
-    "max_len",
-    None,
-    "maximum characters of a line; characters of a text (500; no limit with --stream)",
-)
-STREAM = flags.DEFINE_bool("stream", False, "write one endless text, character by character")
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "softmax temperature; 0 is greedy")
-TOP_K = flags.DEFINE_integer("top_k", None, "sample from the k most probable characters")
-TOP_P = flags.DEFINE_float(
-    "top_p", None, "nucleus sampling: the smallest set of characters with total probability p"
-)
-SEED = flags.DEFINE_integer("seed", 3407, "seed of the samples")
-CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest"
-)
-NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
-FORMAT = flags.DEFINE_enum(
-    "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
-)
-SCORE = flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
+sample_flags.define()
 
 
 def main() -> None:
@@ -55,26 +33,26 @@ def main() -> None:
     from makemore_jax.cli import sample_output, startup
     from makemore_jax.decoding import Decoding
 
-    decoding = Decoding(TEMPERATURE.value, TOP_K.value, TOP_P.value)
+    decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
     decoding.check()
     startup.use_compilation_cache()
     startup.announce_compiling()
     startup.use_cores()
-    run = workdir.read(Path(WORKDIR.value))
+    run = workdir.read(Path(FLAGS.workdir))
     sample_flags.check_for(run)
-    text = sample_output.read_input(SCORE.value, run)
+    text = sample_output.read_input(FLAGS.score, run)
     max_len = sample_flags.max_tokens(run)
-    lm = assemble.load_language_model(WORKDIR.value, run, CHECKPOINT.value, max_len)
-    key, as_json = jax.random.key(SEED.value), FORMAT.value == "json"
+    lm = assemble.load_language_model(FLAGS.workdir, run, FLAGS.checkpoint, max_len)
+    key, as_json = jax.random.key(FLAGS.seed), FLAGS.format == "json"
     if text is not None:
-        sample_output.print_score(lm, text, SCORE.value, as_json)
-    elif STREAM.value:
-        sample_output.print_stream(lm, key, PROMPT.value, decoding, MAX_LEN.value)
+        sample_output.print_score(lm, text, FLAGS.score, as_json)
+    elif FLAGS.stream:
+        sample_output.print_stream(lm, key, FLAGS.prompt, decoding, FLAGS.max_len)
     else:
         dataset = sample_output.find_data(run)
-        sample = sample_output.new_sampler(run, dataset) if NEW_ONLY.value else assemble.sample
-        num = NUM.value or (20 if run.vocab.has_end else 1)
-        samples = sample(lm, key, num, PROMPT.value, decoding)
+        sample = sample_output.new_sampler(run, dataset) if FLAGS.new_only else assemble.sample
+        num = FLAGS.num or (20 if run.vocab.has_end else 1)
+        samples = sample(lm, key, num, FLAGS.prompt, decoding)
         sample_output.print_samples(samples, dataset, as_json)
 
 

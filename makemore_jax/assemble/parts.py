@@ -10,10 +10,12 @@ import jax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import model_forms, models, workdir
+from makemore_jax import config as config_lib
+from makemore_jax import model_forms, models, original_splits, workdir
 from makemore_jax.cli import missing_file, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
+from makemore_jax.data.splits import SPLITS
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.integrity import resume, run_files
@@ -25,11 +27,14 @@ from makemore_jax.text import dataset as text
 from makemore_jax.text import streaming
 from makemore_jax.versions import versions
 from makemore_jax.windows import dataset as windows
+from makemore_jax.windows.rules import window_rules
 from makemore_jax.windows.window_mlp import WindowMLP
 
 if TYPE_CHECKING:  # orbax is slow to import
     from makemore_jax.checkpoint import Checkpoints
 
+config_lib.RULES.append(window_rules)
+SPLITS.update(original_splits.SPLITS)
 DATA_KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
 EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
 

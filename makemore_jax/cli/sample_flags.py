@@ -1,13 +1,42 @@
-"""The rules about the flags of sample.py."""
+"""The flags of sample.py and their rules."""
 
 from typing import TYPE_CHECKING
 
+from absl import flags
 from absl.flags import FLAGS
 
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
     from makemore_jax.workdir import Run
+
+
+flags.disclaim_key_flags()  # they are flags of the program that calls `define`
+
+
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("workdir", None, "folder of the run")
+    flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
+    flags.DEFINE_string("prompt", "", "start of every line or text")
+    flags.DEFINE_integer(
+        "max_len",
+        None,
+        "maximum characters of a line; characters of a text (500; no limit with --stream)",
+    )
+    flags.DEFINE_bool("stream", False, "write one endless text, character by character")
+    flags.DEFINE_float("temperature", 1.0, "softmax temperature; 0 is greedy")
+    flags.DEFINE_integer("top_k", None, "sample from the k most probable characters")
+    flags.DEFINE_float(
+        "top_p", None, "nucleus sampling: the smallest set of characters with total probability p"
+    )
+    flags.DEFINE_integer("seed", 3407, "seed of the samples")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest")
+    flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
+    flags.DEFINE_enum(
+        "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
+    )
+    flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
 
 
 def check() -> None:
