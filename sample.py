@@ -48,6 +48,7 @@ CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest"
 )
 NEW_ONLY = flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
+DATA = flags.DEFINE_string("data", None, "data file of the run, if it was moved")
 FORMAT = flags.DEFINE_enum(
     "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
 )
@@ -123,11 +124,11 @@ def print_samples(run: "Run", key: "jax.Array", decoding: "Decoding", as_json: b
 
     lm = load_model(run)
     num = NUM.value or (20 if lm.vocab.has_end else 1)
-    dataset = sample_output.find_data(run) if lm.vocab.has_end else None
+    dataset = sample_output.find_data(run, WORKDIR.value, DATA.value) if lm.vocab.has_end else None
     if not NEW_ONLY.value:
         samples = assemble.sample(lm, key, num, PROMPT.value, decoding)
     elif dataset is None:
-        raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
+        raise UserError("--new_only: needs the data of the run; name it with --data")
     else:
         samples = sample_new(lm, dataset, key, num, PROMPT.value, decoding)
         if len(samples) < num:

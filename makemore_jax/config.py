@@ -68,6 +68,7 @@ class DataConfig:
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    long_lines: str = choice("refuse, drop, cut", "lines of block_size characters or more")
     train_fraction: float = setting(0.9, "text: fraction used for training", FRACTION)
     memory_map: str = choice("auto, always, never", "text: read from a file; auto: if it is large")
 
@@ -245,6 +246,8 @@ def type_name(hint: Any) -> str:
 def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Yield the rules about several fields: name, whether it is met, what the field must be."""
     data, model, train = config.data, config.model, config.train
+    is_met = data.long_lines == "refuse" or data.kind == "lines"
+    yield "data.long_lines", is_met, f"refuse for data.kind={data.kind}"
     is_divisor = train.batch_size % train.accumulate == 0
     yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
     if model.kind == "transformer":

@@ -159,10 +159,12 @@ def last_seconds(workdir: Path, start: int) -> float:
 def _open_until(file: Path, start: int, heading: str) -> TextIO:
     """Open a file for appending, without what follows the first `heading` of a later step."""
     kept = []
-    for line in file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []:
+    text = file.read_text("utf-8", "replace") if file.exists() else ""
+    # Not splitlines, which also splits at U+2028. A killed process left a part of the last line.
+    for line in text.split("\n")[:-1]:
         step = re.match(heading, line)
-        if (step and int(step[1]) > start) or not line.endswith("\n"):
-            break  # later, or the process was killed while it wrote this line
-        kept.append(line)
+        if step and int(step[1]) > start:
+            break
+        kept.append(line + "\n")
     file.write_text("".join(kept) if start else "", "utf-8")
     return file.open("a", encoding="utf-8")

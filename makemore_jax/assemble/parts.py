@@ -10,12 +10,13 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models, workdir
-from makemore_jax.cli import missing_file, progress
+from makemore_jax.cli import encodings, file_errors, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
+from makemore_jax.data.files import find
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import resume
+from makemore_jax.integrity import moved_data, resume
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles, last_seconds
 from makemore_jax.parallel import sampling
@@ -40,7 +41,8 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    with missing_file.suggesting_fixes():
+    encodings.check(find(config.path), config.encoding)
+    with file_errors.suggesting_fixes():
         return DATA_KINDS[config.kind](config, seed, folder)
 
 
@@ -97,17 +99,27 @@ def restore_language_model(
     return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 
-def find_data(run: workdir.Run, folder: Path | None = None) -> Dataset | None:
-    """Return the data of a run. None if the file is missing or has changed.
+def find_data(
+    run: workdir.Run, folder: str | Path | None = None, path: str | None = None
+) -> Dataset | None:
+    """Return the data of the run in `folder`. None if the file is missing or has changed.
 
-    `folder` is the working directory, as in `load_data`.
+    `path` is the place of the file, if the user names it: then UserError instead of None.
     """
-    config = replace(run.config.data, path=run.data_file)
-    try:
-        dataset = load_data(config, run.config.seed, folder)
-    except UserError:
-        return None
-    return dataset if dataset.sha256 == run.data_sha256 else None
+    files = [path] if path is not None else moved_data.data_files(run, folder)
+    for file in files:
+        config = replace(run.config.data, path=file)
+        try:
+            dataset = load_data(config, run.config.seed, folder and Path(folder))
+        except UserError as error:
+            if path is not None:
+                raise UserError(str(error).replace("data.path:", "--data:", 1)) from None
+            continue
+        if dataset.sha256 == run.data_sha256:
+            return dataset
+    if path is not None:
+        raise UserError(f"--data: {path} is not the file that the run was trained on")
+    return None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Functions import what needs jax, so that sample.py starts quickly.
 """
 
+import codecs
 import functools
 import itertools
 import json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from makemore_jax.decoding import Decoding, LanguageModel, Sample
     from makemore_jax.workdir import Run
 
+ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
@@ -37,15 +39,18 @@ def read_input(name: str, encoding: str) -> str:
     return text
 
 
-def find_data(run: "Run") -> "Dataset | None":
-    """Return the data of a run, to find samples in it; None, with a warning, without it."""
+def find_data(run: "Run", folder: str, path: str | None) -> "Dataset | None":
+    """Return the data of the run in `folder`, to find samples in it; None, with a warning, without.
+
+    `path` is the place of the file, if the user names it.
+    """
     from makemore_jax import assemble
 
-    dataset = assemble.find_data(run)
+    dataset = assemble.find_data(run, folder, path)
     if dataset is None:
         command_line.warn(
             f"{run.data_file} is gone or has changed; samples are not marked as train, dev, test "
-            "or new"
+            "or new. If the file was moved, name it with --data"
         )
     return dataset
 
@@ -115,8 +120,7 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
     from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
-    if unknown := lm.vocab.unknown(text):
-        raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {name}")
+    lm.vocab.check(text, "--score", name)
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)
@@ -128,6 +132,10 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
 
 
 def print_json(content: dict) -> None:
-    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows."""
-    is_utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
-    print(json.dumps(content, ensure_ascii=not is_utf8))
+    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
+
+    Programs may split the output at any end of a line that Unicode knows, so these are escaped.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    print(json.dumps(content, ensure_ascii=not is_utf8).translate(ENDS_OF_LINES))
