@@ -49,8 +49,8 @@ def main() -> None:
     elif FLAGS.stream:
         sample_output.print_stream(lm, key, FLAGS.prompt, decoding, FLAGS.max_len)
     else:
-        dataset = sample_output.find_data(run)
-        sample = sample_output.new_sampler(run, dataset) if FLAGS.new_only else assemble.sample
+        dataset = sample_output.find_data(run, FLAGS.workdir, FLAGS.data)
+        sample = sample_output.new_sampler(dataset) if FLAGS.new_only else assemble.sample
         num = FLAGS.num or (20 if run.vocab.has_end else 1)
         samples = sample(lm, key, num, FLAGS.prompt, decoding)
         sample_output.print_samples(samples, dataset, as_json)

@@ -68,6 +68,7 @@ class DataConfig:
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    long_lines: str = choice("refuse, drop, cut", "lines of block_size characters or more")
     train_fraction: float = setting(0.9, "text: fraction used for training", FRACTION)
     memory_map: str = choice("auto, always, never", "text: read from a file; auto: if it is large")
 

@@ -50,25 +50,27 @@ class Decoding:
 
 
 DEFAULT_DECODING = Decoding()
+MIN_TEMPERATURE = 1e-6  # greedy below: float32 logits have no smaller differences
 
 
 def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
     """Sample one token for each row of logits (B, V) with its own key (B,). -> (B,)"""
-    if decoding.temperature == 0:
+    if decoding.temperature < MIN_TEMPERATURE:
         return _argmax(logits)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
     return _argmax(filter_logits(logits, decoding) + noise)  # as in jax.random.categorical
 
 
 def filter_logits(logits: Array, decoding: Decoding) -> Array:
-    """Return logits (B, V) with -inf for excluded tokens. The temperature must not be 0."""
+    """Return logits (B, V) with -inf for excluded tokens. The temperature is not 0."""
     logits = logits / decoding.temperature
     if decoding.top_k is not None:
         logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
     if decoding.top_p is not None:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
         mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
-        is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
+        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA rounds less to 0
+        is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < top_p
         logits = jnp.where(is_kept, logits, -jnp.inf)
     return logits
 
@@ -88,5 +90,4 @@ def _argmax(logits: Array) -> Array:
 
 def check_prompt(vocab: Vocab, prompt: str) -> None:
     """UserError if training never saw a character of the prompt."""
-    if unknown := vocab.unknown(prompt):
-        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")
+    vocab.check(prompt, "--prompt")

@@ -4,7 +4,13 @@ from jax import Array
 
 from makemore_jax import assemble
 from makemore_jax.data.lines import Dataset
-from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
+from makemore_jax.decoding import (
+    DEFAULT_DECODING,
+    MIN_TEMPERATURE,
+    Decoding,
+    LanguageModel,
+    Sample,
+)
 
 MAX_ROUNDS = 100
 
@@ -26,6 +32,7 @@ def sample_new(
         samples = assemble.sample(lm, key, num, prompt, decoding, first=i * num)
         places = dataset.found_in([s.text for s in samples], [s.is_cut for s in samples])
         new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
-        if len(new) >= num or decoding.temperature == 0:  # all greedy lines are equal
+        # All greedy lines are equal.
+        if len(new) >= num or decoding.temperature < MIN_TEMPERATURE:
             break
     return new[:num]

@@ -32,8 +32,7 @@ def score(
     a character that training never saw.
     """
     for word in words:
-        if unknown := lm.vocab.unknown(word):
-            raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {word!r}")
+        lm.vocab.check(word, "--score", repr(word))
         if len(word) >= lm.max_len:
             raise UserError(
                 f"--score: {word[:40]!r} has {len(word)} characters; "

@@ -76,7 +76,7 @@ def write_json(file: Path, content: Any) -> None:
     """Write a JSON file. A reader sees the old content or the new, never a part."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     partial = file.with_suffix(".partial")
-    partial.write_text(text + "\n", "utf-8")
+    partial.write_text(text + "\n", "utf-8", newline="\n")
     os.replace(partial, file)
 
 
@@ -99,4 +99,5 @@ def _nearest_run(workdir: Path) -> str:
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Return the hash of a JSON file, whose ends of lines git may have changed."""
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()

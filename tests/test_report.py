@@ -270,7 +270,7 @@ def test_collect(small_runs):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fee", "Zoe"], "--names: 'Zoe' has 'Z', which is not in the vocabulary"),
+        (["fee", "Zoe"], "--names: training never saw 'Z', which is in 'Zoe'"),
         (["feefeef"], "'feefeef' has 7 characters; the lines of this model have at most 6"),
         (["fee", ""], "--names: a name is empty"),
     ],

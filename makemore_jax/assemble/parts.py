@@ -12,13 +12,14 @@ from jax import Array
 
 from makemore_jax import config as config_lib
 from makemore_jax import model_forms, models, original_splits, workdir
-from makemore_jax.cli import missing_file, progress
+from makemore_jax.cli import encodings, file_errors, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
+from makemore_jax.data.files import find
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import resume, run_files
+from makemore_jax.integrity import moved_data, resume, run_files
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
 from makemore_jax.model_forms import TransformerForms
@@ -33,7 +34,14 @@ from makemore_jax.windows.window_mlp import WindowMLP
 if TYPE_CHECKING:  # orbax is slow to import
     from makemore_jax.checkpoint import Checkpoints
 
-config_lib.RULES.append(window_rules)
+
+def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield the rules about the fields of data that has no lines."""
+    is_met = config.data.long_lines == "refuse" or config.data.kind == "lines"
+    yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
+
+
+config_lib.RULES += [data_rules, window_rules]
 SPLITS.update(original_splits.SPLITS)
 DATA_KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
 EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
@@ -48,7 +56,8 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    with missing_file.suggesting_fixes():
+    encodings.check(find(config.path), config.encoding)
+    with file_errors.suggesting_fixes():
         return DATA_KINDS[config.kind](config, seed, folder)
 
 
@@ -109,17 +118,27 @@ def restore_language_model(
     return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 
-def find_data(run: workdir.Run, folder: Path | None = None) -> Dataset | None:
-    """Return the data of a run. None if the file is missing or has changed.
+def find_data(
+    run: workdir.Run, folder: str | Path | None = None, path: str | None = None
+) -> Dataset | None:
+    """Return the data of the run in `folder`. None if the file is missing or has changed.
 
-    `folder` is the working directory, as in `load_data`.
+    `path` is the place of the file, if the user names it: then UserError instead of None.
     """
-    config = replace(run.config.data, path=run.data_file)
-    try:
-        dataset = load_data(config, run.config.seed, folder)
-    except UserError:
-        return None
-    return dataset if dataset.sha256 == run.data_sha256 else None
+    files = [path] if path is not None else moved_data.data_files(run, folder)
+    for file in files:
+        config = replace(run.config.data, path=file)
+        try:
+            dataset = load_data(config, run.config.seed, folder and Path(folder))
+        except UserError as error:
+            if path is not None:
+                raise UserError(str(error).replace("data.path:", "--data:", 1)) from None
+            continue
+        if dataset.sha256 == run.data_sha256:
+            return dataset
+    if path is not None:
+        raise UserError(f"--data: {path} is not the file that the run was trained on")
+    return None
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import jax
 from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
-from makemore_jax.cli import interrupts, resources
-from makemore_jax.config import Config
+from makemore_jax.cli import command_line, interrupts, resources
+from makemore_jax.cli.data_warnings import data_warnings
+from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.integrity import resume
@@ -30,6 +31,15 @@ from makemore_jax.versions import device, versions
 from makemore_jax.windows.calibrate import make_calibrate
 
 TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
+
+
+def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
+    """Return `parts.load_data`, with warnings about the data on stderr."""
+    dataset = parts.load_data(config, seed, folder)
+    if processes.is_primary():
+        for warning in data_warnings(config, dataset):
+            command_line.warn(warning)
+    return dataset
 
 
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
@@ -160,7 +170,7 @@ def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 PARTS = Parts(
-    load_data=parts.load_data,
+    load_data=load_data,
     make_programs=make_programs,
     open_checkpoints=parts.open_checkpoints,
     open_metrics=open_metrics,

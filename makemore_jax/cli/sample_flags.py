@@ -33,6 +33,7 @@ def define() -> None:
     flags.DEFINE_integer("seed", 3407, "seed of the samples")
     flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest")
     flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
+    flags.DEFINE_string("data", None, "data file of the run, if it was moved")
     flags.DEFINE_enum(
         "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
     )

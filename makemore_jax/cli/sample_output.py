@@ -3,6 +3,7 @@
 Functions import what needs jax, so that sample.py starts quickly.
 """
 
+import codecs
 import functools
 import itertools
 import json
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from makemore_jax.decoding import Decoding, LanguageModel, Sample
     from makemore_jax.workdir import Run
 
+ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
@@ -44,25 +46,26 @@ def read_input(name: str | None, run: "Run") -> str | None:
     return text
 
 
-def find_data(run: "Run") -> "Dataset | None":
-    """Return the data of a run on lines, to find samples in it; None, with a warning, without it.
+def find_data(run: "Run", folder: str, path: str | None) -> "Dataset | None":
+    """Return the data of the run in `folder`, to find samples in it; None, with a warning, without.
 
-    Return None for a run on one text: its samples are in no split.
+    `path` is the place of the file, if the user names it. Return None for a run on one text: its
+    samples are in no split.
     """
     from makemore_jax import assemble
 
     if not run.vocab.has_end:
         return None
-    dataset = assemble.find_data(run)
+    dataset = assemble.find_data(run, folder, path)
     if dataset is None:
         command_line.warn(
             f"{run.data_file} is gone or has changed; samples are not marked as train, dev, test "
-            "or new"
+            "or new. If the file was moved, name it with --data"
         )
     return dataset
 
 
-def new_sampler(run: "Run", dataset: "Dataset | None") -> "Callable[..., list[Sample]]":
+def new_sampler(dataset: "Dataset | None") -> "Callable[..., list[Sample]]":
     """Return a function like `assemble.sample` whose lines are not in the data.
 
     It warns if it finds too few. UserError without the data.
@@ -70,7 +73,7 @@ def new_sampler(run: "Run", dataset: "Dataset | None") -> "Callable[..., list[Sa
     from makemore_jax import new_lines
 
     if dataset is None:
-        raise UserError(f"--new_only: needs the data of the run, {run.data_file}")
+        raise UserError("--new_only: needs the data of the run; name it with --data")
 
     def sample(lm: "LanguageModel", key: "jax.Array", num: int, *options: object) -> list:
         samples = new_lines.sample_new(lm, dataset, key, num, *options)
@@ -151,8 +154,7 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
     from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
-    if unknown := lm.vocab.unknown(text):
-        raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {name}")
+    lm.vocab.check(text, "--score", name)
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)
@@ -164,6 +166,10 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
 
 
 def print_json(content: dict) -> None:
-    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows."""
-    is_utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
-    print(json.dumps(content, ensure_ascii=not is_utf8))
+    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
+
+    Programs may split the output at any end of a line that Unicode knows, so these are escaped.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    print(json.dumps(content, ensure_ascii=not is_utf8).translate(ENDS_OF_LINES))

@@ -3,10 +3,10 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from makemore_jax.errors import MissingFile, UserError
+from makemore_jax.errors import MissingFile, UserError, WrongEncoding
 
 DATA_FOLDER = "data"
 DATA_VARIABLE = "MAKEMORE_DATA"  # names a second folder for files that are missing in data/
@@ -22,14 +22,16 @@ def find(path: str) -> str:
 
 
 def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
-    """Return the text of the file at `find(path)` and the sha256 of its bytes.
+    """Return the text of the file at `find(path)` and its sha256.
 
+    The sha256 is that of the bytes with \\n as the end of lines, as git may change these.
     UserError, about `flag`, if the file can't be read.
     """
     path = find(path)
     with reporting_io_errors(path, flag):
         raw = Path(path).read_bytes()
-    return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
+    sha256 = hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()
+    return decode(raw, path, encoding, flag), sha256
 
 
 @contextlib.contextmanager
@@ -48,16 +50,19 @@ def reporting_io_errors(path: str, flag: str = "data.path") -> Iterator[None]:
 def decode(raw: bytes, path: str, encoding: str, flag: str = "data.path") -> str:
     """Return bytes as text, without a byte order mark. UserError if they can't be decoded."""
     try:
-        return raw.decode(encoding).removeprefix("\ufeff")
+        text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise wrong_encoding(path, encoding, error.start, flag) from None
-    except (LookupError, UnicodeError):
+        raise WrongEncoding(flag, path, encoding, f"at byte {error.start}") from None
+    except (LookupError, ValueError):
         raise UserError(f'data.encoding: "{encoding}" can\'t be read by Python') from None
+    check_characters(set(text), path, encoding, flag)
+    return text
 
 
-def wrong_encoding(path: str, encoding: str, byte: int, flag: str = "data.path") -> UserError:
-    """Return the error for a file that can't be decoded at position `byte`."""
-    advice = ", as the data of the run is"
-    if flag == "data.path":
-        advice = "; name its encoding, as in --config.data.encoding=latin-1"
-    return UserError(f"{flag}: {path} is not {encoding} at byte {byte}{advice}")
+def check_characters(chars: Iterable[str], path: str, encoding: str, flag: str) -> None:
+    """WrongEncoding if `chars` has a NUL or a surrogate, which no text has.
+
+    NumPy drops a NUL at the end of a string, and UTF-8 has no surrogates.
+    """
+    if wrong := [c for c in chars if c == "\0" or "\ud800" <= c <= "\udfff"]:
+        raise WrongEncoding(flag, path, encoding, f"text: it has {min(wrong)!r}")

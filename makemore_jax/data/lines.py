@@ -94,20 +94,30 @@ def encode(words: list[str], vocab: Vocab, block_size: int) -> Lines:
     return Lines(jnp.asarray(stream), jnp.asarray(starts), block_size)
 
 
+def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
+    """Drop or cut the lines that do not fit in `block_size`, or refuse them with a UserError."""
+    if config.long_lines == "cut":
+        words = [cut for word in words if (cut := word[: block_size - 1].strip())]
+    elif config.long_lines == "drop":
+        words = [word for word in words if len(word) < block_size]
+    elif len(longest := max(words, key=len)) >= block_size:
+        raise UserError(
+            f"data.block_size: {block_size} is too short for the line {longest[:40]!r} of "
+            f"{config.path}, which has {len(longest)} characters; give {len(longest) + 1} or more, "
+            "or set data.long_lines to drop or cut"
+        )
+    return words
+
+
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
     """Read and split a file of lines. UserError if it can't be used. `folder` is not used."""
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
     if not words:
         raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
+    block_size = config.block_size or len(max(words, key=len)) + 1
+    words = shorten(words, block_size, config)
     vocab = Vocab(tuple(sorted(set("".join(words)))))
-    longest = max(words, key=len)
-    block_size = config.block_size or len(longest) + 1
-    if len(longest) >= block_size:
-        raise UserError(
-            f"data.block_size: {block_size} is too short for the line {longest[:40]!r} of "
-            f"{config.path}, which has {len(longest)} characters; give {len(longest) + 1} or more"
-        )
     if config.dedup:
         words = list(dict.fromkeys(words))
     indices = SPLITS[config.split](len(words), seed)

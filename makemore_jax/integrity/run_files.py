@@ -18,11 +18,12 @@ def cut(workdir: Path, step: int) -> float:
 def _cut(file: Path, step: int, heading: str) -> list[str]:
     """Cut a file before the first `heading` of a later step. Return the lines that are left."""
     kept = []
-    lines = file.read_text("utf-8").splitlines(keepends=True) if step and file.exists() else []
-    for line in lines:
+    text = file.read_text("utf-8", "replace") if step and file.exists() else ""
+    # Not splitlines, which also splits at U+2028. A killed process left a part of the last line.
+    for line in text.split("\n")[:-1]:
         match = re.match(heading, line)
-        if (match and int(match[1]) > step) or not line.endswith("\n"):
-            break  # later, or the process was killed while it wrote this line
-        kept.append(line)
+        if match and int(match[1]) > step:
+            break
+        kept.append(line + "\n")
     file.write_text("".join(kept), "utf-8")
     return kept

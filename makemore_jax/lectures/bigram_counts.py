@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.cli import missing_file
+from makemore_jax.cli import file_errors
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data.vocabulary import Vocab
@@ -260,7 +260,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _read(path: str) -> list[str]:
     """The words of a file. UserError if it can't be read or has none."""
-    with command.reading_data(), missing_file.suggesting_fixes():
+    with command.reading_data(), file_errors.suggesting_fixes():
         text, _ = files.read(path, "utf-8")
     words = split_lines(text)
     if not words:

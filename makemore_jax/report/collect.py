@@ -49,8 +49,10 @@ class Report(NamedTuple):
     bigrams: BigramTables | None
 
 
-def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Report:
-    """Collect the report of the run in `folder`, with `num` samples.
+def collect(
+    folder: Path, names: list[str] | None, seed: int, num: int, data: str | None = None
+) -> Report:
+    """Collect the report of the run in `folder`, with `num` samples. `data` is a moved data file.
 
     The default for `names` is three of dev, or three samples if the data is missing. UserError if
     there is no run in the folder, or for a name that the model can't read.
@@ -62,7 +64,7 @@ def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Repor
     if names is not None:
         check_names(names, run.vocab, run.max_len)
     lm, best_step = load_best_model(folder, run)
-    dataset = find_data(run, folder)
+    dataset = find_data(run, folder, data)
     num = min(num, MAX_TEXT_SAMPLES) if is_text else num
     samples = assemble.sample(lm, jax.random.key(seed), num)
     curves = history.read_curves(folder, run)
@@ -105,8 +107,7 @@ def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
     if not all(names):
         raise UserError("--names: a name is empty; separate names by commas, as in emma,olivia")
     for name in names:
-        if unknown := vocab.unknown(name):
-            raise UserError(f"--names: {name!r} has {unknown[0]!r}, which is not in the vocabulary")
+        vocab.check(name, "--names", repr(name))
         if len(name) >= max_len:
             raise UserError(
                 f"--names: {name[:40]!r} has {len(name)} characters; "

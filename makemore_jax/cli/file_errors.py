@@ -1,6 +1,7 @@
-"""What to do about a data file that does not exist: which command downloads it, or a similar name.
+"""What to do about a file that is missing or in another encoding.
 
-The core only reports that the file is missing.
+The core only reports the problem. This adds which command downloads the file, a similar name, or
+the encoding that the file seems to have.
 """
 
 import contextlib
@@ -9,16 +10,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from makemore_jax.errors import MissingFile, UserError
+from makemore_jax.cli import encodings
+from makemore_jax.errors import MissingFile, UserError, WrongEncoding
 
 
 @contextlib.contextmanager
 def suggesting_fixes() -> Iterator[None]:
-    """Add advice to the message of a MissingFile."""
+    """Add advice to the message of a MissingFile or a WrongEncoding."""
     try:
         yield
     except MissingFile as error:
         raise UserError(f"{error}{_advice(Path(error.path))}") from None
+    except WrongEncoding as error:
+        raise UserError(
+            f"{error}{encodings.advice(error.path, error.flag, error.encoding)}"
+        ) from None
 
 
 def _advice(file: Path) -> str:
