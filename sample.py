@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl.flags import FLAGS
 
-from makemore_jax.cli import command_line, sample_flags
+from makemore_jax.cli import command_line, sample_flags, sample_rules
 
 sample_flags.define()
 
@@ -34,7 +34,7 @@ def main() -> None:
     from makemore_jax.decoding import Decoding
 
     decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
-    decoding.check()
+    sample_rules.check_decoding(decoding)
     startup.use_compilation_cache()
     startup.announce_compiling()
     startup.use_cores()

@@ -15,15 +15,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.decoding import (
-    DEFAULT_DECODING,
-    Decoding,
-    LanguageModel,
-    Sample,
-    check_prompt,
-    sample_token,
-)
-from makemore_jax.errors import UserError
+from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample, sample_token
 from makemore_jax.losses import token_losses
 
 MAX_BATCH = 1024  # lines in one compiled call
@@ -108,9 +100,8 @@ def sample(
     """Sample lines number `first` to `first + num - 1` of a key. Each starts with `prompt`.
 
     The log-probability is that of the whole line with its prompt, before `decoding` changes the
-    logits. UserError if no line can start with the prompt.
+    logits. The prompt must be shorter than `lm.max_len`, of known characters.
     """
-    decoding.check()
     generate_batch = partial(generate, lm.model, lm.variables, key, decoding=decoding)
     numbers = range(first, first + num)
     return sample_batches(lm, generate_batch, prompt, numbers, min(num, MAX_BATCH))
@@ -129,12 +120,6 @@ def sample_batches(
 
 def encode_prompt(lm: LanguageModel, prompt: str) -> np.ndarray:
     """Return the tokens of a prompt, then -1 for each token to sample. (T,)"""
-    check_prompt(lm.vocab, prompt)
-    if len(prompt) >= lm.max_len:
-        raise UserError(
-            f"--prompt: {len(prompt)} characters are too many; "
-            f"the lines of this model have at most {lm.max_len - 1}"
-        )
     tokens = np.full(lm.max_len, -1, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     return tokens

@@ -11,9 +11,9 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models
+from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import Lines, encode
 from makemore_jax.decoding import LanguageModel
-from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 
 
@@ -32,12 +32,7 @@ def score(
     a character that training never saw.
     """
     for word in words:
-        lm.vocab.check(word, "--score", repr(word))
-        if len(word) >= lm.max_len:
-            raise UserError(
-                f"--score: {word[:40]!r} has {len(word)} characters; "
-                f"the lines of this model have at most {lm.max_len - 1}"
-            )
+        sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
     split = encode(words, lm.vocab, lm.max_len)
     batch_size = min(len(words), split.batch_size())
     log_probs = []

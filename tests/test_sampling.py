@@ -209,9 +209,9 @@ def test_frequencies_after_a_prompt():
 def test_bad_prompts_and_lines():
     lm = small_lm("bigram")
     with pytest.raises(UserError, match="--prompt: training never saw 'é', 'Z'"):
-        sampling.sample(lm, KEY, 1, prompt="aéZé")
+        assemble.sample(lm, KEY, 1, prompt="aéZé")
     with pytest.raises(UserError, match="--prompt: 7 characters are too many"):
-        sampling.sample(lm, KEY, 1, prompt="abababa")
+        assemble.sample(lm, KEY, 1, prompt="abababa")
     with pytest.raises(UserError, match="--score: training never saw 'Z', which is in 'aZ'"):
         scoring.score(lm, ["a", "aZ"])
     with pytest.raises(UserError, match="--score: 'abababa' has 7 characters"):

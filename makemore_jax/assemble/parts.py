@@ -56,9 +56,12 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    encodings.check(find(config.path), config.encoding)
-    with file_errors.suggesting_fixes():
-        return DATA_KINDS[config.kind](config, seed, folder)
+    path = find(config.path)
+    encodings.check(path, config.encoding)
+    with file_errors.reporting(path, config.encoding):
+        dataset = DATA_KINDS[config.kind](config, seed, folder)
+    file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
+    return dataset
 
 
 def create_model(

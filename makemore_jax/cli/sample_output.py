@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from makemore_jax.cli import command_line, interrupts, progress
+from makemore_jax.cli import command_line, file_errors, interrupts, progress, sample_rules
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,11 +36,14 @@ def read_input(name: str | None, run: "Run") -> str | None:
     if name is None:
         return None
     encoding = run.config.data.encoding
-    if name == "-":
-        raw = sys.stdin.buffer.read() if sys.stdin else b""
-        text = files.decode(raw, "standard input", encoding, "--score")
-    else:
-        text, _ = files.read(name, encoding, "--score")
+    path = "standard input" if name == "-" else files.find(name)
+    with file_errors.reporting(path, encoding, "--score"):
+        if name == "-":
+            raw = sys.stdin.buffer.read() if sys.stdin else b""
+            text = raw.decode(encoding).removeprefix("\ufeff")
+        else:
+            text, _ = files.read(name, encoding)
+    file_errors.check_characters(set(text), path, encoding, "--score")
     if not text.strip():
         raise UserError(f"--score: {name} has no lines")
     return text
@@ -154,7 +157,7 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
     from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
-    lm.vocab.check(text, "--score", name)
+    sample_rules.check_characters(lm.vocab, text, "--score", name)
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)

@@ -260,8 +260,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _read(path: str) -> list[str]:
     """The words of a file. UserError if it can't be read or has none."""
-    with command.reading_data(), file_errors.suggesting_fixes():
+    with command.reading_data(), file_errors.reporting(files.find(path), "utf-8"):
         text, _ = files.read(path, "utf-8")
+        file_errors.check_characters(set(text), path, "utf-8", "data.path")
     words = split_lines(text)
     if not words:
         raise UserError(f"--data: {path} is empty; it needs one word per line")

@@ -12,6 +12,7 @@ import numpy as np
 from makemore_jax import assemble, model_forms, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import find_data, open_checkpoints, restore_language_model
+from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import Dataset, encode
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
@@ -107,12 +108,7 @@ def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
     if not all(names):
         raise UserError("--names: a name is empty; separate names by commas, as in emma,olivia")
     for name in names:
-        vocab.check(name, "--names", repr(name))
-        if len(name) >= max_len:
-            raise UserError(
-                f"--names: {name[:40]!r} has {len(name)} characters; "
-                f"the lines of this model have at most {max_len - 1}"
-            )
+        sample_rules.check_line(name, vocab, max_len, "--names")
 
 
 def default_names(dataset: Dataset | None, samples: list[str]) -> list[str]:
