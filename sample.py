@@ -15,8 +15,6 @@ from makemore_jax.cli import interrupts
 if __name__ == "__main__":
     interrupts.exit_immediately()
 
-from pathlib import Path
-
 from absl.flags import FLAGS
 
 from makemore_jax.cli import command_line, sample_flags, sample_rules
@@ -29,7 +27,7 @@ def main() -> None:
 
     import jax  # takes a second, which --help and mistakes do not wait for
 
-    from makemore_jax import assemble, workdir
+    from makemore_jax import assemble
     from makemore_jax.cli import sample_output, startup
     from makemore_jax.decoding import Decoding
 
@@ -38,7 +36,7 @@ def main() -> None:
     startup.use_compilation_cache()
     startup.announce_compiling()
     startup.use_cores()
-    run = workdir.read(Path(FLAGS.workdir))
+    run = assemble.read_run(FLAGS.workdir)
     sample_flags.check_for(run)
     text = sample_output.read_input(FLAGS.score, run)
     max_len = sample_flags.max_tokens(run)

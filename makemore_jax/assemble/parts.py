@@ -11,15 +11,15 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import config as config_lib
-from makemore_jax import model_forms, models, original_splits, workdir
+from makemore_jax import known_lines, model_forms, models, original_splits, workdir
 from makemore_jax.cli import encodings, file_errors, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
-from makemore_jax.data import Dataset, lines
+from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import moved_data, resume, run_files
+from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
 from makemore_jax.model_forms import TransformerForms
@@ -43,7 +43,7 @@ def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
 
 config_lib.RULES += [data_rules, window_rules]
 SPLITS.update(original_splits.SPLITS)
-DATA_KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
+DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.load}
 EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
 
 
@@ -121,6 +121,11 @@ def restore_language_model(
     return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 
+def read_run(folder: str | Path) -> workdir.Run:
+    """Return the run of a working directory. UserError if it has none, or a damaged one."""
+    return runs.read(Path(folder))
+
+
 def find_data(
     run: workdir.Run, folder: str | Path | None = None, path: str | None = None
 ) -> Dataset | None:
@@ -152,7 +157,8 @@ def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[Non
     """
     resume.check(folder, config, dataset)
     with lock(folder):
-        workdir.prepare(folder, config, dataset, versions=versions())
+        with runs.reporting_errors(folder):
+            workdir.prepare(folder, config, dataset, versions=versions())
         yield
 
 

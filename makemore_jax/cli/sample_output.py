@@ -18,8 +18,8 @@ from makemore_jax.errors import UserError
 if TYPE_CHECKING:
     import jax
 
-    from makemore_jax.data.lines import Dataset
     from makemore_jax.decoding import Decoding, LanguageModel, Sample
+    from makemore_jax.known_lines import KnownLines
     from makemore_jax.workdir import Run
 
 ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
@@ -49,7 +49,7 @@ def read_input(name: str | None, run: "Run") -> str | None:
     return text
 
 
-def find_data(run: "Run", folder: str, path: str | None) -> "Dataset | None":
+def find_data(run: "Run", folder: str, path: str | None) -> "KnownLines | None":
     """Return the data of the run in `folder`, to find samples in it; None, with a warning, without.
 
     `path` is the place of the file, if the user names it. Return None for a run on one text: its
@@ -68,7 +68,7 @@ def find_data(run: "Run", folder: str, path: str | None) -> "Dataset | None":
     return dataset
 
 
-def new_sampler(dataset: "Dataset | None") -> "Callable[..., list[Sample]]":
+def new_sampler(dataset: "KnownLines | None") -> "Callable[..., list[Sample]]":
     """Return a function like `assemble.sample` whose lines are not in the data.
 
     It warns if it finds too few. UserError without the data.
@@ -107,7 +107,7 @@ def print_stream(
         print()
 
 
-def print_samples(samples: "list[Sample]", dataset: "Dataset | None", as_json: bool) -> None:
+def print_samples(samples: "list[Sample]", dataset: "KnownLines | None", as_json: bool) -> None:
     """Print samples grouped by the split that contains them, or as JSON in the sampled order."""
     from makemore_jax.text.dataset import RULE
 

@@ -8,7 +8,8 @@ from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
-from makemore_jax.workdir import Run, read
+from makemore_jax.integrity import runs
+from makemore_jax.workdir import Run
 
 # A resumed run must have the same data and model settings and these,
 FIXED = ("seed", "optimizer.name", "optimizer.decay")
@@ -22,7 +23,7 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
     Settings that only change how long and how fast a run trains may differ.
     """
     if (workdir / "config.json").exists():
-        _check_same(read(workdir), config, dataset, workdir)
+        _check_same(runs.read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"

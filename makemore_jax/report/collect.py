@@ -11,7 +11,7 @@ import numpy as np
 
 from makemore_jax import assemble, model_forms, workdir
 from makemore_jax import config as config_lib
-from makemore_jax.assemble import find_data, open_checkpoints, restore_language_model
+from makemore_jax.assemble import find_data, open_checkpoints, read_run, restore_language_model
 from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import Dataset, encode
 from makemore_jax.data.vocabulary import Vocab
@@ -58,7 +58,7 @@ def collect(
     The default for `names` is three of dev, or three samples if the data is missing. UserError if
     there is no run in the folder, or for a name that the model can't read.
     """
-    run = workdir.read(folder)
+    run = read_run(folder)
     is_text = run.config.data.kind == "text"
     if is_text and names is not None:
         raise UserError("--names: only for a run on lines; this run was trained on one text")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from makemore_jax import config as config_lib
 from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble import create_model, read_run
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.integrity import resume
@@ -48,7 +48,7 @@ def read_runs(folders: list[Path]) -> list[ComparedRun]:
 
 
 def _read(folder: Path, name: str) -> ComparedRun:
-    run = workdir.read(folder)
+    run = read_run(folder)
     config, block_size = run.config, run.config.data.block_size
     model = create_model(config.model, run.vocab.size, block_size)
     return ComparedRun(
