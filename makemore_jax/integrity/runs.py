@@ -1,4 +1,4 @@
-"""One-line errors for working directories that can't be written, or that hold no or a damaged run."""
+"""One-line errors for a working directory: it can't be written, holds no run, or a damaged one."""
 
 import contextlib
 import json
