@@ -1,11 +1,11 @@
-"""Forms of a model that change its speed and its memory, but not its function.
+"""Forms of a model that change its speed, its memory or its number of parameters.
 
 - a loop over the layers, which XLA compiles once (`layer_loop`)
 - activations that are computed again for the gradient (`remat`)
+- activations in bfloat16 (`dtype`)
+- one table for the embeddings and the output layer (`tied`)
 - attention in blocks (`blockwise`)
 - dropout masks from the random generator of the device (`dropout_rng`)
-
-All forms have the same tree of parameters. Logits differ by rounding only.
 """
 
 from typing import Any
@@ -23,12 +23,17 @@ from makemore_jax.training.step import GradientFn, Sums
 
 
 class TransformerForms(Transformer):
-    """A transformer that can loop over its layers and recompute its activations.
+    """A transformer with the options that save time and memory.
+
+    With `tied`, the output layer is the transposed table of the embeddings. With dtype="bfloat16",
+    products are computed in bfloat16; norms, softmax and logits stay float32.
 
     With layer_loop="scan", XLA compiles one block and loops over the layers, and dropout draws
-    other masks.
+    other masks. This and `remat` change logits only by rounding and keep the tree of parameters.
     """
 
+    tied: bool = False
+    dtype: str = "float32"
     remat: bool = False
     dropout_rng: str = "threefry2x32"
     layer_loop: str = "unroll"
@@ -48,6 +53,8 @@ class TransformerForms(Transformer):
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:
         """Return position 0 and empty caches. A loop has them stacked along a first axis."""
         position, caches = super().init_carry(batch_size)
+        if self.dtype == "bfloat16":
+            caches = jax.tree.map(lambda a: a.astype(jnp.bfloat16), caches)
         if self.layer_loop != "scan":
             return position, caches
         empty = jnp.zeros((self.n_layer, *caches[0][0].shape), caches[0][0].dtype)
@@ -60,6 +67,17 @@ class TransformerForms(Transformer):
         x = self._embed(token, position)  # (B, C)
         caches, x = kernels.scan_layers_step(self.h, caches, x, position)
         return (position + 1, caches), self._logits(x)
+
+    def _embed(self, tokens: Array, positions: Array) -> Array:
+        x = super()._embed(tokens, positions)
+        return x.astype(jnp.bfloat16) if self.dtype == "bfloat16" else x
+
+    def _logits(self, x: Array) -> Array:
+        if not self.tied:
+            return super()._logits(x)
+        x = self.ln_f(x).astype(x.dtype)
+        logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
+        return kernels.at_least_float32(logits.reshape(*x.shape[:-1], self.vocab_size))
 
 
 def for_platform(model: nn.Module, platform: str) -> nn.Module:

@@ -14,7 +14,6 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample, sample_token
 from makemore_jax.losses import token_losses
 
@@ -114,7 +113,9 @@ def sample_batches(
     prompt_tokens, samples = encode_prompt(lm, prompt), []
     for start in numbers[::batch_size]:
         batch = np.arange(start, start + batch_size, dtype=np.int32)
-        samples += to_samples(lm.vocab, *generate_batch(batch, prompt_tokens))
+        tokens, log_probs, is_cut = jax.device_get(generate_batch(batch, prompt_tokens))
+        texts = lm.vocab.decode_rows(tokens)
+        samples += map(Sample, texts, log_probs.tolist(), is_cut.tolist())
     return samples[: len(numbers)]
 
 
@@ -123,9 +124,3 @@ def encode_prompt(lm: LanguageModel, prompt: str) -> np.ndarray:
     tokens = np.full(lm.max_len, -1, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     return tokens
-
-
-def to_samples(vocab: Vocab, tokens: Array, log_probs: Array, is_cut: Array) -> list[Sample]:
-    """Return the outputs of `generate` as text."""
-    texts = vocab.decode_rows(np.asarray(tokens))
-    return list(map(Sample, texts, np.asarray(log_probs).tolist(), np.asarray(is_cut).tolist()))

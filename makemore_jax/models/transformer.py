@@ -105,8 +105,7 @@ class Transformer(nn.Module):
     """A decoder-only transformer with learned positions.
 
     With init_scheme="gpt2", weights are N(0, 0.02); weights of residual projections are divided by
-    the square root of their number (Radford et al. 2019, section 2.3). With dtype="bfloat16",
-    products are computed in bfloat16; norms, softmax and logits stay float32.
+    the square root of their number (Radford et al. 2019, section 2.3).
 
     `blockwise` attention fits in a CPU's cache. It changes logits only by rounding.
     """
@@ -119,9 +118,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     activation: str = "gelu"
     bias: bool = True
-    tied: bool = False
     init_scheme: str = "pytorch"
-    dtype: str = "float32"
     blockwise: bool = True
 
     block_class = Block
@@ -136,8 +133,7 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(self.dropout)
         self.h = [self.block_class(config) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm(self.bias)
-        if not self.tied:
-            self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
+        self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
         x = self._embed(tokens, kernels.token_positions(tokens, positions))  # (B, T, C)
@@ -152,8 +148,7 @@ class Transformer(nn.Module):
 
     def init_carry(self, batch_size: int) -> Carry:
         """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
-        dtype = jnp.bfloat16 if self.dtype == "bfloat16" else self.wte.embedding.dtype
-        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), dtype)
+        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
         return jnp.zeros((), jnp.int32), [(empty, empty) for _ in range(self.n_layer)]
 
     def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
@@ -166,12 +161,7 @@ class Transformer(nn.Module):
         return (position + 1, new_caches), self._logits(x)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
-        x = self.wte(tokens) + self.wpe(positions)
-        return x.astype(jnp.bfloat16) if self.dtype == "bfloat16" else x
+        return self.wte(tokens) + self.wpe(positions)
 
     def _logits(self, x: Array) -> Array:
-        x = self.ln_f(x).astype(x.dtype)
-        if not self.tied:
-            return kernels.at_least_float32(self.lm_head(x))
-        logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
-        return kernels.at_least_float32(logits.reshape(*x.shape[:-1], self.vocab_size))
+        return kernels.at_least_float32(self.lm_head(self.ln_f(x).astype(x.dtype)))
