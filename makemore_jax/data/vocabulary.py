@@ -42,8 +42,8 @@ class Vocab:
         names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
         # The same letter can be one character or two: NFC has é, NFD has e and an accent.
         forms = [f for f in FORMS if not self.unknown(unicodedata.normalize(f, text))]
-        hint = f"; it saw this text in another Unicode form: convert it to {forms[0]}"
-        raise UserError(f"{flag}: training never saw {names}{hint if forms else ''}")
+        hint = f"; it saw another Unicode form of them: convert the text to {' or '.join(forms)}"
+        raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text. KeyError if it has unknown characters."""
