@@ -1,5 +1,7 @@
 """Any text: encodings, characters of all scripts, very long lines, moved and converted files."""
 
+# ruff: noqa: RUF001  (the tests name characters that look like others)
+
 import bz2
 import gzip
 import io
@@ -273,7 +275,6 @@ def test_a_tiny_temperature_is_greedy(temperature):
 
 
 def test_classes_of_all_scripts():
-    # ruff: noqa: RUF001
     classes = {
         "vowel": "aÉøæıαώΩяыїэ",
         "consonant": "bñßçγςжйЩ",
