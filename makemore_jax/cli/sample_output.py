@@ -26,7 +26,7 @@ ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
-def read_input(name: str | None, run: "Run") -> str | None:
+def read_input(name: str | None, encoding: str) -> str | None:
     """Return the text to score, from the file `name` or, for "-", from standard input.
 
     Return None without a name.
@@ -35,7 +35,6 @@ def read_input(name: str | None, run: "Run") -> str | None:
 
     if name is None:
         return None
-    encoding = run.config.data.encoding
     path = "standard input" if name == "-" else files.find(name)
     with file_errors.reporting(path, encoding, "--score"):
         if name == "-":
