@@ -28,7 +28,6 @@ from makemore_jax.parallel.gradients import (
 from makemore_jax.parallel.mesh import make_mesh, unroll_layers
 from makemore_jax.parallel.shardings import StateShardings
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
@@ -115,6 +114,5 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     train_steps = compile_steps(
         model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings
     )
-    batch_sums = evaluation.make_batch_sums(model, mesh)
-    evaluate = make_evaluate(batch_sums, num_devices, shardings.fetch_sum)
+    evaluate = evaluation.make_evaluate(model, mesh)
     return Programs(model, create_state, train_steps, evaluate, put, fetch)

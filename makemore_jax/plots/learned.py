@@ -42,9 +42,10 @@ def characters(projection: Projection, labels: list[str], file: Path) -> None:
             area = (1.2 * size) ** 2
             ax.scatter(*members.T, s=area, color=color, alpha=0.18, linewidths=0, label=name)
     labels = fonts.drawable(labels)
-    text_style = {"ha": "center", "va": "center", "weight": "bold", "fontsize": size}
+    text_style = {"ha": "center", "va": "center", "weight": "bold"}
     for (x, y), label, name in zip(positions, labels, classes, strict=True):
-        ax.text(x, y, label, color=COLORS[name], **text_style)
+        fontsize = size if len(label) <= 2 else size / 2  # U+4E2D
+        ax.text(x, y, label, color=COLORS[name], fontsize=fontsize, **text_style)
     ax.set_xlabel(f"first component, {projection.shares[0]:.0%} of the variance")
     ax.set_ylabel(f"second component, {projection.shares[1]:.0%}")
     ax.set_aspect("equal", adjustable="datalim")
