@@ -7,8 +7,9 @@
 Both sides have the same weights, batches and optimizer. The comparison covers logits, loss and
 gradients before the first step, the parameters after some steps, the loss of every step, and the
 greedy continuations of ten prompts at the end. In float32 it also runs the compiled program of
-train.py, which computes all steps in one call: on one device and on two. Prints a table and writes parity.json and a figure
-of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded, and names the quantity.
+train.py, which computes all steps in one call, on one device and on two. Prints a table and writes
+parity.json and a figure of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded,
+and names the quantity.
 """
 
 if __name__ == "__main__":
@@ -40,6 +41,7 @@ from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite
 from makemore_jax.text.dataset import TextDataset
 from makemore_jax.torch_parity import compiled, weights
+from makemore_jax.torch_parity.difference import worst_relative
 from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
 from makemore_jax.torch_parity.table import (
@@ -62,8 +64,8 @@ MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would
 # Tolerances: absolute for logits, loss and the loss curve; relative to the largest entry of the
 # tensor for gradients and parameters. Parameters have none in float32: Adam divides by the size of
 # the gradient, so rounding errors move a parameter with an exact gradient of 0, such as the bias of
-# the keys, as far as any other. The last four are those of the compiled program of train.py, which is
-# only compared in float32, on one device and on two.
+# the keys, as far as any other. The last four are those of the compiled program of train.py, on one
+# device and on two.
 TOLERANCES = {
     "float64": {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11, "parameters": 1e-9}
     | {"loss_curve": 1e-9, "continuations": 0},
@@ -113,7 +115,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         seconds["torch"].append(time.perf_counter() - torch_start)
         if i in SNAPSHOTS or i == steps:
             theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
-            snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
+            snapshots[i] = worst_relative(weights.to_torch(state.params, kind), theirs)
 
     max_len = block_size
     if config.data.kind == "text":
@@ -133,7 +135,9 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         ours = compiled.train(model, optimizer, start, split, key, batch_size, steps, num)
         losses = np.subtract(ours.losses, curves["torch"])
         differences |= {
-            f"compiled_gradients_{num}": _worst(weights.to_torch(ours.grads, kind), torch_grads),
+            f"compiled_gradients_{num}": worst_relative(
+                weights.to_torch(ours.grads, kind), torch_grads
+            ),
             f"compiled_loss_curve_{num}": float(np.max(np.abs(losses))),
         }
     return {
@@ -180,7 +184,7 @@ def _first_step(
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
-    by_name = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
+    by_name = {name: worst_relative({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     return {
         "logits": float(np.max(np.abs(np.asarray(logits) - torch_logits.detach().numpy()))),
         "loss": abs(float(loss) - torch_loss.item()),
@@ -192,16 +196,6 @@ def _first_step(
 def _named_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Return all parameters by name. A tied parameter has two names."""
     return module.named_parameters(remove_duplicate=False)
-
-
-def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """Return the largest difference of any tensor, relative to the largest entry of the tensor."""
-    assert ours.keys() == theirs.keys()
-    tiny = np.finfo(np.float64).tiny
-    return max(
-        float(np.max(np.abs(ours[k] - theirs[k])) / max(np.max(np.abs(theirs[k])), tiny))
-        for k in theirs
-    )
 
 
 def _prompts(dataset: data.Dataset) -> list[str]:
