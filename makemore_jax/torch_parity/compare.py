@@ -133,11 +133,10 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
             not_compared[num] = reason
             continue
         ours = compiled.train(model, optimizer, start, split, key, batch_size, steps, num)
+        grads = weights.to_torch(ours.grads, kind)
         losses = np.subtract(ours.losses, curves["torch"])
         differences |= {
-            f"compiled_gradients_{num}": worst_relative(
-                weights.to_torch(ours.grads, kind), torch_grads
-            ),
+            f"compiled_gradients_{num}": worst_relative(grads, torch_grads),
             f"compiled_loss_curve_{num}": float(np.max(np.abs(losses))),
         }
     return {
