@@ -112,14 +112,14 @@ def best(name: str, values: list[float]) -> float:
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
     """Return a table of start times, absolute and relative speed, and memory."""
-    header = ["text", "GB", "first start, s", "later start, s", "steps a second", "relative"]
+    header = ["text", "GB", "first start, s", "later start, s", "steps per second", "relative"]
     rows = []
     for way, run in results.items():
         row = [way, f"{run['gigabytes']:.2f}"]
         row += [f"{run['first_start']:.1f}", f"{run['later_start']:.1f}"]
         row += [f"{run['steps_per_second']:.1f}", f"{run['relative']:.2f}"]
         rows.append([*row, f"{run['cpu_milliseconds']:.1f}", f"{run['mebibytes']:.0f}"])
-    return sides.as_table([*header, "CPU ms a step", "peak MiB"], rows)
+    return sides.as_table([*header, "CPU ms per step", "peak MiB"], rows)
 
 
 def exceeded_limits(run: dict[str, float]) -> list[str]:

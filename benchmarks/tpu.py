@@ -141,7 +141,7 @@ def collectives(program: Any) -> dict[str, int]:
 
 
 def host_transfers(program: Any) -> set[str]:
-    """Return the operations of a compiled program that leave the chips."""
+    """Return the operations of a compiled program that exchange data with the host."""
     return {a or b for a, b in HOST_TRANSFER.findall(program.as_text())}
 
 
