@@ -4,7 +4,7 @@
 # The network of notebook 3 trains, but it starts badly. This notebook looks at the numbers inside
 # it, finds two faults in its initial values, and repairs them. Then it makes the network six layers
 # deep (five hidden layers and the output layer), where good initial values are hard to find, and
-# adds batch norm, which makes them easy.
+# adds batch norm, which tolerates bad ones.
 #
 # It follows the course's lecture
 # [Building makemore part 3: Activations & Gradients, BatchNorm](https://youtu.be/P6sfmUTpUmc).
@@ -111,7 +111,7 @@ Markdown(
 
 # %% [markdown]
 # With `normal` the loss starts far above 3.30. Training spends its first steps only on making the
-# logits smaller. A small output layer removes that.
+# logits smaller. A small output layer avoids that.
 #
 # ## Fault 2: saturated units
 #
