@@ -1,4 +1,4 @@
-"""Kinds of data, models, sampling, checkpoints and logging, those of extensions included."""
+"""Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 def create_model(
     config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
 ) -> nn.Module:
-    """Return `models.create` of any model, those of extensions included."""
+    """Create a model of any family, including those of extensions; see `models.create`."""
     families = models.MODELS | EXTENSION_MODELS
     return models.create(config, vocab_size, block_size, platform, families)
 

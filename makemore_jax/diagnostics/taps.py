@@ -112,7 +112,7 @@ def _wrapped_jaxpr(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 
 def _nonlinearity(eqn: core.JaxprEqn) -> str | None:
-    """Return the primitive if an equation is a nonlinearity or wraps only one, as jax.nn.relu."""
+    """Return the primitive if an equation is a nonlinearity or wraps only one, like jax.nn.relu."""
     if inner := _wrapped_jaxpr(eqn):
         return _nonlinearity(inner.eqns[0]) if len(inner.eqns) == 1 else None
     name = eqn.primitive.name
@@ -125,7 +125,7 @@ def _nonlinearity(eqn: core.JaxprEqn) -> str | None:
 def _evaluate(
     jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], add: Sequence[Array]
 ) -> tuple[list[Any], list[Array]]:
-    """Evaluate a jaxpr with `add` added at its taps. -> its outputs, the values at the taps"""
+    """Evaluate a jaxpr with `add` added at its taps. Return its outputs and the tapped values."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(v: Any) -> Any:

@@ -45,7 +45,7 @@ def nearest_words(texts: list[str], words: list[str]) -> list[tuple[str, int]]:
 
 
 def _nearest_word(text: str, words: list[str], min_edits: np.ndarray) -> tuple[str, int]:
-    """`min_edits` (N,) are lower bounds of the distances; words with small bounds come first."""
+    """Try words in the order of `min_edits` (N,), the lower bounds of their distances."""
     order = np.argsort(min_edits, kind="stable")
     best, fewest = "", math.inf
     for start in range(0, len(order), WORD_BATCH):
