@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds, 1 to 3")
-    parser.add_argument("--steps", type=int, help="number of steps (that of each config)")
+    parser.add_argument("--steps", type=int, help="number of steps (default: as in each config)")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     path = locate("names", ROOT / "data")

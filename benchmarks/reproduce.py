@@ -3,7 +3,7 @@
 Trains every config twice: on makemore's list and split, where PyTorch's losses are known, and
 on names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
 with the command of each row). `--check` writes nothing. It trains again and fails unless every loss
-equals that of docs/results.json to the last digit, as it does on the same machine with the same
+equals the one in docs/results.json to the last digit, as it does on the same machine with the same
 versions.
 
 `--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty

@@ -2,8 +2,8 @@
 
 Trains the config with each learning rate and writes docs/shakespeare/results.json and the table
 results.md, which docs/shakespeare.md includes. `--check` writes nothing. It trains again and fails
-unless every loss equals that of results.json to the last digit, as it does on the same machine with
-the same versions.
+unless every loss equals the one in results.json to the last digit, as it does on the same machine
+with the same versions.
 
 Needs the text: python -m makemore_jax.download shakespeare
 """

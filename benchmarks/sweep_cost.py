@@ -1,7 +1,7 @@
 """Cost of a sweep, compared with single runs: python -m benchmarks.sweep_cost
 
 Runs `sweep.sweep` with 1, 4, 16 and 64 learning rates on one device, including compilation, and
-compares the time with that of the same number of sweeps over a single learning rate. Then compares
+compares the time with the same number of sweeps over a single learning rate. Then compares
 200 more steps with the same number of steps of train.py on that device.
 """
 

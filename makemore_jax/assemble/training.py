@@ -101,7 +101,7 @@ def timed_steps(start: int, config: Config, num_params: int, block_size: int) ->
 
 
 def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
-    """Return the hook that writes statistics of the next step. Write those of step 0 now."""
+    """Return the hook that writes statistics of the next step. In a new run, write them now too."""
     from makemore_jax import diagnostics
 
     config, model = run.config, run.programs.model

@@ -58,7 +58,7 @@ def trace(
     The tapped function maps (add, *args) to (function(*args), values) for args of these shapes.
     `add` has an array for each tap, which is added to the values of the tap. Branches and `while`
     loops have no taps. A function with a custom gradient keeps it, unless there are taps inside:
-    then the gradient is that of its primal computation.
+    then JAX differentiates its primal computation.
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
 

@@ -31,7 +31,7 @@ def causal_mask(T: int, positions: Array | None) -> Array:
     """Return which keys each query may attend to: those of its line, up to itself. (1, T, T)
 
     A packed line may begin in the previous row (no line is longer than a row), so the keys are
-    those of two rows, in the order of `prepend_previous_row`. (B, T, 2 T)
+    taken from two rows, in the order of `prepend_previous_row`. (B, T, 2 T)
     """
     if positions is None:
         return jnp.tril(jnp.ones((1, T, T), bool))

@@ -1,6 +1,6 @@
 """Training in several processes, each with its own devices.
 
-All processes run the same program on the same data and hold the same Python values. Arrays are
+All processes run the same program on the same data and compute the same Python values. Arrays are
 sharded over the devices of all processes. Only the primary process, number 0, writes logs. All
 write checkpoints.
 """

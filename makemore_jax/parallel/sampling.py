@@ -36,7 +36,7 @@ def generate(
     decoding: Decoding,
     mesh: Mesh,
 ) -> tuple[Array, Array, Array]:
-    """Sample lines as `sampling.generate` does, some on each device of the mesh."""
+    """Sample lines as `sampling.generate` does. The devices of the mesh share the lines."""
     generate_part = jax.shard_map(
         partial(_generate, model, decoding),
         mesh=mesh,

@@ -47,7 +47,7 @@ STORED_SHARDED = {
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that every device holds as a whole."""
+    """Return the sharding of an array that every device stores completely."""
     return NamedSharding(mesh, P())
 
 
@@ -138,7 +138,7 @@ def serialize_on_cpu(program: Callable, mesh: Mesh) -> Callable:
 
 
 def is_replicated(tree: Any) -> bool:
-    """Return whether every device holds the whole of each array; True for host arrays."""
+    """Return whether every device stores all arrays completely; True for host arrays."""
     return all(getattr(leaf, "is_fully_replicated", True) for leaf in jax.tree.leaves(tree))
 
 

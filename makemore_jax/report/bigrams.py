@@ -1,4 +1,4 @@
-"""The bigram statistics of a model's predictions, compared with those of the data."""
+"""The bigram statistics of a model's predictions and of the data."""
 
 from typing import Any, NamedTuple
 

@@ -37,7 +37,7 @@ def describe_samples(samples: list[Sample], dataset: Dataset | None) -> list[Rep
 def nearest_words(texts: list[str], words: list[str]) -> list[tuple[str, int]]:
     """Return the nearest word to each text, and its edit distance.
 
-    Ties go to the word whose length is closest to that of the text, then to the first.
+    Ties go to the word with the length closest to the text's, then to the first word.
     """
     words = list(dict.fromkeys(words))
     sizes = np.array([len(word) for word in words])

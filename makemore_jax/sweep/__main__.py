@@ -14,8 +14,9 @@ trained in groups, one after the other.
 
 The sweep prints a table and writes sweep.json and sweep.png into --workdir. The run with the lowest
 dev loss is saved in best/ of that folder; sample.py can sample from it. A run has diverged if its
-loss is not finite, or if its final train loss is above both that of its first step and that of
-uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are kept.
+loss is not finite, or if its final train loss is above both the loss of its first step and the
+loss of uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are
+kept.
 """
 
 import importlib.util

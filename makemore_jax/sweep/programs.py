@@ -1,4 +1,4 @@
-"""The compiled functions of a group: those of one run under `vmap`, split over the devices.
+"""The compiled functions of a group: the functions of one run under `vmap`, split over devices.
 
 Every argument and result has a leading axis of length M, one entry per run.
 """

@@ -95,7 +95,7 @@ def _call_ends(config: TrainConfig) -> list[int]:
 def _make_results(members: list[Values], history: History, vocab_size: int) -> list[Result]:
     """Return the result of each run. The best run has its states, for a run directory."""
     train_loss, dev_loss = history.train_losses[-1], history.dev_losses[-1]
-    # The run diverged if its loss exceeds both its first loss and that of uniform guessing.
+    # The run diverged if its loss exceeds both its first loss and the loss of uniform guessing.
     is_worse = train_loss > np.maximum(history.first_loss, math.log(vocab_size))
     diverged = is_worse | ~np.isfinite(train_loss + dev_loss)
     best = np.where(diverged, np.nan, np.fmin.reduce(history.dev_losses))[: len(members)]
@@ -128,7 +128,7 @@ def _make_trained_run(history: History, i: int, best_dev_loss: float) -> Trained
 
 
 def _metrics_lines(history: History, i: int) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl of run number `i`. The time is that of all runs."""
+    """Return the lines of metrics.jsonl of run number `i`. The time is for all runs."""
     lines = []
     dev_losses = dict(zip(history.eval_steps, history.dev_losses[:, i].tolist(), strict=True))
     train_losses = history.train_losses[:, i].tolist()

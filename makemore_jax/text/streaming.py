@@ -96,7 +96,7 @@ def _prefill(
 def stream(
     lm: LanguageModel, key: Array, numbers: np.ndarray, prompt: str, decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the tokens of endless texts with these numbers (B,).
+    """Yield the tokens of endless texts, one text for each of `numbers` (B,).
 
     Each item has some tokens (B, n) and their log-probabilities (B, n). A text depends only on the
     key, its number and the prompt. Without a prompt it starts as if after the end of a line.

@@ -316,7 +316,7 @@ Markdown(f"| hidden weights times | {' | '.join(columns)} |\n|---|---|---|\n" + 
 #
 # With batch norm the output for one example depends on the other examples of its batch. For a
 # single name there is no batch. So the model keeps *running statistics*: averages of mean and
-# variance over the batches of training, used instead of those of the batch.
+# variance over the training batches. They replace the statistics of the batch.
 #
 # These averages are not parameters: no gradient changes them. In JAX they cannot be updated in the
 # background, so the model returns them, and the training step carries them in the state:
