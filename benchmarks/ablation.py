@@ -56,12 +56,12 @@ SPEED_UPS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
 }
 
 
-def make_trainer(kind: str, without: str):
+def make_trainer(kind: str, disabled: str):
     """Disable a speed-up in this process, and return the trainer of train_speed."""
     from benchmarks.jax_side import make_trainer
 
-    if without:
-        SPEED_UPS[without][0]()
+    if disabled:
+        SPEED_UPS[disabled][0]()
     return make_trainer(kind)
 
 

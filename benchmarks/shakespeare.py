@@ -75,8 +75,8 @@ def main() -> None:
     measured = {row: train(row, data.absolute()) for row in args.rows}
     print(as_table(measured))
     if args.check:
-        if stale := [row for row in measured if measured[row] != stored.get(row)]:
-            sys.exit(f"shakespeare: the losses of {', '.join(stale)} differ from {file}")
+        if differing := [row for row in measured if measured[row] != stored.get(row)]:
+            sys.exit(f"shakespeare: the losses of {', '.join(differing)} differ from {file}")
         return
     write(stored | measured, file)
 
