@@ -1,6 +1,5 @@
 """From logits to one token: temperature, top-k, nucleus sampling, and the random choice."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.errors import UserError
 
 
 class LanguageModel(NamedTuple):
@@ -38,15 +36,6 @@ class Decoding:
     temperature: float = 1.0  # softmax temperature; 0 is greedy
     top_k: int | None = None  # sample from the k most probable tokens
     top_p: float | None = None  # nucleus sampling: smallest set of tokens with total probability p
-
-    def check(self) -> None:
-        """UserError if a field is out of its range."""
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature: {self.temperature} must be a number, 0 or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"--top_k: {self.top_k} must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p: {self.top_p} must be above 0 and at most 1")
 
 
 DEFAULT_DECODING = Decoding()
@@ -86,8 +75,3 @@ def _argmax(logits: Array) -> Array:
     is_max = logits == logits.max(axis=-1, keepdims=True)
     V = logits.shape[-1]
     return jnp.where(is_max, jnp.arange(V), V - 1).min(axis=-1)
-
-
-def check_prompt(vocab: Vocab, prompt: str) -> None:
-    """UserError if training never saw a character of the prompt."""
-    vocab.check(prompt, "--prompt")

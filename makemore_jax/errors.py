@@ -15,22 +15,6 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-class MissingFile(UserError):
-    """A file that the user named does not exist. `cli.file_errors` adds what to do about it."""
-
-    def __init__(self, flag: str, path: str):
-        self.path = path
-        super().__init__(f"{flag}: {path} does not exist")
-
-
-class WrongEncoding(UserError):
-    """A file is not text in its encoding. `cli.file_errors` adds what it could be instead."""
-
-    def __init__(self, flag: str, path: str, encoding: str, problem: str):
-        self.flag, self.path, self.encoding = flag, path, encoding
-        super().__init__(f"{flag}: {path} is not {encoding} {problem}")
-
-
 class Diverged(UserError):
     """The loss is not finite. The command line was valid, so programs exit with code 1."""
 

@@ -3,7 +3,6 @@
 from jax import Array
 
 from makemore_jax import assemble
-from makemore_jax.data.lines import Dataset
 from makemore_jax.decoding import (
     DEFAULT_DECODING,
     MIN_TEMPERATURE,
@@ -11,13 +10,14 @@ from makemore_jax.decoding import (
     LanguageModel,
     Sample,
 )
+from makemore_jax.known_lines import KnownLines
 
 MAX_ROUNDS = 100
 
 
 def sample_new(
     lm: LanguageModel,
-    dataset: Dataset,
+    dataset: KnownLines,
     key: Array,
     num: int,
     prompt: str = "",

@@ -24,6 +24,17 @@ NO_TEXT = {
 CONTROL_BYTES = {*range(32)} - set(b"\t\n\v\f\r\x1b")
 
 
+def is_known(encoding: str) -> bool:
+    """Return whether Python can decode bytes to text with this encoding."""
+    try:
+        b"a".decode(encoding)
+    except UnicodeDecodeError:  # some encodings need more bytes
+        return True
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
 def read_head(path: str) -> bytes:
     """Return the first bytes of a file; none if it can't be read, or only once, as a pipe."""
     if not Path(path).is_file():

@@ -1,14 +1,9 @@
 """The vocabulary: characters to tokens and back."""
 
-import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-
-from makemore_jax.errors import UserError
-
-FORMS = ("NFC", "NFD", "NFKC", "NFKD")  # of Unicode normalization
 
 
 @dataclass(frozen=True)
@@ -34,16 +29,6 @@ class Vocab:
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters of `text` that have no token."""
         return [c for c in dict.fromkeys(text) if c not in self._tokens]
-
-    def check(self, text: str, flag: str, source: str = "") -> None:
-        """UserError, about `flag`, if characters of `text` have no token. `source` contains it."""
-        if not (unknown := self.unknown(text)):
-            return
-        names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
-        # The same letter can be one character or two: NFC has é, NFD has e and an accent.
-        forms = [f for f in FORMS if not self.unknown(unicodedata.normalize(f, text))]
-        hint = f"; it saw another Unicode form of them: convert the text to {' or '.join(forms)}"
-        raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text. KeyError if it has unknown characters."""

@@ -1,5 +1,6 @@
 """Read a text of any size in parts; write its tokens to a file."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from typing import BinaryIO, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from makemore_jax.cli import file_errors
 from makemore_jax.config import DataConfig
-from makemore_jax.data.files import check_characters, reporting_io_errors
 from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.errors import UserError, WrongEncoding
+from makemore_jax.errors import UserError
 from makemore_jax.workdir import write_json
 
 CHARS_PER_READ = 2**16  # larger parts would not fit in the cache of a CPU core
@@ -23,7 +24,7 @@ MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not 
 
 def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     """Return the vocabulary of a text, its number of characters and the sha256 of its file."""
-    with reporting_io_errors(config.path), open(config.path, "rb") as file:
+    with _reporting(config), open(config.path, "rb") as file:
         sha256 = _sha256(file)
     occurs, num_chars = np.zeros(0x110000, bool), 0
     known = b""  # the ASCII characters so far; dropping them first leaves few to look up
@@ -33,7 +34,6 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
             occurs[_code_points(rest.decode("utf-8", "surrogatepass"))] = True
             known = np.flatnonzero(occurs[:128]).astype(np.uint8).tobytes()
     chars = tuple(map(chr, np.flatnonzero(occurs)))
-    check_characters(chars, config.path, config.encoding, "data.path")
     if num_chars > MAX_CHARS:
         raise UserError(
             f"data.path: {config.path} has {num_chars:,} characters; at most {MAX_CHARS:,} can be "
@@ -105,14 +105,15 @@ def _code_points(text: str) -> np.ndarray:
 def _read_parts(config: DataConfig) -> Iterator[str]:
     """Yield a text, part by part, without a byte order mark and with \\n as the end of lines."""
     is_first = True
-    try:
-        with reporting_io_errors(config.path), open(config.path, encoding=config.encoding) as file:
-            while part := _read_part(file, config):
-                part = part.removeprefix("\ufeff") if is_first else part
-                is_first = False
-                yield part
-    except (LookupError, ValueError):
-        raise UserError(f'data.encoding: "{config.encoding}" can\'t be read by Python') from None
+    with _reporting(config), open(config.path, encoding=config.encoding) as file:
+        while part := _read_part(file, config):
+            part = part.removeprefix("\ufeff") if is_first else part
+            is_first = False
+            yield part
+
+
+def _reporting(config: DataConfig) -> contextlib.AbstractContextManager[None]:
+    return file_errors.reporting(config.path, config.encoding)
 
 
 def _read_part(file: TextIO, config: DataConfig) -> str:
@@ -120,5 +121,5 @@ def _read_part(file: TextIO, config: DataConfig) -> str:
         return file.read(CHARS_PER_READ)
     except UnicodeDecodeError as error:  # with positions relative to the last bytes read
         byte = file.buffer.tell() - len(error.object) + error.start
-        args = "data.path", config.path, config.encoding
-        raise WrongEncoding(*args, f"at byte {byte}") from None
+        problem = f"at byte {byte}"
+        raise file_errors.wrong_encoding(config.path, config.encoding, problem) from None

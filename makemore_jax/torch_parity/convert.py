@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
+from makemore_jax import models
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir, read_run
 from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
@@ -71,7 +71,7 @@ def to_torch(folder: Path, file: Path, checkpoint: str) -> None:
     """Write the weights of a run to `file`, as a state_dict with makemore's names and buffers."""
     import torch
 
-    run = workdir.read(folder)
+    run = read_run(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     template = models.variable_shapes(model, block_size)
