@@ -16,7 +16,7 @@ MARKDOWN = ROOT / "docs/jax-beside-pytorch.md"
 
 
 def test_the_markdown_page_shows_the_present_code():
-    update = "python -m makemore_jax.torch_parity.page --markdown docs/jax-beside-pytorch.md"
+    update = "python -m makemore_jax.torch_parity.page_markdown docs/jax-beside-pytorch.md"
     assert MARKDOWN.read_text("utf-8") == page_markdown.as_markdown(), f"write it anew: {update}"
 
 

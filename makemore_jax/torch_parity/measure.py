@@ -20,10 +20,10 @@ from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.config import Config, OptimizerConfig
 from makemore_jax.data import draw, draw_indices
 from makemore_jax.data.lines import encode
-from makemore_jax.data.splits import torch_randperm
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.losses import mean_loss
 from makemore_jax.models import MODELS, layers
+from makemore_jax.original_splits import torch_randperm
 from makemore_jax.torch_parity import compiled, idioms, weights
 from makemore_jax.torch_parity.difference import Difference, worst_relative
 from makemore_jax.torch_parity.pairs import FAMILIES, Pair

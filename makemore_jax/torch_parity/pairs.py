@@ -412,7 +412,7 @@ TOPICS = (
             Pair(
                 "Seeds",
                 (Code(IDIOMS, ("shuffled",)),),
-                (Code("data/splits.py", ("torch_randperm",)),),
+                (Code("original_splits.py", ("torch_randperm",)),),
                 "Equal seeds give different numbers in PyTorch and JAX. To have makemore's split "
                 "of the data, this project computes PyTorch's permutation without torch.",
                 EXACT,
