@@ -24,7 +24,7 @@ from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
@@ -61,7 +61,7 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
+    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
     with open_workdir(folder, config, dataset):
         open_checkpoints(folder).save(state, dev_loss)
     return dev_loss
