@@ -31,6 +31,7 @@ h3 { border-top: 1px solid #e3e7ec; padding-top: 1rem }
              font-size: .78rem }
 .sides figcaption b { color: #1c2430 }
 .measured { font-variant-numeric: tabular-nums; color: #1c2430 }
+.value { white-space: nowrap }
 .exceeded { color: #b00020; font-weight: 600 }
 .k { color: #7a1fa2 } .s { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
 @media (max-width: 40rem) { .sides pre { font-size: .7rem } }
@@ -116,12 +117,12 @@ def highlight(code: str) -> str:
 def _value(value: float | None, bound: float | None) -> str:
     """Return a difference and its bound."""
     if bound is None:
-        return "-"
+        return "none"
     shown = "missing" if value is None else f"{value:.1e}" if value else "0"
     is_within = value is not None and value <= bound
     allowed = f"at most {bound:g}" if bound else "equal"
     shown = shown if is_within else f'<span class="exceeded">{shown}</span>'
-    return f"{shown} ({allowed})"
+    return f'<span class="value">{shown} ({allowed})</span>'
 
 
 def _names() -> str:
