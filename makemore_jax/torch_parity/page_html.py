@@ -84,6 +84,8 @@ def _pair(section: Section, pair: Pair, differences: Differences) -> str:
     measured = f"Difference in {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
     if pair.bounds.gradient is not None:
         measured += f"; in the gradient: {_value(gradient, pair.bounds.gradient)}"
+    if pair.measured_as == "nothing":
+        measured = "Not compared."
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
     title = f"{section.title}: {pair.title}" if section.kind else pair.title
     head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'

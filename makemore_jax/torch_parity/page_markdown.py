@@ -56,6 +56,8 @@ def _pair(section: Section, pair: Pair) -> list[str]:
 
 def _bounds(pair: Pair) -> str:
     output, gradient = pair.bounds
+    if pair.measured_as == "nothing":
+        return "Not compared."
     parts = [f"{pair.value}: at most {output:g}" if output else f"{pair.value}: equal"]
     if gradient is not None:
         parts.append(f"gradient: at most {gradient:g}")
