@@ -181,13 +181,18 @@ class VerifiedCheckpoints(Checkpoints):
     def _report_damage(self, used: int) -> None:
         """Print a line for each damaged checkpoint. A training moves it out of its way."""
         for step in self._damaged.keys() - self._reported:
-            self._reported.add(step)
+            reason, moved = self._damaged[step], ""
+            if self._read_only:
+                self._reported.add(step)
+            else:
+                del self._damaged[step]  # the step can be saved again
             if not processes.is_primary():
                 continue
-            moved = "" if self._read_only else f"; its files are now in {self._move_away(step)}"
+            if not self._read_only:
+                moved = f"; its files are now in {self._move_away(step)}"
             warn(
-                f"{self._shown / str(step)} is DAMAGED: {self._damaged[step]}; "
-                f"using the checkpoint of step {used} instead{moved}"
+                f"{self._shown / str(step)} is DAMAGED: {reason}; using the checkpoint of step "
+                f"{used} instead{moved}"
             )
 
     def _move_away(self, step: int) -> Path:
