@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from makemore_jax.errors import UserError
-from makemore_jax.workdir import reporting_errors
+from makemore_jax.integrity.runs import reporting_errors
 
 NOT_SUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
