@@ -17,7 +17,7 @@ if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
 else:
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
-from makemore_jax import models, workdir
+from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model, open_checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
@@ -322,7 +322,7 @@ def test_window_mlp_in_lockstep_and_converted(options, tmp_path):
     given = Config()
     given.model.batch_norm = options.get("batch_norm", "none")
     convert.from_torch(tmp_path / "model.pt", given, tmp_path / "run", str(ROOT / "names.txt"))
-    read = workdir.read(tmp_path / "run").config
+    read = assemble.read_run(tmp_path / "run").config
     for name, value in options.items():
         assert getattr(read.model, name) == value
     assert convert.to_torch(tmp_path / "run", tmp_path / "back.pt", "best") == "makemore"

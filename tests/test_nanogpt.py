@@ -21,7 +21,7 @@ else:
 
 import nanogpt
 
-from makemore_jax import assemble, workdir
+from makemore_jax import assemble
 from makemore_jax.assemble import create_model, open_checkpoints
 from makemore_jax.config import Config
 from makemore_jax.decoding import Decoding
@@ -76,7 +76,7 @@ def files(tmp_path_factory):
 
 def load_state(folder):
     """Return the config, the model and the latest state of a run."""
-    run = workdir.read(folder)
+    run = assemble.read_run(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     optimizer = make_optimizer(run.config.optimizer, run.config.train.steps)
@@ -152,7 +152,9 @@ def test_the_config_is_that_of_the_file(files):
 def test_continuations_agree_beyond_the_context(files):
     """Greedy, and with the same Gumbel noise on both sides."""
     model, decoding = trained()[0].eval(), Decoding(temperature=0)
-    lm = assemble.load_language_model(files / "run", workdir.read(files / "run"), max_len=3 * T)
+    lm = assemble.load_language_model(
+        files / "run", assemble.read_run(files / "run"), max_len=3 * T
+    )
     key, prompt = jax.random.key(5), "7 f"
     tokens, count = lm.vocab.encode(prompt), 3 * T - len(prompt)
     (greedy,) = assemble.sample(lm, key, 1, prompt, decoding)
@@ -205,7 +207,7 @@ def test_a_vocabulary_is_enough_to_sample(files, tmp_path):
     assert done.stdout.endswith("of step 7 with its optimizer, dev loss 2.5000\n")
     folders, key = (files / "run", tmp_path / "run"), jax.random.key(3)
     models = [
-        assemble.load_language_model(folder, workdir.read(folder), "latest", 20)
+        assemble.load_language_model(folder, assemble.read_run(folder), "latest", 20)
         for folder in folders
     ]
     assert models[0].vocab == models[1].vocab
@@ -216,7 +218,7 @@ def test_a_run_continues_with_the_config_file_that_was_written(files, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(files / "run", folder)
     config = runpy.run_path(str(folder / "config.py"))["get_config"]()
-    assert config == workdir.read(folder).config
+    assert config == assemble.read_run(folder).config
     config.train.steps, config.train.log_every, config.train.num_samples = 11, 2, 0
     assert assemble.train(config, str(folder))["steps"] == 11
     assert {line["step"] for line in read_metrics(folder)} == {8, 10, 11}

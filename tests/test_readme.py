@@ -94,7 +94,7 @@ def test_every_flag_that_a_page_names_is_known(page):
     flags = set(re.findall(r"--(\w+)", page.replace("--config.", "--config ")))
     known = set(re.findall(r'"(\w+)"', (ROOT / "sample.py").read_text("utf-8")))
     known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
-    known |= {"seeds", "all"}
+    known |= {"seeds", "all", "data"}
     assert flags - known == set()
 
 

@@ -19,7 +19,7 @@ from conftest import (
     run,
 )
 
-from makemore_jax import assemble, models, sampling, sweep
+from makemore_jax import assemble, models, scoring, sweep
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
@@ -239,7 +239,7 @@ def test_losses_of_windows_equal_scores_of_lines(name):
     words = dataset.words["dev"]
     tokens = sum(len(word) + 1 for word in words)
     loss = make_evaluate(make_batch_sums(model))(variables, dataset.splits["dev"])
-    assert -math.fsum(sampling.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
+    assert -math.fsum(scoring.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
     line = encode(words, dataset.vocab, dataset.max_len)
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
 

@@ -29,8 +29,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
+from makemore_jax import models
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir, read_run
 from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, flatten, validate
 from makemore_jax.data import Dataset
@@ -228,10 +228,13 @@ def is_nanogpt(config: Config) -> bool:
 
 def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None) -> str:
     """Write the model of a run to `file`. Return the name of the program that reads it."""
-    run = workdir.read(folder)
+    import torch
+
+    run = read_run(folder)
     config, vocab_size = run.config, run.vocab.size
     block_size, kind = config.data.block_size, config.model.kind
-    as_checkpoint = is_nanogpt(config) and file.suffix not in (".npz", ".safetensors")
+    is_pickle = file.suffix not in (".npz", ".safetensors")
+    as_checkpoint = is_nanogpt(config) and is_pickle
     if meta is not None and run.vocab.has_end:
         raise UserError("--meta: needs a run on data.kind=text; this run was trained on lines")
     model = create_model(config.model, vocab_size, block_size)
@@ -248,7 +251,10 @@ def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None
         weights.load_into(module, variables["params"], kind, variables.get("batch_stats"))
         content = module.state_dict()
     try:
-        _write(file, content)
+        if is_pickle:
+            torch.save(content, file)
+        else:
+            write_arrays(file, content)
         if meta is not None:
             files.write_meta(meta, run.vocab)
     except (OSError, RuntimeError) as error:
@@ -285,18 +291,15 @@ def to_checkpoint(
     }
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+def write_arrays(file: Path, tensors: dict[str, Any]) -> None:
+    """Write PyTorch's tensors to a .npz or .safetensors file."""
     if file.suffix == ".npz":
-        np.savez(file, **{name: tensor.numpy() for name, tensor in content.items()})
-    elif file.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        np.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        return
+    from safetensors.torch import save_file
 
-        # safetensors rejects tensors that share memory, such as tied weights.
-        save_file({name: tensor.clone() for name, tensor in content.items()}, file)
-    else:
-        import torch
-
-        torch.save(content, file)
+    # safetensors rejects tensors that share memory, such as tied weights.
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
 
 
 def main(arguments: list[str]) -> None:

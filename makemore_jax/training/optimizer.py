@@ -19,7 +19,6 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     nanoGPT's train.py, with (i + 1) / (warmup_steps + 1) in the warm-up.
     """
     peak, warmup, end = config.learning_rate, config.warmup_steps, config.decay_steps or steps
-    rise = max(1, warmup + (config.schedule == "nanogpt"))
 
     # Written out, with Python floats, because optax's schedules divide the int32 step by an
     # integer, which gives float32 even where all else is float64.
@@ -33,6 +32,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             floor = config.min_learning_rate
             learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * part))
         # From peak / warmup, not from 0: a first step without a learning rate would be lost.
+        rise = max(1, warmup + (config.schedule == "nanogpt"))
         return jnp.where(step < warmup, peak * (step + 1) / float(rise), learning_rate)
 
     return schedule
