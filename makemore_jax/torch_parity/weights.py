@@ -130,6 +130,14 @@ def reference(
     return MODELS[config.model.kind](**sizes, fused_attention=fused_attention)
 
 
+def shapes_only(config: Config, vocab_size: int) -> Any:
+    """Return the PyTorch model of a config without memory for its tensors."""
+    import torch
+
+    with torch.device("meta"):
+        return reference(config, vocab_size, config.data.block_size)
+
+
 def load_into(module: Any, params: Any, kind: str, batch_stats: Any = None) -> Any:
     """Load parameters, and the statistics of batch norm, into a reference model.
 
