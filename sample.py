@@ -38,7 +38,7 @@ def main() -> None:
     startup.use_cores()
     run = assemble.read_run(FLAGS.workdir)
     sample_flags.check_for(run)
-    text = sample_output.read_input(FLAGS.score, run)
+    text = sample_output.read_input(FLAGS.score, run.config.data.encoding)
     max_len = sample_flags.max_tokens(run)
     lm = assemble.load_language_model(FLAGS.workdir, run, FLAGS.checkpoint, max_len)
     key, as_json = jax.random.key(FLAGS.seed), FLAGS.format == "json"

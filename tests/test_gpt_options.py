@@ -194,7 +194,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     exponentials = [line for line in jaxpr.splitlines() if "= exp " in line]
     assert all(":f32[" in line for line in exponentials)
     assert len(exponentials) == 1 + 1  # the softmax of attention and of the loss
-    _, caches = coarse.init_carry(B)
+    _, caches = coarse.apply({"params": params}, B, method="init_carry")
     assert {leaf.dtype for leaf in jax.tree.leaves(caches)} == {jnp.dtype("bfloat16")}
 
 

@@ -26,7 +26,7 @@ ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
-def read_input(name: str | None, run: "Run") -> str | None:
+def read_input(name: str | None, encoding: str) -> str | None:
     """Return the text to score, from the file `name` or, for "-", from standard input.
 
     Return None without a name.
@@ -35,7 +35,6 @@ def read_input(name: str | None, run: "Run") -> str | None:
 
     if name is None:
         return None
-    encoding = run.config.data.encoding
     path = "standard input" if name == "-" else files.find(name)
     with file_errors.reporting(path, encoding, "--score"):
         if name == "-":
@@ -154,14 +153,14 @@ def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
 def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:
     """Print the loss of a text: every character but the first once, in contexts side by side."""
     from makemore_jax.text import dataset as text_data
-    from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+    from makemore_jax.training.evaluate import make_evaluate
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
     sample_rules.check_characters(lm.vocab, text, "--score", name)
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)
-    loss = make_evaluate(make_batch_sums(lm.model), track=SHOW_SCORING)(lm.variables, split)
+    loss = make_evaluate(lm.model, SHOW_SCORING)(lm.variables, split)
     if as_json:
         print_json({"summary": {"characters": len(text), "loss": loss}})
     else:

@@ -55,5 +55,5 @@ def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> 
     names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
     # The same letter can be one character or two: NFC has é, NFD has e and an accent.
     forms = [form for form in FORMS if not vocab.unknown(unicodedata.normalize(form, text))]
-    hint = f"; it saw this text in another Unicode form: convert it to {forms[0]}" if forms else ""
-    raise UserError(f"{flag}: training never saw {names}{hint}")
+    hint = f"; it saw another Unicode form of them: convert the text to {' or '.join(forms)}"
+    raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))

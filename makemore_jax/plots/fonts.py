@@ -35,7 +35,8 @@ def _font_with(char: str) -> str | None:
 
     The default font has the first choice, as "sans-serif".
     """
-    if ord(char) in _code_points(font_manager.findfont("sans-serif")):
+    default = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
+    if ord(char) in _code_points(default):
         return "sans-serif"
     return next((f.name for f in _other_fonts() if ord(char) in _code_points(f.fname)), None)
 

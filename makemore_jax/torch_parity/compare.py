@@ -6,8 +6,10 @@
 
 Both sides have the same weights, batches and optimizer. The comparison covers logits, loss and
 gradients before the first step, the parameters after some steps, the loss of every step, and the
-greedy continuations of ten prompts at the end. Prints a table and writes parity.json and a figure
-of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded, and names the quantity.
+greedy continuations of ten prompts at the end. In float32 it also runs the compiled program of
+train.py, which computes all steps in one call, on one device and on two. Prints a table and writes
+parity.json and a figure of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded,
+and names the quantity.
 """
 
 if __name__ == "__main__":
@@ -31,17 +33,24 @@ from ml_collections import config_flags
 
 from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.cli import command_line, config_flag
+from makemore_jax.cli import command_line, config_flag, startup
 from makemore_jax.config import Config, validate
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite
 from makemore_jax.text.dataset import TextDataset
-from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity import compiled, weights
+from makemore_jax.torch_parity.difference import worst_relative
 from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
-from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, replace_table
+from makemore_jax.torch_parity.table import (
+    as_details,
+    as_table,
+    draw_curves,
+    replace_table,
+    show_name,
+)
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step, step_keys
@@ -50,17 +59,21 @@ from makemore_jax.workdir import write_json
 
 SNAPSHOTS = (1, 10, 100, 200)  # steps after which the parameters are compared
 MAX_PROMPT = 3  # characters
+LECTURE_WINDOW = 8  # characters that window_mlp reads, with --all
 MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would take minutes
 
 # Tolerances: absolute for logits, loss and the loss curve; relative to the largest entry of the
 # tensor for gradients and parameters. Parameters have none in float32: Adam divides by the size of
 # the gradient, so rounding errors move a parameter with an exact gradient of 0, such as the bias of
-# the keys, as far as any other.
+# the keys, as far as any other. The last four are those of the compiled program of train.py, on one
+# device and on two.
 TOLERANCES = {
     "float64": {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11, "parameters": 1e-9}
     | {"loss_curve": 1e-9, "continuations": 0},
     "float32": {"logits": 1e-5, "loss": 1e-6, "gradients": 1e-4}
-    | {"loss_curve": 1e-3, "continuations": 0},
+    | {"loss_curve": 1e-3, "continuations": 0}
+    | {"compiled_gradients_1": 1e-4, "compiled_loss_curve_1": 1e-3}
+    | {"compiled_gradients_2": 1e-4, "compiled_loss_curve_2": 1e-3},
 }
 
 
@@ -78,15 +91,18 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     init_key, key = jax.random.split(jax.random.key(config.seed))
     keys = jax.random.split(key)
     start = state_lib.create(model, optimizer, init_key, block_size)
-    params = jax.tree.map(lambda a: a.astype(dtype), start.params)
-    state = state_lib.TrainState(start.step, params, optimizer.init(params))
+    variables = jax.tree.map(lambda a: a.astype(dtype), start.variables)
+    params = variables.pop("params")
+    start = state = state_lib.TrainState(start.step, params, optimizer.init(params), variables)
     module = weights.reference(config, dataset.vocab.size, block_size)
-    module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
+    module = module.to(getattr(torch, dtype.__name__))
+    weights.load_into(module, params, kind, variables.get("batch_stats"))
 
     batch_size = config.train.batch_size
     draw = jax.jit(lambda i: data.draw(split, step_keys(keys, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
-    differences = _first_step(model, module, params, batches[0], kind)
+    differences = _first_step(model, module, start.variables, batches[0], kind)
+    torch_grads = {name: p.grad.numpy().copy() for name, p in _named_parameters(module)}
     train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
 
@@ -102,9 +118,9 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         seconds["torch"].append(time.perf_counter() - torch_start)
         if i in SNAPSHOTS or i == steps:
             theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
-            snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
+            snapshots[i] = worst_relative(weights.to_torch(state.params, kind), theirs)
 
-    max_len = block_size
+    max_len = dataset.max_len
     if config.data.kind == "text":
         max_len = MAX_PROMPT + min(2 * block_size, MAX_CONTINUATION)
     lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
@@ -114,7 +130,18 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
     }
-    tolerances = TOLERANCES[dtype.__name__]
+    tolerances, not_compared = TOLERANCES[dtype.__name__], {}
+    for num in compiled.DEVICE_COUNTS if dtype == jnp.float32 else ():
+        if reason := compiled.why_not(num, batch_size):
+            not_compared[num] = reason
+            continue
+        ours = compiled.train(model, optimizer, start, split, key, batch_size, steps, num)
+        grads = weights.to_torch(ours.grads, kind)
+        losses = np.subtract(ours.losses, curves["torch"])
+        differences |= {
+            f"compiled_gradients_{num}": worst_relative(grads, torch_grads),
+            f"compiled_loss_curve_{num}": float(np.max(np.abs(losses))),
+        }
     return {
         "kind": kind,
         "num_params": state_lib.num_params(params),
@@ -122,7 +149,12 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "steps": steps,
         "differences": differences,
         "parameters_after": snapshots,
-        "exceeded": [name for name, bound in tolerances.items() if not differences[name] <= bound],
+        "not_compared": not_compared,
+        "exceeded": [
+            name
+            for name, bound in tolerances.items()
+            if name in differences and not differences[name] <= bound
+        ],
         "milliseconds": {side: 1e3 * float(np.median(times)) for side, times in seconds.items()},
         "curves": curves,
         "continuations": continuations,
@@ -139,22 +171,30 @@ def check_comparable(config: Config) -> None:
 
 
 def _first_step(
-    model: Any, module: torch.nn.Module, params: Any, batch: tuple, kind: str
+    model: Any, module: torch.nn.Module, variables: dict[str, Any], batch: tuple, kind: str
 ) -> dict[str, Any]:
-    """Compare logits, loss and the gradient of each parameter before the first step."""
+    """Compare logits, loss and the gradient of each parameter before the first step.
+
+    Batch norm uses the statistics of the batch. Its running statistics do not change.
+    """
     inputs, targets = batch
-    logits = jax.jit(model.apply)({"params": params}, inputs)
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
+        variables, options = {"params": params, **model_state}, {"mutable": list(model_state)}
+        logits, _ = model.apply(variables, inputs, train=True, **options)
+        return mean_loss(logits, targets), logits
+
+    grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, logits), gradients = grad_fn(variables["params"])
     torch_logits = module(torch.tensor(np.asarray(inputs), dtype=torch.long))
-
-    def loss_fn(params: Any) -> jax.Array:
-        return mean_loss(model.apply({"params": params}, inputs), targets)
-
-    loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
+    module.load_state_dict(buffers, strict=False)
     torch_loss = torch_mean_loss(torch_logits, torch.tensor(np.asarray(targets), dtype=torch.long))
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
-    by_name = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
+    by_name = {name: worst_relative({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     return {
         "logits": float(np.max(np.abs(np.asarray(logits) - torch_logits.detach().numpy()))),
         "loss": abs(float(loss) - torch_loss.item()),
@@ -166,16 +206,6 @@ def _first_step(
 def _named_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Return all parameters by name. A tied parameter has two names."""
     return module.named_parameters(remove_duplicate=False)
-
-
-def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """Return the largest difference of any tensor, relative to the largest entry of the tensor."""
-    assert ours.keys() == theirs.keys()
-    tiny = np.finfo(np.float64).tiny
-    return max(
-        float(np.max(np.abs(ours[k] - theirs[k])) / max(np.max(np.abs(theirs[k])), tiny))
-        for k in theirs
-    )
 
 
 def _prompts(dataset: data.Dataset) -> list[str]:
@@ -203,10 +233,13 @@ def _continuations(
 
 @torch.no_grad()
 def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) -> str:
-    """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one."""
-    start = [0] if lm.vocab.has_end else []
+    """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one.
+
+    A family that reads windows needs a full one: zeros before the first token.
+    """
+    start = [0] * getattr(module.eval(), "window", 1) if lm.vocab.has_end else []
     tokens = start + lm.vocab.encode(prompt)
-    while len(tokens) < lm.max_len:
+    while len(tokens) - len(start) < lm.max_len - lm.vocab.has_end:
         token = int(module(torch.tensor([tokens[-lm.block_size :]]))[0, -1].argmax())
         if lm.vocab.has_end and token == 0:
             break
@@ -214,9 +247,24 @@ def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) 
     return lm.vocab.decode_rows(np.array([tokens[len(start) :]]))[0]
 
 
+def _with_kind(config: Config, kind: str) -> Config:
+    """Return the config for another family. window_mlp reads windows, as in the lectures."""
+    config = replace(config, model=replace(config.model, kind=kind))
+    if (kind == "window_mlp") == (config.data.kind == "windows"):
+        return config
+    is_window = kind == "window_mlp"
+    data_config = replace(
+        config.data,
+        kind="windows" if is_window else "lines",
+        block_size=LECTURE_WINDOW if is_window else None,
+    )
+    return replace(config, data=data_config)
+
+
 def main() -> None:
     if STEPS.value < 1:
         raise UserError(f"--steps: {STEPS.value} must be at least 1")
+    startup.use_cores()  # as train.py does: the compiled program runs on two of them
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:
@@ -225,9 +273,12 @@ def main() -> None:
         raise UserError("--config is missing; give one, such as --config gru, or --all")
     config = config_flag.read(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
-    configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
+    configs = [_with_kind(config, kind) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]
     print(as_table(results))
+    for r in results:
+        for num, reason in r["not_compared"].items():
+            print(f"{r['kind']}: the compiled program on {num} devices is not compared: {reason}")
     if not ALL.value:
         print(as_details(results[0]))
     folder = Path(WORKDIR.value)
@@ -242,7 +293,7 @@ def main() -> None:
         for name in r["exceeded"]:
             bound = TOLERANCES[r["dtype"]][name]
             print(
-                f"compare: {r['kind']} in {r['dtype']}: {name} differ by "
+                f"compare: {r['kind']} in {r['dtype']}: {show_name(name)} differ by "
                 f"{r['differences'][name]:.2e}, more than {bound:.0e}",
                 file=sys.stderr,
             )
@@ -256,7 +307,7 @@ if __name__ == "__main__":
         "config", None, "config file, or the name of one in configs/"
     )
     ALL = flags.DEFINE_bool(
-        "all", False, "compare all eight families, with the other settings of the config"
+        "all", False, "compare all families, with the other settings of the config"
     )
     STEPS = flags.DEFINE_integer("steps", 200, "number of training steps")
     FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")

@@ -17,7 +17,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.text.dataset import SAMPLE_LEN, TextDataset
 from makemore_jax.torch_parity import files, infer, moments, weights
 from makemore_jax.torch_parity.files import Stored
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
@@ -59,7 +59,7 @@ def from_torch(
         state, has_moments = to_state(stored, config, shapes, vocab_size, file)
     dev_loss = _dev_loss(stored.dev_loss)
     if dataset.splits:
-        dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
+        dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
     with open_workdir(folder, config, dataset):
         open_checkpoints(folder).save(state, dev_loss)
         if dataset.splits:

@@ -10,7 +10,7 @@ from makemore_jax import models
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step, make_train_steps
@@ -32,7 +32,7 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     model = models.create(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
-    evaluate = make_evaluate(make_batch_sums(model))
+    evaluate = make_evaluate(model)
 
     def create_state(key: Array) -> TrainState:
         return state_lib.create(model, optimizer, key, dataset.block_size)
