@@ -19,7 +19,7 @@ from makemore_jax import assemble, workdir
 from makemore_jax.cli import sample_output
 from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.cli.sample_rules import check_prompt
-from makemore_jax.config import Config, DataConfig
+from makemore_jax.config import DataConfig
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, sample_token
 from makemore_jax.errors import UserError
@@ -129,9 +129,8 @@ def test_utf8_that_is_read_as_latin1_gives_a_warning(tmp_path):
 
 def test_the_encoding_of_the_lines_to_score(tmp_path):
     path = write(tmp_path, "\n".join(NAMES).encode("utf-16"))
-    run = workdir.Run(Config(), None, path, "", 5)
     with pytest.raises(UserError) as error:
-        sample_output.read_input(path, run)
+        sample_output.read_input(path, "utf-8")
     end = "is not utf-8 at byte 0, as the data of the run is; it is utf-16: convert it"
     assert str(error.value) == f"--score: {path} {end}"
 
@@ -240,9 +239,9 @@ FORMS = ("NFC", "NFD")
 def test_another_normalization_form_is_named():
     composed, decomposed = (Vocab(tuple(sorted({*unicodedata.normalize(f, "aéñ")}))) for f in FORMS)
     check_prompt(composed, "é")
-    with pytest.raises(UserError, match=r"never saw 'é'; .*Unicode form: convert it to NFD"):
+    with pytest.raises(UserError, match=r"never saw 'é'; .*convert the text to NFD"):
         check_prompt(decomposed, "aé")
-    with pytest.raises(UserError, match=r"never saw .*Unicode form: convert it to NFC"):
+    with pytest.raises(UserError, match=r"never saw .*convert the text to NFC"):
         check_prompt(composed, "ae\u0301")
     with pytest.raises(UserError, match=r"never saw 'z'$"):
         check_prompt(composed, "az")
