@@ -93,7 +93,9 @@ def test_every_file_that_a_page_names_is_there(page):
 @pytest.mark.parametrize("page", [README, USAGE], ids=["README", "usage"])
 def test_every_flag_that_a_page_names_is_known(page):
     flags = set(re.findall(r"--(\w+)", page.replace("--config.", "--config ")))
-    known = set(re.findall(r'"(\w+)"', (ROOT / "makemore_jax/cli/sample_flags.py").read_text("utf-8")))
+    known = set(
+        re.findall(r'"(\w+)"', (ROOT / "makemore_jax/cli/sample_flags.py").read_text("utf-8"))
+    )
     known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
     known |= {"seeds", "all"}
     assert flags - known == set()
