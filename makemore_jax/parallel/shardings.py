@@ -40,7 +40,7 @@ COMPUTED_SHARDED = {
 # These are stored sharded, but all-gathered for each step. In a shard of c_attn, queries, keys and
 # values are of different heads. A sharded recurrent state would be communicated at each character.
 STORED_SHARDED = {
-    r"h_\d+/attn/c_attn/kernel": -1,
+    r"h_\d+/attn/c_(attn|[qkv])/kernel": -1,
     r"cell/xh_to_\w+/kernel": -1,
 }
 

@@ -136,6 +136,8 @@ def check_comparable(config: Config) -> None:
         raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
     if config.model.dtype != "float32":
         raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
+    if config.optimizer.name == "muon":
+        raise UserError("optimizer.name: must be adamw or sgd; the comparison has no PyTorch Muon")
 
 
 def _first_step(
@@ -256,7 +258,7 @@ if __name__ == "__main__":
         "config", None, "config file, or the name of one in configs/"
     )
     ALL = flags.DEFINE_bool(
-        "all", False, "compare all eight families, with the other settings of the config"
+        "all", False, "compare all nine families, with the other settings of the config"
     )
     STEPS = flags.DEFINE_integer("steps", 200, "number of training steps")
     FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
