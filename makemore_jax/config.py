@@ -9,6 +9,7 @@ config file is an error.)
 import dataclasses
 import json
 import math
+import operator
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class DataConfig:
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    long_lines: str = choice("refuse, drop, cut", "lines of block_size characters or more")
     train_fraction: float = setting(0.9, "text: fraction used for training", FRACTION)
     memory_map: str = choice("auto, always, never", "text: read from a file; auto: if it is large")
 
@@ -178,15 +180,7 @@ def fields() -> dict[str, dataclasses.Field]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Return every value by its dotted name: {"seed": 3407, "data.path": "names.txt", ...}."""
-    return _flatten(to_json(config))
-
-
-def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        is_group = isinstance(value, dict)
-        flat |= {f"{name}.{leaf}": v for leaf, v in value.items()} if is_group else {name: value}
-    return flat
+    return {name: operator.attrgetter(name)(config) for name in fields()}
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -197,11 +191,13 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: dict[str, Any]) -> Config:
     """Return the valid config that `to_json` was called with. UserError for an unknown field."""
     config, known = Config(), fields()
-    for name, value in _flatten(tree).items():
-        if name not in known:
-            raise UserError(f"{name}: no such field{did_you_mean(name, known)}")
-        group, _, leaf = name.rpartition(".")
-        setattr(getattr(config, group) if group else config, leaf, value)
+    for group, content in tree.items():
+        is_group = isinstance(content, dict)
+        for leaf, value in content.items() if is_group else [(group, content)]:
+            name = f"{group}.{leaf}" if is_group else group
+            if name not in known:
+                raise UserError(f"{name}: no such field{did_you_mean(name, known)}")
+            setattr(getattr(config, group) if is_group else config, leaf, value)
     validate(config)
     return config
 
@@ -221,9 +217,10 @@ def validate(config: Config) -> None:
         rule = f.metadata["rule"]
         if rule and values[name] is not None and not rule.accepts(values[name]):
             raise UserError(f"{name}: {rule.error(values[name])}")
-    for name, is_met, text in _combinations(config):
-        if not is_met:
-            raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
+    for rules in RULES:
+        for name, is_met, text in rules(config):
+            if not is_met:
+                raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -242,9 +239,9 @@ def type_name(hint: Any) -> str:
     return str(hint).replace("|", "or") if typing.get_args(hint) else hint.__name__
 
 
-def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rules about several fields: name, whether it is met, what the field must be."""
-    data, model, train = config.data, config.model, config.train
+def _size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield rules about several fields: name, whether it is met, what the field must be."""
+    model, train = config.model, config.train
     is_divisor = train.batch_size % train.accumulate == 0
     yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
     if model.kind in ("transformer", "modern"):
@@ -253,16 +250,6 @@ def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:
     if model.kind == "modern":  # rotary positions rotate pairs of channels
         has_pairs = model.n_embd % (2 * model.n_head) == 0
         yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
-    if model.kind != "window_mlp":
-        yield "data.kind", data.kind != "windows", f"lines or text, which {model.kind} reads"
-        return
-    yield "data.kind", data.kind == "windows", "windows, which window_mlp reads"
-    if model.batch_norm == "none":
-        yield "model.output_norm", not model.output_norm, "false without model.batch_norm"
-    else:
-        yield "train.accumulate", train.accumulate == 1, "1 for model.batch_norm"
-        yield "train.batch_size", train.batch_size > 1, "above 1 for model.batch_norm"
-    if model.fuse is not None and data.block_size is not None:
-        reach = model.fuse**model.n_layer
-        rule = f"{reach}, which {model.n_layer} layers join by {model.fuse}"
-        yield "data.block_size", data.block_size == reach, rule
+
+
+RULES = [_size_rules]  # extensions add those of their fields

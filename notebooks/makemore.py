@@ -8,8 +8,8 @@
 # Everything here is functional. A model is a pure function of its parameters. A training step is a
 # pure function from one state to the next. Every random number comes from an explicit key.
 #
-# **Run all cells from top to bottom.** It is written for the CPU, GPU and TPU runtimes of Colab,
-# for Kaggle, and for a local Jupyter.
+# **Run all cells from top to bottom.** The notebook is written for the CPU, GPU and TPU runtimes of
+# Colab, for Kaggle, and for a local Jupyter.
 
 # %% [markdown]
 # ## Set up
@@ -200,17 +200,17 @@ cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
 # models prefer `emma` to random letters, and the transformer tells them apart more clearly.
 
 # %%
-from makemore_jax import sampling
+from makemore_jax import scoring
 
 gpt, best_step = load_best_model(runs / "transformer", workdir.read(runs / "transformer"))
 names = ["emma", "olivia", "karpathy", "xqzvk"]
-scores = zip(names, sampling.score(bigram, names), sampling.score(gpt, names), strict=True)
+scores = zip(names, scoring.score(bigram, names), scoring.score(gpt, names), strict=True)
 print(f"{'ln p':<10} {'bigram':>8} {'transformer':>12}")
 for name, by_bigram, by_gpt in scores:
     print(f"{name:<10} {by_bigram:8.2f} {by_gpt:12.2f}")
 
 # %% [markdown]
-# Where does the model expect something else? The surprise of a character is -ln p, given the
+# Which characters does the model not expect? The surprise of a character is -ln p, given the
 # characters before it. The first number is the total of the name. `•` is the end.
 
 # %%

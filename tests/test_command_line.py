@@ -43,7 +43,7 @@ def test_train_and_sample_every_family(kind, tmp_path):
     folder = tmp_path / kind
     done = run("train.py", f"--config=configs/{kind}.py", *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"best model, of step \d+: test loss \d\.\d{4}", done.stdout)
+    assert re.search(r"best model \(step \d+\): test loss \d\.\d{4}", done.stdout)
     drawn = run("sample.py", "--workdir", folder, "--num", "7", "--format", "json")
     assert drawn.returncode == 0, drawn.stderr
     assert len(drawn.stdout.splitlines()) == 7
@@ -176,7 +176,7 @@ def test_sampling_without_the_data_prints_a_warning(trained, tmp_path):
     """Sampling works on another machine, but can't report which samples are new."""
     content = json.loads((trained[0] / "config.json").read_text("utf-8"))
     intact = (trained[0] / "config.json").read_text("utf-8")
-    content["data_file"] = str(tmp_path / "gone.txt")
+    content["data_file"] = content["config"]["data"]["path"] = str(tmp_path / "gone.txt")
     (trained[0] / "config.json").write_text(json.dumps(content), "utf-8")
     try:
         done = run("sample.py", "--workdir", trained[0], "--format", "json")
@@ -298,8 +298,8 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.path={tmp}/latin"), "is not utf-8 at byte 3"),
     ((*CONFIG, "--config.data.encoding=utf-99"), 'data.encoding: "utf-99"'),
     ((*CONFIG, "--config.data.block_size=5"), "5 is too short for the line 'elizabethgrace'"),
-    ((*CONFIG, "--config.mesh.data=999"), "mesh.data: 999 devices are asked for"),
-    ((*CONFIG, "--config.mesh.model=64"), "mesh.data x mesh.model: 1 x 64 devices are asked for"),
+    ((*CONFIG, "--config.mesh.data=999"), "mesh.data: 999 devices are requested"),
+    ((*CONFIG, "--config.mesh.model=64"), "mesh.data x mesh.model: 1 x 64 devices are requested"),
 ]
 
 

@@ -206,7 +206,7 @@ def test_evaluation_is_the_mean_over_adjacent_blocks(small_text, tmp_path, monke
     blocks = [losses_of_block(tokens[start : start + BLOCK + 1]) for start in starts]
     mapped = load_text(small_text, folder=tmp_path, memory_map="always")
     mapped.prepare()
-    measure = evaluate.make_evaluate(evaluate.make_batch_sums(model))
+    measure = evaluate.make_evaluate(model)
     for split in dataset.splits["dev"], mapped.splits["dev"]:
         for max_crops in (None, 7):
             expected = np.concatenate(blocks[:max_crops]).mean(dtype=np.float64)
@@ -327,7 +327,9 @@ def test_the_token_file_of_another_text_is_refused(mapped, small_text, tmp_path)
     before = file.read_bytes()
     other = tmp_path / "other.txt"
     other.write_text(small_text.read_text("utf-8")[::-1], "utf-8")
-    with pytest.raises(UserError, match=r"text.tokens holds another text than .*other.txt; delete"):
+    with pytest.raises(
+        UserError, match=r"text.tokens has the tokens of another text than .*other.txt; delete"
+    ):
         load_text(other, folder=tmp_path, memory_map="always").prepare()
     (tmp_path / "text.json").write_text('{"sha256": "ab', "utf-8")
     with pytest.raises(UserError, match=r"text.json is damaged; delete it"):

@@ -15,6 +15,7 @@ from makemore_jax.assemble.parts import (
     open_checkpoints,
     open_metrics,
     open_workdir,
+    read_run,
     restore_language_model,
     sample,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "open_checkpoints",
     "open_metrics",
     "open_workdir",
+    "read_run",
     "restore_language_model",
     "sample",
     "train",

@@ -10,8 +10,9 @@ import jax
 from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
-from makemore_jax.cli import interrupts, resources
-from makemore_jax.config import Config
+from makemore_jax.cli import command_line, interrupts, resources
+from makemore_jax.cli.data_warnings import data_warnings
+from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.integrity import resume
@@ -21,17 +22,28 @@ from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
+from makemore_jax.training.loop import Run
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.run import Parts, Run
+from makemore_jax.training.run import Parts
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
+from makemore_jax.versions import device, versions
 from makemore_jax.windows.calibrate import make_calibrate
 
 TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
 
 
+def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
+    """Load data as `parts.load_data` does, and print warnings about it on stderr."""
+    dataset = parts.load_data(config, seed, folder)
+    if processes.is_primary():
+        for warning in data_warnings(config, dataset):
+            command_line.warn(warning)
+    return dataset
+
+
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
-    """Return the summary of a run that was trained for all its steps or more, or None.
+    """Return the summary of a run that has finished all steps of the config, or None.
 
     UserError if the working directory has another run.
     """
@@ -40,7 +52,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     if (folder / "checkpoints").is_dir():
         latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
     is_finished = latest >= config.train.steps
-    summary = workdir.read_summary(folder, latest) if is_finished else None
+    summary = resume.read_summary(folder, latest) if is_finished else None
     if summary:
         more = "set a larger --config.train.steps to continue"
         print(f"{folder}: already trained for {latest} steps; {more}")
@@ -69,31 +81,40 @@ def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
     return parts.sample(lm, key, num) if processes.is_primary() else []
 
 
-def make_hooks(run: Run, state: TrainState) -> list[Hook]:
-    """Return the hooks for calibration, diagnostics and an early estimate of the time."""
-    config, hooks = run.config, []
+def begin(run: Run, state: TrainState) -> list[Hook]:
+    """Print a description of a run that starts. Return its hooks.
+
+    The hooks are calibration, diagnostics and an early estimate of the time.
+    """
+    config, dataset, hooks = run.config, run.dataset, []
+    start, num_params = int(state.step), state_lib.num_params(state.params)
+    run.metrics.print(
+        f"{config.model.kind}, {num_params:,} parameters, on {device()}\n"
+        f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
+        f"context {dataset.block_size}\n"
+        f"{run.folder}: {f'resuming from step {start}' if start else 'a new run'}"
+    )
     if config.train.diagnose_every:
         hooks.append(make_diagnose_hook(run, state))
     if config.model.batch_norm == "calibrated":
         calibrate = make_calibrate(run.programs.model)
 
         def calibrate_state(state: TrainState) -> TrainState:
-            model_state = calibrate(state.variables, run.train_split)
+            model_state = calibrate(state.variables, run.splits["train"])
             return state.replace(model_state=jax.block_until_ready(model_state))
 
         train = config.train
         uses = train.eval_every, train.sample_every, train.checkpoint_every
         hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
-    num_params = state_lib.num_params(state.params)
-    steps = timed_steps(int(state.step), config, num_params, run.dataset.block_size)
+    steps = timed_steps(start, config, num_params, dataset.block_size)
     return [*hooks, Hook(lambda state: state, steps=steps)]
 
 
 def timed_steps(start: int, config: Config, num_params: int, block_size: int) -> tuple[int, ...]:
-    """Return the first steps of a process if each takes a CPU about a second or more.
+    """Return the first two steps of a process if a step takes about a second or more on a CPU.
 
-    They are called one by one, for an early estimate: `log_every` of them could take hours. The
-    first one compiles, the second one is timed.
+    They run one by one, for an early estimate of the time: `log_every` steps could take hours. The
+    first step compiles, the second step is timed.
     """
     flops = 6 * num_params * config.train.batch_size * block_size  # Kaplan et al. 2020, section 2.1
     is_slow = jax.default_backend() == "cpu" and flops > TIMED_STEP_MIN_FLOPS
@@ -101,7 +122,7 @@ def timed_steps(start: int, config: Config, num_params: int, block_size: int) ->
 
 
 def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
-    """Return the hook that writes statistics of the next step; write them for a new run."""
+    """Return the hook that writes statistics of the next step. In a new run, write them now too."""
     from makemore_jax import diagnostics
 
     config, model = run.config, run.programs.model
@@ -123,38 +144,44 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Any]:
-    """Give a function that returns the signal that any process has received, or 0."""
+    """Yield a function that returns the signal that any process has received, or 0."""
     with interrupts.StopSignals() as signals:
         yield lambda: processes.all_max(signals.received)
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write and print the summary of a run, on the primary process."""
+def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of a run with its device and versions. Write and print it.
+
+    Only the primary process writes and prints.
+    """
+    summary |= {"device": device(), "versions": versions()}
     if not processes.is_primary():
-        return
+        return summary
     from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
 
     workdir.write_summary(folder, summary)
     append_final_values(folder, summary["steps"], {"test_loss": summary["test_loss"]})
     print(
-        f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
+        f"best model (step {summary['best_step']}): test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
-        f"everything is in {folder}; {resources.command('sample')} --workdir {folder} draws from it"
+        f"everything is in {folder}; "
+        f"{resources.command('sample')} --workdir {folder} samples from it"
     )
+    return summary
 
 
 PARTS = Parts(
-    load_data=parts.load_data,
+    load_data=load_data,
     make_programs=make_programs,
     open_checkpoints=parts.open_checkpoints,
     open_metrics=open_metrics,
     find_finished=find_finished,
     make_load=make_load,
     hold=hold,
-    make_hooks=make_hooks,
+    begin=begin,
     sample=sample,
     catch_signals=catch_signals,
-    write_summary=write_summary,
+    finish=finish,
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import flags
 
 from makemore_jax import config as config_lib
-from makemore_jax.cli import config_flag, help_text, interrupts, missing_file, progress
+from makemore_jax.cli import config_flag, help_text, interrupts, progress
 from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
@@ -35,8 +35,7 @@ def run(
             help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
             return
         positional = _parse(sys.argv, config_required, takes_arguments)
-        with missing_file.suggesting_fixes():
-            main(positional) if takes_arguments else main()
+        main(positional) if takes_arguments else main()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         exit_code = error.exit_code

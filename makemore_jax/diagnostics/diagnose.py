@@ -12,9 +12,9 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
+from makemore_jax import model_forms
 from makemore_jax.data import Batch
-from makemore_jax.diagnostics.statistics import counted, histogram, saturated_and_dead
+from makemore_jax.diagnostics.statistics import histogram, saturated_and_dead, target_mask
 from makemore_jax.diagnostics.taps import Tap, trace
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import sum_loss
@@ -35,23 +35,24 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter with two axes or more, from `histogram`
     """
 
-    model = models.unrolled(model)
+    model = model_forms.unrolled(model)
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         inputs, targets, *_ = batch
+        key = model_forms.dropout_key(model, dropout_key)
 
         def loss_of(params: Any) -> Array:
-            return sum_loss(model, params, state.model_state, batch, dropout_key)[0]
+            return sum_loss(model, params, state.model_state, batch, key)[0]
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]
         gradient = jax.grad(tapped, argnums=(0, 1), has_aux=True)
         sums, values = gradient(zeros, state.params)
         count = jnp.maximum((targets != -1).sum(), 1).astype(jnp.float32)
-        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as the training step
+        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as in the training step
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
-        masks = [counted(tap, inputs, targets) for tap in taps]
+        masks = [target_mask(tap, inputs, targets) for tap in taps]
         return _layer_statistics(taps, values, value_grads, masks) | _parameter_statistics(
             state.params, grads, updates
         )

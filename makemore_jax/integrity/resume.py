@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
-from makemore_jax.workdir import Run, read
+from makemore_jax.integrity import runs
+from makemore_jax.workdir import Run
 
 # A resumed run must have the same data and model settings and these,
 FIXED = ("seed", "optimizer.name", "optimizer.decay")
@@ -21,7 +23,7 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
     Settings that only change how long and how fast a run trains may differ.
     """
     if (workdir / "config.json").exists():
-        _check_same(read(workdir), config, dataset, workdir)
+        _check_same(runs.read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
@@ -49,3 +51,12 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
             f"{name}: {workdir} holds a run with {json.dumps(saved[name])}, not "
             f"{json.dumps(new[name])}; give another --workdir"
         )
+
+
+def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
+    """Return summary.json if the run ended after `steps` steps, else None."""
+    try:
+        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("steps") == steps else None

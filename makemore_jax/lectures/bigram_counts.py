@@ -20,12 +20,12 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
 from makemore_jax.models.bigram import Bigram
+from makemore_jax.original_splits import lecture
 
 
 class Statistics(NamedTuple):
@@ -62,7 +62,7 @@ def count(words: Sequence[str], vocab: Vocab) -> np.ndarray:
 
 def count_splits(words: Sequence[str], vocab: Vocab) -> dict[str, np.ndarray]:
     """Return the count matrices of train, dev and test in the split that lectures 3 to 6 use."""
-    indices = SPLITS["lecture"](len(words), seed=42)
+    indices = lecture(len(words), seed=42)
     return {name: count([words[i] for i in part], vocab) for name, part in indices.items()}
 
 

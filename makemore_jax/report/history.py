@@ -67,7 +67,7 @@ def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
     )
     if not train:
         return None
-    # The file has learning rates of logged steps only. Compute those of up to 1,000 steps.
+    # The file has the learning rates of logged steps only. Compute the rates of up to 1,000 steps.
     steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
     rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
     rates = np.broadcast_to(np.asarray(rates), steps.shape)
