@@ -170,6 +170,8 @@ def check_comparable(config: Config) -> None:
         raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
     if config.model.batch_norm != "none":
         raise UserError('model.batch_norm: must be "none"; batch statistics are not compared')
+    if config.optimizer.name == "muon":
+        raise UserError("optimizer.name: must be adamw or sgd; the comparison has no PyTorch Muon")
 
 
 def _first_step(
