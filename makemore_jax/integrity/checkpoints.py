@@ -66,7 +66,7 @@ class VerifiedCheckpoints(Checkpoints):
             return is_new
         except Exception as error:  # orbax raises many types
             self._delete_partial()  # it may fill the disk
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or processes.has_ended(error):
                 raise
             raise StorageFailure(self._shown, error) from error
 
