@@ -89,7 +89,7 @@ class ModelConfig:
     # transformer only
     dropout: float = setting(0.0, "dropout rate", BELOW_1)
     dropout_rng: str = choice("threefry2x32, rbg", "dropout generator; rbg: faster on TPU")
-    activation: str = choice("gelu, relu", "activation in the MLPs")
+    activation: str = choice("gelu, gelu_exact, relu", "activation in the MLPs; gelu: tanh form")
     bias: bool = setting(True, "biases in linear layers and norms")
     tied: bool = setting(False, "share the weights of embedding and output layer")
     init_scheme: str = choice("pytorch, gpt2", "initial values")
@@ -121,11 +121,12 @@ class OptimizerConfig:
     b2: float = setting(0.99, "adamw, muon: decay of the second moment", BELOW_1)
     weight_decay: float = setting(0.01, "adamw, muon: decoupled; sgd: L2 penalty", AT_LEAST_0)
     decay: str = choice("all, matrices", "parameters with weight decay; matrices: two or more axes")
-    schedule: str = choice("constant, step, cosine", "learning rate schedule")
+    schedule: str = choice("constant, step, cosine, nanogpt", "learning rate schedule")
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
     step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
     gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
     min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
+    decay_steps: int | None = setting(None, "end of the cosine; None: train.steps", AT_LEAST_1)
     grad_clip: float | None = setting(None, "clip gradients to this global norm", POSITIVE)
 
 

@@ -55,6 +55,14 @@ def test_a_family_of_each_type_in_float64(kind, tmp_path):
     assert result["differences"]["parameters"] <= 1e-9
 
 
+def test_windows_with_batch_norm_in_lockstep(tmp_path):
+    """Both sides also have the same running statistics, which their continuations use."""
+    config = ("--config", "configs/lecture_wavenet.py", "--config.model.n_embd2=31")
+    (result,) = compare(config, "--float64", tmp_path)
+    check(result, "float64")
+    assert {"norms.0.weight", "norms.2.bias"} < result["differences"]["gradient_of_each"].keys()
+
+
 def check(result, dtype):
     """Check the properties of every comparison."""
     assert result["exceeded"] == []

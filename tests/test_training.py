@@ -163,6 +163,14 @@ def test_clipping_is_by_the_global_norm():
             {"schedule": "cosine", "warmup_steps": 2, "min_learning_rate": 1.0},
             [1, 2, *(1.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))],
         ),
+        (
+            {"schedule": "cosine", "decay_steps": 4, "min_learning_rate": 1.0},
+            [*(1.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 1, 1, 1, 1],
+        ),
+        (  # steps 0 and 1 have 1/3 and 2/3 of the learning rate, step 2 has all of it
+            {"schedule": "nanogpt", "warmup_steps": 2, "min_learning_rate": 1.0},
+            [2 / 3, 4 / 3, *(1.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))],
+        ),
     ],
 )
 def test_schedules(fields, expected):

@@ -15,9 +15,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
     Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or
     times `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine
-    down to `min_learning_rate` at step `steps`.
+    down to `min_learning_rate` at `decay_steps`, by default `steps`. "nanogpt" is the cosine of
+    nanoGPT's train.py, with (i + 1) / (warmup_steps + 1) in the warm-up.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup, end = config.learning_rate, config.warmup_steps, config.decay_steps or steps
 
     # Written out, with Python floats, because optax's schedules divide the int32 step by an
     # integer, which gives float32 even where all else is float64.
@@ -26,12 +27,13 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         learning_rate = peak
         if config.schedule == "step":
             learning_rate = peak * config.gamma ** (after // config.step_size)
-        elif config.schedule == "cosine":
-            part = jnp.minimum(after / float(max(1, steps - warmup)), 1.0)
+        elif config.schedule in ("cosine", "nanogpt"):
+            part = jnp.minimum(after / float(max(1, end - warmup)), 1.0)
             floor = config.min_learning_rate
             learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * part))
         # From peak / warmup, not from 0: a first step without a learning rate would be lost.
-        return jnp.where(step < warmup, peak * (step + 1) / float(max(1, warmup)), learning_rate)
+        rise = max(1, warmup + (config.schedule == "nanogpt"))
+        return jnp.where(step < warmup, peak * (step + 1) / float(rise), learning_rate)
 
     return schedule
 
