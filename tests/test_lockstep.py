@@ -10,6 +10,9 @@ import re
 import pytest
 from conftest import AS_USERS_RUN, FAMILIES, on_devices, run
 
+from makemore_jax.config import Config, OptimizerConfig
+from makemore_jax.errors import UserError
+
 if not os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
@@ -156,6 +159,13 @@ def test_bfloat16_is_not_compared(tmp_path):
         "compare: model.dtype: must be float32; JAX and PyTorch round bfloat16 differently\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_muon_is_not_compared():
+    from makemore_jax.torch_parity.compare import check_comparable
+
+    with pytest.raises(UserError, match=r"^optimizer.name: must be adamw or sgd"):
+        check_comparable(Config(optimizer=OptimizerConfig("muon")))
 
 
 BROKEN = """

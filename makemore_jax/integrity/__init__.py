@@ -1,8 +1,8 @@
-"""Protection of a working directory: checksums, retries, a lock, one run per directory.
+"""Protection of a working directory: checksums, verification, a lock, one run per directory.
 
     manifest.py     hashes of the files of a checkpoint
-    retries.py      repeated reads while a running training replaces the checkpoint
-    checkpoints.py  `Checkpoints` with both, for several processes
+    failures.py     a full disk or a folder that is gone, as one line
+    checkpoints.py  `Checkpoints` with verification, fallback and several processes
     lock.py         one training per working directory
     runs.py         one-line errors for the files of a run
     resume.py       a run is resumed with the same data and model only

@@ -62,11 +62,11 @@ MAX_PROMPT = 3  # characters
 LECTURE_WINDOW = 8  # characters that window_mlp reads, with --all
 MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would take minutes
 
-# Tolerances: absolute for logits, loss and the loss curve; relative to the largest entry of the
-# tensor for gradients and parameters. Parameters have none in float32: Adam divides by the size of
-# the gradient, so rounding errors move a parameter with an exact gradient of 0, such as the bias of
-# the keys, as far as any other. The last four are those of the compiled program of train.py, on one
-# device and on two.
+# Tolerances: absolute for loss and loss curve; for logits relative to the largest one if that is
+# above 1; for gradients and parameters relative to the largest entry of the tensor. Parameters have
+# none in float32: Adam divides by the size of the gradient, so rounding errors move a parameter
+# with an exact gradient of 0, such as the bias of the keys, as far as any other. The last four are
+# those of the compiled program of train.py, on one device and on two.
 TOLERANCES = {
     "float64": {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11, "parameters": 1e-9}
     | {"loss_curve": 1e-9, "continuations": 0},
@@ -168,6 +168,10 @@ def check_comparable(config: Config) -> None:
         raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
     if config.model.dtype != "float32":
         raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
+    if config.model.batch_norm != "none":
+        raise UserError('model.batch_norm: must be "none"; batch statistics are not compared')
+    if config.optimizer.name == "muon":
+        raise UserError("optimizer.name: must be adamw or sgd; the comparison has no PyTorch Muon")
 
 
 def _first_step(
@@ -195,8 +199,10 @@ def _first_step(
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
     by_name = {name: worst_relative({name: ours[name]}, {name: theirs[name]}) for name in theirs}
+    their_logits = torch_logits.detach().numpy()
+    scale = max(1.0, float(np.max(np.abs(their_logits))))
     return {
-        "logits": float(np.max(np.abs(np.asarray(logits) - torch_logits.detach().numpy()))),
+        "logits": float(np.max(np.abs(np.asarray(logits) - their_logits))) / scale,
         "loss": abs(float(loss) - torch_loss.item()),
         "gradients": max(by_name.values()),
         "gradient_of_each": by_name,
