@@ -12,10 +12,11 @@ Each run computes what train.py computes for its settings. Runs that differ only
 optimizer share one step under `vmap`, split over the devices. Fields that change shapes or code are
 trained in groups, one after the other.
 
-The sweep prints a table and writes sweep.json and sweep.png into --workdir. The run with the lowest
-dev loss is saved in best/ of that folder; sample.py can sample from it. A run has diverged if its
-loss is not finite, or if its final train loss is above both that of its first step and that of
-uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are kept.
+The sweep prints a table and writes sweep.png and sweep.json into --workdir, sweep.json after each
+group. The run with the lowest dev loss is saved in best/ of that folder; sample.py can sample from
+it. A run has diverged if its loss is not finite, or if its final train loss is above both that of
+its first step and that of uniform guessing. After Ctrl-C, run the same command again to resume:
+finished groups are kept.
 """
 
 import importlib.util
@@ -37,7 +38,7 @@ from makemore_jax.sweep.groups import sweep
 from makemore_jax.sweep.results import Result, aggregate_seeds, as_table, best_run
 from makemore_jax.sweep.run_dir import write_run
 from makemore_jax.versions import device, versions
-from makemore_jax.workdir import write_json
+from makemore_jax.workdir import reporting_errors, write_json
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as mlp"
@@ -58,17 +59,21 @@ def main() -> None:
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()
-    interrupts.delay()
     began = time.perf_counter()
     finished = FinishedGroups(folder)
-    try:
-        results = sweep(config, axes, SEEDS.value, finished)
-    except KeyboardInterrupt:
-        num = len(list(finished.folder.glob("*.pickle")))
-        kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
-        print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
-        sys.exit(130)
-    write_results(config, results, time.perf_counter() - began, folder)
+
+    def write_so_far(results: list[Result]) -> None:
+        write_record(config, results, time.perf_counter() - began, folder)
+
+    with interrupts.StopSignals() as signals:
+        try:
+            results = sweep(config, axes, SEEDS.value, finished, signals.check, write_so_far)
+        except KeyboardInterrupt:
+            num = len(list(finished.folder.glob("*.npz")))
+            kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
+            print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
+            sys.exit(128 + signals.received)
+    print_results(config, results, time.perf_counter() - began, folder)
     if result := best_run(results):
         write_best_run(config, result, folder / "best")
     finished.delete()
@@ -97,11 +102,8 @@ def check_best_folder(folder: Path) -> None:
         raise UserError(f"--workdir: {folder} would be replaced, but holds no run; move it away")
 
 
-def write_results(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
-    """Print the table, and write sweep.json and sweep.png."""
-    rows = aggregate_seeds(results)
-    print(as_table(rows))
-    folder.mkdir(parents=True, exist_ok=True)
+def write_record(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
+    """Write sweep.json with the results so far."""
     record = {
         "config": flatten(config),
         "seconds": seconds,
@@ -109,7 +111,14 @@ def write_results(config: Config, results: list[Result], seconds: float, folder:
         "versions": versions(),
         "members": [result.as_json() for result in results],
     }
-    write_json(folder / "sweep.json", record)
+    with reporting_errors(folder):
+        write_json(folder / "sweep.json", record)
+
+
+def print_results(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
+    """Print the table and write sweep.png."""
+    rows = aggregate_seeds(results)
+    print(as_table(rows))
 
     from makemore_jax.plots.sweep import draw_sweep  # matplotlib, which is slow to import
 

@@ -174,8 +174,8 @@ def _train(
         )
         state = loop.train(training, state)
         step = int(state.step)
-        if step < config.train.steps:
-            raise Stopped(signal_number(), step)
+        if number := signal_number():
+            raise Stopped(number, step)
 
     best = checkpoints.restore_variables("best", state.variables)
     summary = {
