@@ -1,10 +1,10 @@
 """Logging of a training: metrics.jsonl, samples.txt, printed lines and the speed."""
 
 import json
-import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,14 +14,12 @@ from jax import Array
 from makemore_jax.errors import Diverged
 
 
-def check_finite(step: int, loss: float) -> float:
-    """Return the loss. Diverged if it is not finite."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss is {loss} at step {step}: lower optimizer.learning_rate or set "
-            "optimizer.grad_clip, and start again with another --workdir"
-        )
-    return loss
+def finite_mean(step: int, losses: Any) -> float:
+    """Return the mean of the losses of the steps up to `step`. Diverged if one is not finite."""
+    losses = np.atleast_1d(losses)
+    for i in np.flatnonzero(~np.isfinite(losses)):
+        raise Diverged(step - len(losses) + 1 + int(i), f"the loss is {losses[i]}")
+    return float(np.mean(losses))
 
 
 class RunFiles:
@@ -54,12 +52,15 @@ class Metrics:
     """Pass the values of a training to `writers`, show them on `display`, measure the time.
 
     `seconds` is the training time before step `start`. `display` has the methods
-    `update(step, train_loss, rate, mean_rate)`, `print(text)` and `close()`.
+    `update(step, train_loss, rate, mean_rate)`, `print(text)` and `close()`. Nothing is displayed
+    before `show`, so that a terminal that hangs or fails does not come between a step and its
+    checkpoint.
     """
 
     def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
         self._writers, self._display = writers, display
         self._pending: tuple[int, Array, Array] | None = None
+        self._unshown: list[Callable[[], None]] = []  # calls of the display
         self._last_step, self._seconds_before = start, seconds
         self._start_time = self._last_time = time.perf_counter()
         self._after_first_call: tuple[int, float] | None = None  # step and time
@@ -90,20 +91,21 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Write the mean of the losses taken last. Diverged if it is not finite."""
+        """Write the mean of the losses taken last. Diverged if one is not finite."""
         if self._pending is None:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
         # The host computes the mean: a program on the device would wait for the next call.
-        train_loss = float(np.mean(np.asarray(losses)))
+        losses = np.asarray(losses)
         now = time.perf_counter()
         rate = (step - self._last_step) / (now - self._last_time)
         self._last_step, self._last_time = step, now
         self._after_first_call = self._after_first_call or (step, now)
-        check_finite(step, train_loss)
+        train_loss = finite_mean(step, losses)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
-        self._display.update(step, train_loss, rate, self.steps_per_second)
+        shown = step, train_loss, rate, self.steps_per_second
+        self._unshown.append(partial(self._display.update, *shown))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Write numbers by name, or diagnostics by kind and name."""
@@ -111,21 +113,27 @@ class Metrics:
             writer.write_values(step, values)
 
     def write_samples(self, step: int, lines: list[str]) -> None:
-        """Write and print samples, given as lines of text."""
+        """Write and `print` samples, given as lines of text."""
         lines = [f"  {line}" if line else "" for line in lines]
         for writer in self._writers:
             writer.write_samples(step, lines)
         self.print("\n".join([f"step {step}, samples", *lines]))
 
     def print(self, text: str) -> None:
-        """Print without disturbing the display."""
-        self._display.print(text)
+        """Print without disturbing the display, at the next `show`."""
+        self._unshown.append(partial(self._display.print, text))
+
+    def show(self) -> None:
+        """Show on the display what has happened since the last call."""
+        while self._unshown:
+            self._unshown.pop(0)()
 
     def close(self) -> None:
-        """Close the display and the writers."""
-        self._display.close()
+        """Close the writers and the display."""
         for writer in self._writers:
             writer.close()
+        self.show()
+        self._display.close()
 
 
 class PrintedLines:

@@ -14,6 +14,7 @@ from makemore_jax.cli import interrupts, resources
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
+from makemore_jax.errors import Diverged
 from makemore_jax.integrity import resume
 from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
@@ -21,7 +22,7 @@ from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.run import Parts, Run
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
@@ -53,10 +54,21 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         processes.barrier("checked")
         if processes.is_primary():
+            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the old one
             stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
+            if new_schedule:
+                print(f"{folder}: {new_schedule}")
         processes.barrier("prepared")
         yield
+
+
+def find_new_schedule(folder: Path, config: Config) -> str | None:
+    """Return one line if a run resumes with another learning rate schedule, else None."""
+    if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
+        return None
+    step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
+    return step and resume.describe_new_schedule(workdir.read(folder).config, config, step)
 
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
@@ -160,4 +172,11 @@ PARTS = Parts(
 
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train with all extensions; see `training.run.train`."""
-    return run.train(config, directory, PARTS)
+    try:
+        return run.train(config, directory, PARTS)
+    except Diverged as error:
+        rate = make_schedule(config.optimizer, config.train.steps)(error.step - 1)
+        latest = parts.open_checkpoints(directory, read_only=True).steps().get("latest")
+        kept = f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint"
+        details = f"; the learning rate was {float(rate):.3g}, {kept}"
+        raise Diverged(error.step, error.problem, details) from None

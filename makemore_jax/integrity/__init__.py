@@ -4,6 +4,7 @@
     retries.py      repeated reads while a running training replaces the checkpoint
     checkpoints.py  `Checkpoints` with both, for several processes
     lock.py         one training per working directory
+    finite.py       a state that has diverged is not saved
     resume.py       a run is resumed with the same data and model only
 
 orbax does not checksum array data, and a training deletes checkpoints that another program may be

@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.cli import command_line, config_flag, interrupts, resources, startup
+from makemore_jax.cli import command_line, config_flag, interrupts, output, resources, startup
 from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
 from makemore_jax.report.facts import show_value
@@ -56,6 +56,7 @@ def main() -> None:
     config, folder = config_flag.read(CONFIG), Path(WORKDIR.value)
     axes = read_axes()
     check_best_folder(folder / "best")
+    output.outlive_terminal()
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()

@@ -12,7 +12,7 @@ from jax import Array
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import TrainConfig
 from makemore_jax.data import Split
-from makemore_jax.metrics import Metrics, check_finite
+from makemore_jax.metrics import Metrics, finite_mean
 from makemore_jax.training.hooks import Hook, next_due
 from makemore_jax.training.state import TrainState
 
@@ -48,7 +48,7 @@ def train(training: Training, state: TrainState) -> TrainState:
         state = _call(training.hooks_before, state, step, is_last)
         if is_last or step % config.eval_every == 0:
             metrics.flush()
-            dev_loss = check_finite(step, training.dev_loss(state))
+            dev_loss = finite_mean(step, training.dev_loss(state))
             is_best = dev_loss < best_dev_loss
             best_dev_loss = min(dev_loss, best_dev_loss)
             metrics.write(step, {"dev_loss": dev_loss})
@@ -57,6 +57,7 @@ def train(training: Training, state: TrainState) -> TrainState:
         if is_last or is_best or step % config.checkpoint_every == 0:
             metrics.flush()
             checkpoints.save(state, dev_loss)
+        metrics.show()
     metrics.flush()
     if step < config.steps:
         state = _call(training.hooks_before, state, step, is_last=True)

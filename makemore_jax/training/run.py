@@ -154,6 +154,7 @@ def _train(
         f"context {dataset.block_size}\n"
         f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
+    metrics.show()
     load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
     run = Run(config, dataset, programs, metrics, splits["train"], load, train_key, sample_key)
     hooks = parts.make_hooks(run, state)
