@@ -40,6 +40,7 @@ BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 FRACTION = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 AXIS = Rule(lambda value: value == -1 or value >= 1, "-1 or at least 1")
+DEPTH = Rule(lambda value: 1 <= value <= 1000, "at least 1 and at most 1000")
 CONTEXT = Rule(lambda value: 1 <= value < 2**20, "at least 1, below 2**20")
 SEED = Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
 
@@ -79,7 +80,7 @@ class ModelConfig:
     kind: str = setting(
         "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, window_mlp"
     )
-    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", AT_LEAST_1)
+    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", DEPTH)
     n_head: int = setting(4, "attention heads (transformer)", AT_LEAST_1)
     n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
     n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)

@@ -17,6 +17,8 @@ from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.versions import versions
 
+MAX_JSON_BYTES = 2**25  # a vocabulary of all Unicode characters has half of this
+
 
 @dataclass(frozen=True)
 class Run:
@@ -50,14 +52,18 @@ def read(workdir: Path) -> Run:
     if not (workdir / "config.json").exists():
         raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
     try:
-        content = json.loads((workdir / "config.json").read_text("utf-8"))
+        content = read_json(workdir / "config.json")
         config = config_lib.from_json(content["config"])
-        chars = json.loads((workdir / "vocab.json").read_text("utf-8"))
+        chars = read_json(workdir / "vocab.json")
+        if not all(len(c) == 1 for c in chars) or len(set(chars)) < len(chars):
+            raise ValueError("vocab.json must hold distinct characters")
         vocab = Vocab(tuple(chars), has_end=config.data.kind != "text")
         max_len = content.get("max_len", config.data.block_size)
+        if not (isinstance(max_len, int) and 0 < max_len < 2**20):
+            raise ValueError(f"max_len is {max_len}")
         run = Run(config, vocab, content["data_file"], content["data_sha256"], max_len)
         vocab_sha256 = content["vocab_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None
     if _sha256(workdir / "vocab.json") != vocab_sha256:
         raise UserError(f"--workdir: {workdir / 'vocab.json'} is not the one of its config.json")
@@ -67,15 +73,22 @@ def read(workdir: Path) -> Run:
 def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
     """Return summary.json if the run ended after `steps` steps, else None."""
     try:
-        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        summary = read_json(workdir / "summary.json")
+        return summary if summary["steps"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return summary if summary.get("steps") == steps else None
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
     """Write summary.json."""
     write_json(workdir / "summary.json", summary)
+
+
+def read_json(file: Path) -> Any:
+    """Return the content of a JSON file. ValueError if it is too large or no regular file."""
+    if not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file.name} is no file of at most {MAX_JSON_BYTES:,} bytes")
+    return json.loads(file.read_text("utf-8"))
 
 
 def write_json(file: Path, content: Any) -> None:

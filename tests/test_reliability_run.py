@@ -1,11 +1,16 @@
 """A run and its surroundings: signals, lost terminals, new schedules, divergence, sweeps."""
 
+import io
 import json
 import os
+import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -29,8 +34,10 @@ from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
 from makemore_jax.metrics import finite_mean
+from makemore_jax.npz import read_npz
 from makemore_jax.report.history import read_curves
 from makemore_jax.sweep import FinishedGroups, groups
+from makemore_jax.torch_parity import weights
 from makemore_jax.training.state import TrainState
 from makemore_jax.workdir import read
 
@@ -300,3 +307,119 @@ def test_the_results_of_a_sweep_are_kept_group_by_group(tmp_path, monkeypatch):
         assert_same(new.trained.best, old.trained.best)
         assert_same(new.trained.last, old.trained.last)
     assert jax.tree.leaves(restored[0].trained.best)
+
+
+# Files from a stranger
+
+
+def edited_run(source: Path, folder: Path, **fields) -> Path:
+    """Return a copy of a run with other fields in config.json, given as group__field=value."""
+    shutil.copytree(source, folder)
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    for name, value in fields.items():
+        part, *groups = content, *name.split("__")[:-1]
+        for group in groups:
+            part = part[group]
+        part[name.rpartition("__")[2]] = value
+    (folder / "config.json").write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"config__model__n_embd": 2**30, "config__model__n_head": 1}, "GiB of arrays; this machi"),
+        ({"config__model__n_layer": 10**9}, "n_layer: 1000000000 must be at least 1 and at most"),
+        ({"config__model__n_layer": 3}, "was saved as nothing, the model needs float32"),
+        ({"max_len": 10**12}, "holds a damaged run"),
+        ({"config": []}, "holds a damaged run"),
+        ({"data_sha256": {}, "vocab_sha256": None}, "is not the one of its config.json"),
+    ],
+)
+def test_a_config_from_a_stranger_is_refused(fields, message, small_runs, tmp_path):
+    """No array is allocated before its size is known to be that of the checkpoint."""
+    folder = edited_run(small_runs / "transformer", tmp_path / "run", **fields)
+    with pytest.raises(UserError, match=message):
+        assemble.load_language_model(folder, read(folder))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "{}", '["ab"]', '["a", "a"]', "[1]", " " * 2**26, "\xff"]
+)
+@pytest.mark.parametrize("name", ["config.json", "vocab.json"])
+def test_json_from_a_stranger_is_refused(name, content, small_runs, tmp_path):
+    folder = edited_run(small_runs / "bigram", tmp_path / "run")
+    (folder / name).write_text(content, "latin-1")
+    with pytest.raises(UserError, match="holds a damaged run|is not the one of"):
+        read(folder)
+
+
+@needs_linux
+def test_a_run_names_a_file_without_end_as_its_data(small_runs, tmp_path):
+    """The samples of such a run are not marked; nothing is read."""
+    folder = edited_run(small_runs / "bigram", tmp_path / "run", data_file="/dev/zero")
+    assert assemble.find_data(read(folder), folder) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.partial", "checkpoints", ".lock"])
+def test_training_does_not_follow_a_link_out_of_its_folder(name, small_runs, tmp_path):
+    folder, target = edited_run(small_runs / "bigram", tmp_path / "run"), tmp_path / "precious"
+    target.write_text("mine", "utf-8")
+    config = read(folder).config
+    config.train.steps = 30
+    if (folder / name).is_dir():
+        shutil.rmtree(folder / name)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{re.escape(name)} is a link; training would write to"):
+        assemble.train(config, str(folder))
+    assert target.read_text("utf-8") == "mine"
+
+
+def npz_member(shape: tuple, values: bytes) -> bytes:
+    """Return a member of an .npz file whose header announces another shape."""
+    out = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, fields)
+    return out.getvalue() + values
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_npz_file_can_not_announce_more_than_it_holds(compression, tmp_path):
+    bombs = {"header": npz_member((10**12,), b"1234"), "zeros": npz_member((2**23,), bytes(2**25))}
+    for name, member in bombs.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.npz", "w", compression) as archive:
+            archive.writestr("w.npy", member)
+    with pytest.raises(ValueError, match=r"announces float32\[1000000000000\], but is shorter"):
+        read_npz(tmp_path / "header.npz")
+    if compression == zipfile.ZIP_DEFLATED:
+        with pytest.raises(ValueError, match="it expands to 33,554,"):
+            read_npz(tmp_path / "zeros.npz")
+    else:
+        assert read_npz(tmp_path / "zeros.npz")["w"].shape == (2**23,)
+
+
+def test_a_tensor_can_not_announce_more_than_it_holds():
+    """PyTorch's files may repeat one value any number of times."""
+    mask = np.broadcast_to(np.float32(1), (10**9, 1, 7, 7))
+    with pytest.raises(UserError, match="the data and the config need one of 7"):
+        weights.without_masks({"transformer.h.0.attn.bias": mask}, "transformer", 7)
+
+
+def test_the_results_of_a_sweep_are_no_program(tmp_path):
+    """A pickle in their place would run code."""
+    config, finished = small_config("bigram", steps=10), FinishedGroups(tmp_path)
+    finished.create_folder()
+    members, ran = [{"seed": 11}], tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return ran.mkdir, ()
+
+    for content in (pickle.dumps(Evil()), b"", b"PK\x03\x04"):
+        finished._file(config, members).write_bytes(content)
+        assert finished.load(config, members, None) is None
+    np.savez(finished._file(config, members), results=np.array([Evil()], object))
+    assert finished.load(config, members, None) is None
+    assert not ran.exists()

@@ -13,6 +13,7 @@ from makemore_jax import models, workdir
 from makemore_jax.cli import missing_file, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset, lines
+from makemore_jax.data.files import file_sha256
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.integrity import resume
@@ -104,10 +105,13 @@ def find_data(run: workdir.Run, folder: Path | None = None) -> Dataset | None:
     """
     config = replace(run.config.data, path=run.data_file)
     try:
-        dataset = load_data(config, run.config.seed, folder)
-    except UserError:
+        # A run from a stranger may name any file of this machine, such as /dev/zero: hash it before
+        # reading it into memory.
+        if not Path(run.data_file).is_file() or file_sha256(run.data_file) != run.data_sha256:
+            return None
+        return load_data(config, run.config.seed, folder)
+    except (OSError, UserError):
         return None
-    return dataset if dataset.sha256 == run.data_sha256 else None
 
 
 @contextlib.contextmanager

@@ -32,6 +32,12 @@ def read(path: str, encoding: str, flag: str = "data.path") -> tuple[str, str]:
     return decode(raw, path, encoding, flag), hashlib.sha256(raw).hexdigest()
 
 
+def file_sha256(path: str | Path) -> str:
+    """Return the sha256 of a file of any size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def reporting_io_errors(path: str, flag: str = "data.path") -> Iterator[None]:
     """Turn the OSErrors of opening and reading `path` into UserErrors about `flag`."""

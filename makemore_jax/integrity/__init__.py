@@ -5,6 +5,7 @@
     checkpoints.py  `Checkpoints` with both, for several processes
     lock.py         one training per working directory
     finite.py       a state that has diverged is not saved
+    stranger.py     limits on a run folder that someone else made
     resume.py       a run is resumed with the same data and model only
 
 orbax does not checksum array data, and a training deletes checkpoints that another program may be

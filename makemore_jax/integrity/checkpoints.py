@@ -10,7 +10,7 @@ import jax
 
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.errors import UserError
-from makemore_jax.integrity import finite, manifest, retries
+from makemore_jax.integrity import finite, manifest, retries, stranger
 from makemore_jax.parallel import processes
 
 
@@ -47,6 +47,7 @@ class VerifiedCheckpoints(Checkpoints):
 
     def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         with _reporting_damage(self.folder / str(step)):
+            stranger.check_memory(items)
             manifest.verify(self.folder / str(step))
             self._check_shapes(step, items)
             return super()._read(step, items)

@@ -9,6 +9,7 @@ from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.stranger import check_links
 from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run, read
 
@@ -23,6 +24,7 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
 
     Settings that only change how long and how fast a run trains may differ.
     """
+    check_links(workdir)
     if (workdir / "config.json").exists():
         _check_same(read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from makemore_jax.config import Config, flatten
-from makemore_jax.data.files import find
+from makemore_jax.data.files import file_sha256, find
 from makemore_jax.npz import read_npz
 from makemore_jax.sweep.axes import with_values
 from makemore_jax.sweep.results import Result, TrainedRun
@@ -72,9 +72,8 @@ class FinishedGroups:
 
     def _file(self, config: Config, members: list[dict[str, Any]]) -> Path:
         path = find(with_values(config, members[0]).data.path)
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        group = json.dumps([flatten(config), members, sha256, versions()], sort_keys=True)
+        content = [flatten(config), members, file_sha256(path), versions()]
+        group = json.dumps(content, sort_keys=True)
         return self.folder / f"{hashlib.sha256(group.encode()).hexdigest()[:16]}.npz"
 
 

@@ -1,6 +1,5 @@
 """Read a text of any size in parts; write its tokens to a file."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from makemore_jax.config import DataConfig
-from makemore_jax.data.files import reporting_io_errors, wrong_encoding
+from makemore_jax.data.files import file_sha256, reporting_io_errors, wrong_encoding
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.workdir import write_json
@@ -22,8 +21,8 @@ MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not 
 
 def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     """Return the vocabulary of a text, its number of characters and the sha256 of its file."""
-    with reporting_io_errors(config.path), open(config.path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with reporting_io_errors(config.path):
+        sha256 = file_sha256(config.path)
     occurs, num_chars = np.zeros(0x110000, bool), 0
     known = b""  # the ASCII characters so far; dropping them first leaves few to look up
     for part in _read_parts(config):

@@ -21,6 +21,7 @@ import numpy as np
 
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
+from makemore_jax.npz import read_npz
 
 MIN_SAFE_TORCH = (2, 10)  # earlier versions of torch.load(weights_only=True) have security holes
 
@@ -97,10 +98,11 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
     }
     masks = [name for name in tensors if re.fullmatch(pattern.get(kind, "(?!)"), name)]
     for name in masks:
-        if tensors[name].shape[-2:] != (block_size, block_size):
+        shape = tensors[name].shape
+        if shape[-2:] != (block_size, block_size) or tensors[name].size != block_size**2:
             raise UserError(
-                f"{name} is {tensors[name].shape}, for a context of {tensors[name].shape[-1]}; "
-                f"the data and the config need one of {block_size}"
+                f"{name} is {shape}, for a context of {shape[-1] if shape else 0}; the data and "
+                f"the config need one of {block_size}"
             )
         if not (tensors[name] == np.tril(np.ones((block_size, block_size)))).all():
             raise UserError(f"{name} is not a causal mask")
@@ -117,8 +119,7 @@ def read(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{file} does not exist")
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as stored:
-                return dict(stored)
+            return read_npz(file)
         if file.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
