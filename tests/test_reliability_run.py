@@ -27,14 +27,17 @@ from conftest import (
     small_config,
     start,
 )
+from test_loop import final_state
 
 from makemore_jax import assemble, sweep
+from makemore_jax.assemble import short_calls
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
 from makemore_jax.metrics import finite_mean
 from makemore_jax.npz import read_npz
+from makemore_jax.parallel import processes
 from makemore_jax.report.history import read_curves
 from makemore_jax.sweep import FinishedGroups, groups
 from makemore_jax.torch_parity import weights
@@ -93,6 +96,22 @@ def test_a_signal_in_the_last_steps_ends_before_the_final_evaluation(tmp_path, m
         assemble.train(config, str(tmp_path))
     assert not (tmp_path / "summary.json").exists()
     assert assemble.train(config, str(tmp_path))["steps"] == 10
+
+
+def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_path, monkeypatch):
+    config = small_config("bigram", steps=20, log_every=10)
+    assemble.train(config, str(tmp_path / "whole"))
+    monkeypatch.setattr(short_calls, "CPU_FLOPS_PER_SECOND", 1.0)  # so each call is of one step
+    polls = iter([0] * 4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="saved at step 4"):
+        patch.setattr(processes, "all_max", lambda _: next(polls, signal.SIGTERM))
+        assemble.train(config, str(tmp_path / "stopped"))
+    assert [line["step"] for line in read_metrics(tmp_path / "stopped")] == [4]
+    assemble.train(config, str(tmp_path / "stopped"))
+    whole, stopped = (read_metrics(tmp_path / name)[-1] for name in ("whole", "stopped"))
+    assert whole == stopped
+    whole, stopped = (final_state(config, tmp_path / name) for name in ("whole", "stopped"))
+    assert_same(whole, stopped)
 
 
 # Terminals
@@ -350,7 +369,7 @@ def test_a_config_from_a_stranger_is_refused(fields, message, small_runs, tmp_pa
 def test_json_from_a_stranger_is_refused(name, content, small_runs, tmp_path):
     folder = edited_run(small_runs / "bigram", tmp_path / "run")
     (folder / name).write_text(content, "latin-1")
-    with pytest.raises(UserError, match="holds a damaged run|is not the one of"):
+    with pytest.raises(UserError, match=r"holds a damaged run|is not the one of"):
         read(folder)
 
 

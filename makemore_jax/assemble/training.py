@@ -1,7 +1,7 @@
 """Train with all extensions: the parts and hooks of a run."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
+from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, in_short_calls, step_flops
 from makemore_jax.cli import interrupts, resources
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, draw
@@ -20,15 +21,14 @@ from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
 from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
-from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
-from makemore_jax.training.run import Parts, Run
+from makemore_jax.training.run import Parts, Programs, Run
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
 from makemore_jax.windows.calibrate import make_calibrate
 
-TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
+TIMED_STEP_MIN_FLOPS = CPU_FLOPS_PER_SECOND  # about a second
 
 
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
@@ -96,18 +96,17 @@ def make_hooks(run: Run, state: TrainState) -> list[Hook]:
         train = config.train
         uses = train.eval_every, train.sample_every, train.checkpoint_every
         hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
-    num_params = state_lib.num_params(state.params)
-    steps = timed_steps(int(state.step), config, num_params, run.dataset.block_size)
+    flops = step_flops(state.params, config.train.batch_size * run.dataset.block_size)
+    steps = timed_steps(int(state.step), flops)
     return [*hooks, Hook(lambda state: state, steps=steps)]
 
 
-def timed_steps(start: int, config: Config, num_params: int, block_size: int) -> tuple[int, ...]:
+def timed_steps(start: int, flops: float) -> tuple[int, ...]:
     """Return the first steps of a process if each takes a CPU about a second or more.
 
     They are called one by one, for an early estimate: `log_every` of them could take hours. The
     first one compiles, the second one is timed.
     """
-    flops = 6 * num_params * config.train.batch_size * block_size  # Kaplan et al. 2020, section 2.1
     is_slow = jax.default_backend() == "cpu" and flops > TIMED_STEP_MIN_FLOPS
     return (start + 1, start + 2) if is_slow else ()
 
@@ -133,13 +132,6 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
     return Hook(write_diagnostics, (config.train.diagnose_every,))
 
 
-@contextlib.contextmanager
-def catch_signals() -> Iterator[Any]:
-    """Give a function that returns the signal that any process has received, or 0."""
-    with interrupts.StopSignals() as signals:
-        yield lambda: processes.all_max(signals.received)
-
-
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write and print the summary of a run, on the primary process."""
     if not processes.is_primary():
@@ -155,25 +147,42 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     )
 
 
-PARTS = Parts(
-    load_data=parts.load_data,
-    make_programs=make_programs,
-    open_checkpoints=parts.open_checkpoints,
-    open_metrics=open_metrics,
-    find_finished=find_finished,
-    make_load=make_load,
-    hold=hold,
-    make_hooks=make_hooks,
-    sample=sample,
-    catch_signals=catch_signals,
-    write_summary=write_summary,
-)
+def make_parts() -> Parts:
+    """Return the parts of one run."""
+    signals = interrupts.StopSignals()
+
+    def stop() -> int:
+        return processes.all_max(signals.received)
+
+    @contextlib.contextmanager
+    def catch_signals() -> Iterator[Callable[[], int]]:
+        with signals:
+            yield stop
+
+    def make_stoppable_programs(config: Config, dataset: Dataset) -> Programs:
+        programs = make_programs(config, dataset)
+        num_tokens = config.train.batch_size * dataset.block_size
+        return programs._replace(train_steps=in_short_calls(programs.train_steps, num_tokens, stop))
+
+    return Parts(
+        load_data=parts.load_data,
+        make_programs=make_stoppable_programs,
+        open_checkpoints=parts.open_checkpoints,
+        open_metrics=open_metrics,
+        find_finished=find_finished,
+        make_load=make_load,
+        hold=hold,
+        make_hooks=make_hooks,
+        sample=sample,
+        catch_signals=catch_signals,
+        write_summary=write_summary,
+    )
 
 
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train with all extensions; see `training.run.train`."""
     try:
-        return run.train(config, directory, PARTS)
+        return run.train(config, directory, make_parts())
     except Diverged as error:
         rate = make_schedule(config.optimizer, config.train.steps)(error.step - 1)
         latest = parts.open_checkpoints(directory, read_only=True).steps().get("latest")

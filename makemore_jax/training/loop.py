@@ -42,7 +42,7 @@ def train(training: Training, state: TrainState) -> TrainState:
         num_steps = _next_stop(step, training) - step
         data = training.load(step, num_steps)
         state, step_metrics = training.train_steps(state, data, training.key, num_steps)
-        step += num_steps
+        step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
         is_last, dev_loss, is_best = step == config.steps, None, False
         metrics.write_steps(step, step_metrics["train_loss"], training.learning_rate(step - 1))
         state = _call(training.hooks_before, state, step, is_last)
