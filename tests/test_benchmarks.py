@@ -105,6 +105,49 @@ def test_torch_compile_trains(monkeypatch):
     assert losses[0][0] > losses[0][2]
 
 
+def test_rows_of_the_leaderboard(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard
+
+    metrics = [
+        {"step": 100, "train_loss": 2.3, "seconds": 1.5},
+        {"step": 200, "dev_loss": 2.11},
+        {"step": 200, "train_loss": 2.2, "seconds": 2.5},
+        {"step": 400, "dev_loss": 2.09},
+        {"step": 400, "train_loss": 2.1, "seconds": 4.0},
+    ]
+    assert leaderboard.seconds_to_target(metrics) == 4.0
+    assert leaderboard.seconds_to_target(metrics[:3]) is None
+    samples = (["eva", "eva", "zed", "q"], ["train", "dev", "new", "cut"])
+    assert leaderboard.shares(*samples) == {"new": 0.25, "unique": 0.75, "held_out": 0.25}
+
+    def run(test_loss, seconds_to_target):
+        losses = {"train_loss": 1.5, "dev_loss": 1.75, "test_loss": test_loss}
+        times = {"seconds": 9.0, "milliseconds_per_step": 0.5}
+        return {
+            "num_params": 1_234,
+            **losses,
+            **times,
+            "seconds_to_target": seconds_to_target,
+            **leaderboard.shares(*samples),
+        }
+
+    results = {
+        "gru/lecture/1": run(1.9, 3.0),
+        "gru/lecture/2": run(2.1, 5.0),
+        "rnn/lecture/1": run(1.8, 3.0),
+        "rnn/lecture/2": run(1.8, None),  # a seed that never reached the target
+        "rnn/makemore/1": run(1.7, 3.0),
+    }
+    rows = [line.strip("| ").split(" | ") for line in leaderboard.as_markdown(results).splitlines()]
+    assert [row[0] for row in rows if len(row) == 11] == ["model", "---", "rnn", "gru"] + [
+        *("model", "---", "rnn")
+    ]
+    rnn, gru = rows[4], rows[5]
+    assert gru[2:6] == ["1.5000 ± 0.000", "1.7500 ± 0.000", "2.0000 ± 0.100", "2.885"]
+    assert (rnn[-2:], gru[-2:]) == (["-", "0.50"], ["4.0", "0.50"])
+
+
 ACCELERATOR = ("-m", "benchmarks.accelerator", "--quick", "--out")
 
 
