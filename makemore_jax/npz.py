@@ -1,5 +1,6 @@
 """Read an .npz file that may be damaged or hostile."""
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -15,22 +16,26 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     An array needs no more memory than its part of the file expands to, whatever its header says.
     OSError, ValueError or zipfile.BadZipFile if the file can't be read.
     """
+    arrays = {}
     with zipfile.ZipFile(file) as archive:
         size = sum(info.file_size for info in archive.infolist())
         if size > MAX_EXPANSION * file.stat().st_size:
             raise ValueError(f"it expands to {size:,} bytes")
         for info in archive.infolist():
-            with archive.open(info) as member:
-                _check_header(member, info)
-    with np.load(file, allow_pickle=False) as stored:
-        return dict(stored)
+            member = io.BytesIO(archive.read(info))
+            _check_header(member, info)
+            member.seek(0)
+            array = np.lib.format.read_array(member, allow_pickle=False)
+            arrays[info.filename.removesuffix(".npy")] = array
+    return arrays
 
 
-def _check_header(member: zipfile.ZipExtFile, info: zipfile.ZipInfo) -> None:
+def _check_header(member: io.BytesIO, info: zipfile.ZipInfo) -> None:
     """ValueError if a header announces more values than the member of the archive holds."""
-    version = np.lib.format.read_magic(member)
-    read = {(1, 0): np.lib.format.read_array_header_1_0}
-    read_header = read.get(version, np.lib.format.read_array_header_2_0)
+    is_first_version = np.lib.format.read_magic(member) == (1, 0)
+    read_header = np.lib.format.read_array_header_2_0
+    if is_first_version:
+        read_header = np.lib.format.read_array_header_1_0
     shape, _, dtype = read_header(member)
     if math.prod(shape) * dtype.itemsize > info.file_size:
         raise ValueError(f"{info.filename} announces {dtype}{list(shape)}, but is shorter")

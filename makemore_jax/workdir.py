@@ -55,12 +55,10 @@ def read(workdir: Path) -> Run:
         content = read_json(workdir / "config.json")
         config = config_lib.from_json(content["config"])
         chars = read_json(workdir / "vocab.json")
-        if not all(len(c) == 1 for c in chars) or len(set(chars)) < len(chars):
-            raise ValueError("vocab.json must hold distinct characters")
         vocab = Vocab(tuple(chars), has_end=config.data.kind != "text")
         max_len = content.get("max_len", config.data.block_size)
-        if not (isinstance(max_len, int) and 0 < max_len < 2**20):
-            raise ValueError(f"max_len is {max_len}")
+        if [len(c) for c in set(chars)] != [1] * len(chars) or max_len not in range(1, 2**20):
+            raise ValueError("the characters or max_len are not valid")
         run = Run(config, vocab, content["data_file"], content["data_sha256"], max_len)
         vocab_sha256 = content["vocab_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

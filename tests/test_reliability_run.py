@@ -181,20 +181,30 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
 
 FULL_DISK = """
 import sys
-from makemore_jax.cli import output
+from makemore_jax.cli import command_line, output
+
+def main():
+    if sys.argv[-1] == "train":
+        output.outlive_terminal()
+    for _ in range(3):
+        print("lost")
+        sys.stdout.flush()
+
 sys.stdout = open("/dev/full", "w", encoding="utf-8")
-output.outlive_terminal()
-for _ in range(3):
-    print("lost", flush=True)
+command_line.run(lambda arguments: main(), "", name="program")
 """
 
 
 @needs_linux
-def test_a_lost_output_is_reported_once():
-    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0
+@pytest.mark.parametrize(("program", "exit_code"), [("train", 0), ("sample", 1)])
+def test_a_full_disk_as_output_is_reported_once(program, exit_code):
+    """A program whose result is its output fails."""
+    command = [sys.executable, "-c", FULL_DISK, program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert done.returncode == exit_code
     (line,) = done.stderr.decode().splitlines()
-    assert line.endswith("/dev/full can't be written: No space left on device; training goes on")
+    goes_on = "; training goes on" if program == "train" else ""
+    assert line.endswith(f"/dev/full can't be written: No space left on device{goes_on}")
 
 
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):

@@ -38,6 +38,8 @@ def run(
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     exit_code = 0
+    if not interrupts.is_interactive():
+        output.report_errors()
     try:
         takes_arguments = bool(inspect.signature(main).parameters)
         if help_text.HELP_FLAGS & set(sys.argv):
@@ -46,6 +48,7 @@ def run(
         positional = _parse(sys.argv, config_required, takes_arguments)
         with missing_file.suggesting_fixes(), missing_device.reporting():
             main(positional) if takes_arguments else main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         exit_code = error.exit_code

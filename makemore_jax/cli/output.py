@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from makemore_jax.cli.resources import program_name
+from makemore_jax.errors import UserError
 
 
 def open_missing() -> None:
@@ -21,19 +22,31 @@ def open_missing() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
 
 
+def report_errors() -> None:
+    """Report an stdout that can't be written in one line, from this call on."""
+    sys.stdout = _Stream(sys.stdout, is_needed=True)
+
+
 def outlive_terminal() -> None:
     """Go on without stdout and stderr when they can't be written any more.
 
     Training needs neither. Programs whose output is their result do not call this.
     """
-    sys.stdout, sys.stderr = _LastingStream(sys.stdout), _LastingStream(sys.stderr)
+    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
 
 
-class _LastingStream:
+class OutputLost(UserError):
+    """The result of a program can't be written. Programs exit with code 1."""
+
+    exit_code = 1
+
+
+class _Stream:
     """A text stream that drops its output after the first error."""
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: Any, is_needed: bool = False):
+        self._stream = stream._stream if isinstance(stream, _Stream) else stream
+        self._is_needed = is_needed  # by the program, which ends with the error
 
     def write(self, text: str) -> int:
         self._try(self._stream.write, text)
@@ -49,8 +62,12 @@ class _LastingStream:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())  # also for C++, and for what is buffered here
             os.close(null)
-            lost = f"{self._stream.name} can't be written: {error.strerror}; training goes on"
-            print(f"{program_name()}: {lost}", file=sys.stderr)
+            if self._is_needed and isinstance(error, BrokenPipeError):
+                raise
+            message = f"{self._stream.name} can't be written: {error.strerror}"
+            if self._is_needed:
+                raise OutputLost(message) from None
+            print(f"{program_name()}: {message}; training goes on", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
