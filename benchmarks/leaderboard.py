@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks import sides
 from benchmarks.whole_training import ROOT
+from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import lines
 from makemore_jax.download import locate
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import ngrams
@@ -105,7 +105,7 @@ def shares(texts: list[str], places: list[str]) -> dict[str, float]:
 def count_ngrams(order: int, condition: str, seed: int, path: Path) -> dict[str, Any]:
     """Count n-grams. Return what `train` returns, without times."""
     split, _, repeats = condition.partition(", ")
-    dataset = lines.load(DataConfig(path=str(path), split=split, dedup=bool(repeats)), seed)
+    dataset = load_data(DataConfig(path=str(path), split=split, dedup=bool(repeats)), seed)
     model = ngrams.count(dataset.splits["train"], order, dataset.vocab.size)
     losses = {f"{name}_loss": ngrams.nll(model, part) for name, part in dataset.splits.items()}
     rng = np.random.default_rng(seed)

@@ -40,7 +40,6 @@ BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 FRACTION = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 AXIS = Rule(lambda value: value == -1 or value >= 1, "-1 or at least 1")
-DEPTH = Rule(lambda value: 1 <= value <= 1000, "at least 1 and at most 1000")
 CONTEXT = Rule(lambda value: 1 <= value < 2**20, "at least 1, below 2**20")
 SEED = Rule(lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
 
@@ -69,6 +68,7 @@ class DataConfig:
     dedup: bool = setting(False, "drop repeated lines before the split")
     encoding: str = setting("utf-8", "encoding of the file, by its name in Python")
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
+    long_lines: str = choice("refuse, drop, cut", "lines of block_size characters or more")
     train_fraction: float = setting(0.9, "text: fraction used for training", FRACTION)
     memory_map: str = choice("auto, always, never", "text: read from a file; auto: if it is large")
 
@@ -80,7 +80,7 @@ class ModelConfig:
     kind: str = setting(
         "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, window_mlp"
     )
-    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", DEPTH)
+    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", AT_LEAST_1)
     n_head: int = setting(4, "attention heads (transformer)", AT_LEAST_1)
     n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
     n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)
@@ -222,9 +222,10 @@ def validate(config: Config) -> None:
         rule = f.metadata["rule"]
         if rule and values[name] is not None and not rule.accepts(values[name]):
             raise UserError(f"{name}: {rule.error(values[name])}")
-    for name, is_met, text in _combinations(config):
-        if not is_met:
-            raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
+    for rules in RULES:
+        for name, is_met, text in rules(config):
+            if not is_met:
+                raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -243,24 +244,14 @@ def type_name(hint: Any) -> str:
     return str(hint).replace("|", "or") if typing.get_args(hint) else hint.__name__
 
 
-def _combinations(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rules about several fields: name, whether it is met, what the field must be."""
-    data, model, train = config.data, config.model, config.train
+def _size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield rules about several fields: name, whether it is met, what the field must be."""
+    model, train = config.model, config.train
     is_divisor = train.batch_size % train.accumulate == 0
     yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
     if model.kind == "transformer":
         is_divisible = model.n_embd % model.n_head == 0
         yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
-    if model.kind != "window_mlp":
-        yield "data.kind", data.kind != "windows", f"lines or text, which {model.kind} reads"
-        return
-    yield "data.kind", data.kind == "windows", "windows, which window_mlp reads"
-    if model.batch_norm == "none":
-        yield "model.output_norm", not model.output_norm, "false without model.batch_norm"
-    else:
-        yield "train.accumulate", train.accumulate == 1, "1 for model.batch_norm"
-        yield "train.batch_size", train.batch_size > 1, "above 1 for model.batch_norm"
-    if model.fuse is not None and data.block_size is not None:
-        reach = model.fuse**model.n_layer
-        rule = f"{reach}, which {model.n_layer} layers join by {model.fuse}"
-        yield "data.block_size", data.block_size == reach, rule
+
+
+RULES = [_size_rules]  # extensions add those of their fields

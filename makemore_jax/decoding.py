@@ -1,6 +1,5 @@
 """From logits to one token: temperature, top-k, nucleus sampling, and the random choice."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.errors import UserError
 
 
 class LanguageModel(NamedTuple):
@@ -39,36 +37,29 @@ class Decoding:
     top_k: int | None = None  # sample from the k most probable tokens
     top_p: float | None = None  # nucleus sampling: smallest set of tokens with total probability p
 
-    def check(self) -> None:
-        """UserError if a field is out of its range."""
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature: {self.temperature} must be a number, 0 or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"--top_k: {self.top_k} must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p: {self.top_p} must be above 0 and at most 1")
-
 
 DEFAULT_DECODING = Decoding()
+MIN_TEMPERATURE = 1e-6  # greedy below: float32 logits have no smaller differences
 
 
 def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
     """Sample one token for each row of logits (B, V) with its own key (B,). -> (B,)"""
-    if decoding.temperature == 0:
+    if decoding.temperature < MIN_TEMPERATURE:
         return _argmax(logits)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
     return _argmax(filter_logits(logits, decoding) + noise)  # as in jax.random.categorical
 
 
 def filter_logits(logits: Array, decoding: Decoding) -> Array:
-    """Return logits (B, V) with -inf for excluded tokens. The temperature must not be 0."""
+    """Return logits (B, V) with -inf for excluded tokens. The temperature is not 0."""
     logits = logits / decoding.temperature
     if decoding.top_k is not None:
         logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
     if decoding.top_p is not None:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
         mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
-        is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < decoding.top_p
+        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA rounds less to 0
+        is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < top_p
         logits = jnp.where(is_kept, logits, -jnp.inf)
     return logits
 
@@ -84,9 +75,3 @@ def _argmax(logits: Array) -> Array:
     is_max = logits == logits.max(axis=-1, keepdims=True)
     V = logits.shape[-1]
     return jnp.where(is_max, jnp.arange(V), V - 1).min(axis=-1)
-
-
-def check_prompt(vocab: Vocab, prompt: str) -> None:
-    """UserError if training never saw a character of the prompt."""
-    if unknown := vocab.unknown(prompt):
-        raise UserError(f"--prompt: training never saw {', '.join(map(repr, unknown))}")

@@ -15,14 +15,6 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-class MissingFile(UserError):
-    """A file that the user named does not exist. `cli.missing_file` adds what to do about it."""
-
-    def __init__(self, flag: str, path: str):
-        self.path = path
-        super().__init__(f"{flag}: {path} does not exist")
-
-
 class Diverged(UserError):
     """A value is not finite. The command line was valid, so programs exit with code 1."""
 

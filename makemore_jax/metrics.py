@@ -1,12 +1,10 @@
 """Logging of a training: metrics.jsonl, samples.txt, printed lines and the speed."""
 
 import json
-import re
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -25,12 +23,13 @@ def finite_mean(step: int, losses: Any) -> float:
 class RunFiles:
     """The writer of metrics.jsonl and samples.txt. TensorBoard has one with the same methods.
 
-    If a run resumes at step `start`, the lines of later steps are deleted.
+    A run that resumes at step `start` appends to its files.
     """
 
     def __init__(self, workdir: Path, start: int):
-        self._lines = _open_until(workdir / "metrics.jsonl", start, r'{"step": (\d+)')
-        self._samples = _open_until(workdir / "samples.txt", start, r"step (\d+)")
+        mode = "a" if start else "w"
+        self._lines = (workdir / "metrics.jsonl").open(mode, encoding="utf-8")
+        self._samples = (workdir / "samples.txt").open(mode, encoding="utf-8")
 
     def write_values(self, step: int, values: dict[str, Any]) -> None:
         """Write one line of metrics.jsonl."""
@@ -52,31 +51,25 @@ class Metrics:
     """Pass the values of a training to `writers`, show them on `display`, measure the time.
 
     `seconds` is the training time before step `start`. `display` has the methods
-    `update(step, train_loss, rate, mean_rate)`, `print(text)` and `close()`. Nothing is displayed
-    before `show`, so that a terminal that hangs or fails does not come between a step and its
-    checkpoint.
+    `update(step, train_loss, rate, mean_rate)`, `print(text)`, `show()` and `close()`. It may wait
+    for `show`, so that a terminal that hangs does not come between a step and its checkpoint.
     """
 
     def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
         self._writers, self._display = writers, display
         self._pending: tuple[int, Array, Array] | None = None
-        self._unshown: list[Callable[[], None]] = []  # calls of the display
-        self._last_step, self._seconds_before = start, seconds
-        self._start_time = self._last_time = time.perf_counter()
-        self._after_first_call: tuple[int, float] | None = None  # step and time
+        self._seconds_before = seconds
+        self._marks = [(start, time.perf_counter())]  # step and time at the start and of each flush
 
     @property
     def seconds(self) -> float:
         """Training time until the last step, with compilation and earlier processes."""
-        return self._seconds_before + self._last_time - self._start_time
+        return self._seconds_before + self._marks[-1][1] - self._marks[0][1]
 
     @property
     def steps_per_second(self) -> float | None:
         """Steps per second of this process after its first call, which compiles; else None."""
-        if self._after_first_call is None or self._last_step == self._after_first_call[0]:
-            return None
-        step, moment = self._after_first_call
-        return (self._last_step - step) / (self._last_time - moment)
+        return _rate(self._marks[1:])
 
     def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
         """Take the losses of the steps up to `step`, and write the losses taken before.
@@ -97,15 +90,12 @@ class Metrics:
         (step, losses, learning_rate), self._pending = self._pending, None
         # The host computes the mean: a program on the device would wait for the next call.
         losses = np.asarray(losses)
-        now = time.perf_counter()
-        rate = (step - self._last_step) / (now - self._last_time)
-        self._last_step, self._last_time = step, now
-        self._after_first_call = self._after_first_call or (step, now)
+        self._marks.append((step, time.perf_counter()))
+        rate = _rate(self._marks[-2:])
         train_loss = finite_mean(step, losses)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
-        shown = step, train_loss, rate, self.steps_per_second
-        self._unshown.append(partial(self._display.update, *shown))
+        self._display.update(step, train_loss, rate, self.steps_per_second)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Write numbers by name, or diagnostics by kind and name."""
@@ -113,27 +103,33 @@ class Metrics:
             writer.write_values(step, values)
 
     def write_samples(self, step: int, lines: list[str]) -> None:
-        """Write and `print` samples, given as lines of text."""
+        """Write and print samples, given as lines of text."""
         lines = [f"  {line}" if line else "" for line in lines]
         for writer in self._writers:
             writer.write_samples(step, lines)
         self.print("\n".join([f"step {step}, samples", *lines]))
 
     def print(self, text: str) -> None:
-        """Print without disturbing the display, at the next `show`."""
-        self._unshown.append(partial(self._display.print, text))
+        """Print without disturbing the display."""
+        self._display.print(text)
 
     def show(self) -> None:
-        """Show on the display what has happened since the last call."""
-        while self._unshown:
-            self._unshown.pop(0)()
+        """Show everything that the display has not shown yet."""
+        self._display.show()
 
     def close(self) -> None:
         """Close the writers and the display."""
         for writer in self._writers:
             writer.close()
-        self.show()
         self._display.close()
+
+
+def _rate(marks: list[tuple[int, float]]) -> float | None:
+    """Return the steps per second from the first to the last mark; None for fewer than two."""
+    if len(marks) < 2:
+        return None
+    (first_step, first_time), (last_step, last_time) = marks[0], marks[-1]
+    return (last_step - first_step) / (last_time - first_time)
 
 
 class PrintedLines:
@@ -147,30 +143,13 @@ class PrintedLines:
         """Print a text."""
         print(text, flush=True)
 
+    def show(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Nothing is open."""
 
 
 def open_plain(workdir: Path, start: int, config: Any) -> Metrics:
     """Return the logging of a run to files and lines on stdout."""
-    return Metrics(start, [RunFiles(workdir, start)], PrintedLines(), last_seconds(workdir, start))
-
-
-def last_seconds(workdir: Path, start: int) -> float:
-    """Return the training time that metrics.jsonl has for the last line up to step `start`."""
-    file = workdir / "metrics.jsonl"
-    lines = file.read_text("utf-8").splitlines() if start and file.exists() else []
-    matches = [re.match(r'{"step": (\d+).*"seconds": ([\d.e-]+)', line) for line in lines]
-    return max((float(m[2]) for m in matches if m and int(m[1]) <= start), default=0.0)
-
-
-def _open_until(file: Path, start: int, heading: str) -> TextIO:
-    """Open a file for appending, without what follows the first `heading` of a later step."""
-    kept = []
-    for line in file.read_text("utf-8").splitlines(keepends=True) if file.exists() else []:
-        step = re.match(heading, line)
-        if (step and int(step[1]) > start) or not line.endswith("\n"):
-            break  # later, or the process was killed while it wrote this line
-        kept.append(line)
-    file.write_text("".join(kept) if start else "", "utf-8")
-    return file.open("a", encoding="utf-8")
+    return Metrics(start, [RunFiles(workdir, start)], PrintedLines())

@@ -3,15 +3,21 @@
 from jax import Array
 
 from makemore_jax import assemble
-from makemore_jax.data.lines import Dataset
-from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
+from makemore_jax.decoding import (
+    DEFAULT_DECODING,
+    MIN_TEMPERATURE,
+    Decoding,
+    LanguageModel,
+    Sample,
+)
+from makemore_jax.known_lines import KnownLines
 
 MAX_ROUNDS = 100
 
 
 def sample_new(
     lm: LanguageModel,
-    dataset: Dataset,
+    dataset: KnownLines,
     key: Array,
     num: int,
     prompt: str = "",
@@ -26,6 +32,7 @@ def sample_new(
         samples = assemble.sample(lm, key, num, prompt, decoding, first=i * num)
         places = dataset.found_in([s.text for s in samples], [s.is_cut for s in samples])
         new += [line for line, place in zip(samples, places, strict=True) if place == "new"]
-        if len(new) >= num or decoding.temperature == 0:  # all greedy lines are equal
+        # All greedy lines are equal.
+        if len(new) >= num or decoding.temperature < MIN_TEMPERATURE:
             break
     return new[:num]

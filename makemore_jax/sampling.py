@@ -1,10 +1,10 @@
-"""Sample lines in a compiled loop, and score lines.
+"""Sample lines in a compiled loop.
 
 The loop calls `init_carry` and `step` of any model. Line i depends only on the key and on i, so
 the first ten of fifty lines are the lines of a call for ten.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,18 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
-from makemore_jax.data.lines import Lines, encode
-from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.decoding import (
-    DEFAULT_DECODING,
-    Decoding,
-    LanguageModel,
-    Sample,
-    check_prompt,
-    sample_token,
-)
-from makemore_jax.errors import UserError
+from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample, sample_token
 from makemore_jax.losses import token_losses
 
 MAX_BATCH = 1024  # lines in one compiled call
@@ -110,9 +99,8 @@ def sample(
     """Sample lines number `first` to `first + num - 1` of a key. Each starts with `prompt`.
 
     The log-probability is that of the whole line with its prompt, before `decoding` changes the
-    logits. UserError if no line can start with the prompt.
+    logits. The prompt must be shorter than `lm.max_len`, of known characters.
     """
-    decoding.check()
     generate_batch = partial(generate, lm.model, lm.variables, key, decoding=decoding)
     numbers = range(first, first + num)
     return sample_batches(lm, generate_batch, prompt, numbers, min(num, MAX_BATCH))
@@ -125,55 +113,14 @@ def sample_batches(
     prompt_tokens, samples = encode_prompt(lm, prompt), []
     for start in numbers[::batch_size]:
         batch = np.arange(start, start + batch_size, dtype=np.int32)
-        samples += to_samples(lm.vocab, *generate_batch(batch, prompt_tokens))
+        tokens, log_probs, is_cut = jax.device_get(generate_batch(batch, prompt_tokens))
+        texts = lm.vocab.decode_rows(tokens)
+        samples += map(Sample, texts, log_probs.tolist(), is_cut.tolist())
     return samples[: len(numbers)]
 
 
 def encode_prompt(lm: LanguageModel, prompt: str) -> np.ndarray:
     """Return the tokens of a prompt, then -1 for each token to sample. (T,)"""
-    check_prompt(lm.vocab, prompt)
-    if len(prompt) >= lm.max_len:
-        raise UserError(
-            f"--prompt: {len(prompt)} characters are too many; "
-            f"the lines of this model have at most {lm.max_len - 1}"
-        )
     tokens = np.full(lm.max_len, -1, np.int32)
     tokens[: len(prompt)] = lm.vocab.encode(prompt)
     return tokens
-
-
-def to_samples(vocab: Vocab, tokens: Array, log_probs: Array, is_cut: Array) -> list[Sample]:
-    """Return the outputs of `generate` as text."""
-    texts = vocab.decode_rows(np.asarray(tokens))
-    return list(map(Sample, texts, np.asarray(log_probs).tolist(), np.asarray(is_cut).tolist()))
-
-
-@partial(jax.jit, static_argnames="model")
-def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -> Array:
-    inputs, targets, _ = split.take(indices)
-    return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
-
-
-def score(
-    lm: LanguageModel, words: list[str], track: Callable[[range], Iterable[int]] = iter
-) -> list[float]:
-    """Return the log-probability of each line, its end included, in nats.
-
-    `track` wraps the range of the batches to show progress. UserError if a line is too long or has
-    a character that training never saw.
-    """
-    for word in words:
-        if unknown := lm.vocab.unknown(word):
-            raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {word!r}")
-        if len(word) >= lm.max_len:
-            raise UserError(
-                f"--score: {word[:40]!r} has {len(word)} characters; "
-                f"the lines of this model have at most {lm.max_len - 1}"
-            )
-    split = encode(words, lm.vocab, lm.max_len)
-    batch_size = min(len(words), split.batch_size())
-    log_probs = []
-    for start in track(range(0, len(words), batch_size)):
-        indices = jnp.minimum(start + jnp.arange(batch_size), len(words) - 1)
-        log_probs.append(_log_probs(lm.model, lm.variables, split, indices))
-    return np.concatenate(log_probs)[: len(words)].tolist()

@@ -200,11 +200,11 @@ cells.figures((draw_losses, read_runs([runs / "bigram", runs / "transformer"])))
 # models prefer `emma` to random letters, and the transformer tells them apart more clearly.
 
 # %%
-from makemore_jax import sampling
+from makemore_jax import scoring
 
 gpt, best_step = load_best_model(runs / "transformer", workdir.read(runs / "transformer"))
 names = ["emma", "olivia", "karpathy", "xqzvk"]
-scores = zip(names, sampling.score(bigram, names), sampling.score(gpt, names), strict=True)
+scores = zip(names, scoring.score(bigram, names), scoring.score(gpt, names), strict=True)
 print(f"{'ln p':<10} {'bigram':>8} {'transformer':>12}")
 for name, by_bigram, by_gpt in scores:
     print(f"{name:<10} {by_bigram:8.2f} {by_gpt:12.2f}")

@@ -42,8 +42,8 @@ from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.cli import startup
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.data import Batch
-from makemore_jax.data.lines import Dataset, load
 from makemore_jax.download import SOURCES, locate
+from makemore_jax.known_lines import KnownLines, load
 from makemore_jax.training.step import gradients, make_train_step
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +196,7 @@ def published(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def names() -> Dataset:
+def names() -> KnownLines:
     """Load names.txt as train.py does."""
     return load(small_config("bigram").data, seed=11)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_close, published
 
-from makemore_jax import sampling
+from makemore_jax import scoring
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -237,7 +237,7 @@ def test_the_language_model_scores_lines_by_the_table():
     probs = bc.probabilities(COUNTS, 1)
     lm = bc.language_model(probs, VOCAB, 5)
     expected = np.log([probs[0, 1] * probs[1, 2] * probs[2, 0], probs[0, 3] * probs[3, 0]])
-    np.testing.assert_allclose(sampling.score(lm, ["ab", "c"]), expected, atol=1e-5)
+    np.testing.assert_allclose(scoring.score(lm, ["ab", "c"]), expected, atol=1e-5)
 
 
 def test_picture_of_any_symbols(tmp_path):

@@ -23,7 +23,7 @@ from makemore_jax.parallel.mesh import make_lines_mesh, make_mesh
 from makemore_jax.kernels.layouts import choose
 from makemore_jax.decoding import DEFAULT_DECODING
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 
 config = small_config("transformer")
@@ -38,7 +38,7 @@ split = shardings.to_global_arrays(dataset.splits["train"], shardings.replicated
 """
 
 MANY_EVALUATIONS = """
-evaluate = make_evaluate(evaluation.make_batch_sums(model, mesh), 2, shardings.fetch_sum)
+evaluate = evaluation.make_evaluate(model, mesh)
 for i in range(2):
     print(i, evaluate(state.variables, split), flush=True)
 """
@@ -55,15 +55,14 @@ for _ in range(3):
 
 SHARDED_PARAMETERS = """
 dev = dataset.splits["dev"]
-expected = make_evaluate(make_batch_sums(model))(jax.device_get(state.variables), dev)
+expected = make_evaluate(model)(jax.device_get(state.variables), dev)
 for mesh_config in (MeshConfig(data=1, model=2), MeshConfig(data=2, fsdp=True)):
     mesh = make_mesh(mesh_config, 32, num_params=10**6)
     stored = shardings.infer_state_shardings(mesh, mesh_config, state).stored
     sharded = jax.device_put(state, stored)
     assert not shardings.is_replicated(sharded)
     on_mesh = shardings.to_global_arrays(dev, shardings.replicated(mesh))
-    sums = evaluation.make_batch_sums(model, mesh)
-    loss = make_evaluate(sums, mesh.shape["data"], shardings.fetch_sum)(sharded.variables, on_mesh)
+    loss = evaluation.make_evaluate(model, mesh)(sharded.variables, on_mesh)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 """
 

@@ -176,7 +176,7 @@ def test_sampling_without_the_data_prints_a_warning(trained, tmp_path):
     """Sampling works on another machine, but can't report which samples are new."""
     content = json.loads((trained[0] / "config.json").read_text("utf-8"))
     intact = (trained[0] / "config.json").read_text("utf-8")
-    content["data_file"] = str(tmp_path / "gone.txt")
+    content["data_file"] = content["config"]["data"]["path"] = str(tmp_path / "gone.txt")
     (trained[0] / "config.json").write_text(json.dumps(content), "utf-8")
     try:
         done = run("sample.py", "--workdir", trained[0], "--format", "json")

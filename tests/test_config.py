@@ -78,7 +78,7 @@ def test_each_family_has_a_documented_config_file(kind):
     config = scope["get_config"]()
     config_lib.validate(config)
     assert config.model.kind == kind
-    assert create_model(config.model, 27, 16).__class__ is models.MODELS[kind]
+    assert create_model(config.model, 27, 16).__class__ is (models.MODELS | EXTENSION_MODELS)[kind]
     run = json.loads((ROOT / "docs" / "results.json").read_text("utf-8"))["names"][kind]
     loss, seconds = f"{run['summary']['test_loss']:.3f}", f"{run['wall_seconds']:.0f}"
     assert f"python train.py --config configs/{kind}.py" in scope["__doc__"]

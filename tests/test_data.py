@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, published, run
 
-from makemore_jax import data, download
+from makemore_jax import data, download, original_splits
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.data import files, lines, splits
@@ -33,7 +33,7 @@ def write(folder, content, encoding="utf-8"):
 
 
 def test_randperm_matches_torch():
-    order = splits.torch_randperm(32033, 3407)
+    order = original_splits.torch_randperm(32033, 3407)
     assert order[:6].tolist() == TORCH_FIRST
     assert order[-6:].tolist() == TORCH_LAST
     assert sorted(order) == list(range(32033))
@@ -51,7 +51,7 @@ def test_makemore_split_of_makemores_list():
 
 
 def test_makemore_split_of_a_short_list_holds_out_a_tenth():
-    indices = splits.makemore(57, seed=1)
+    indices = original_splits.makemore(57, seed=1)
     assert len(indices["test"]) == 5
     assert len(indices["train"]) == 52
 

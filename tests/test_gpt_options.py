@@ -21,9 +21,10 @@ from conftest import (
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from makemore_jax import assemble, losses, models, workdir
+from makemore_jax import assemble, losses, model_forms, models, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import create_model, programs
+from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows
@@ -152,7 +153,7 @@ def test_scanned_layers_draw_different_dropout_masks(monkeypatch):
 def test_dropout_masks_from_the_hardware_generator():
     """The fraction of zeros is the dropout rate, and the masks depend only on the key."""
     model = create(dropout=0.3, dropout_rng="rbg")
-    draws = [models.dropout_rngs(model, jax.random.key(i))["dropout"] for i in (1, 1, 2)]
+    draws = [model_forms.dropout_key(model, jax.random.key(i)) for i in (1, 1, 2)]
     masks = [np.asarray(jax.random.bernoulli(key, 0.7, (10_000,))) for key in draws]
     assert "rbg" in str(jax.random.key_impl(draws[0]))
     assert_same(masks[0], masks[1])
@@ -160,7 +161,7 @@ def test_dropout_masks_from_the_hardware_generator():
     assert abs(masks[0].mean() - 0.7) < 0.02
     plain = create(dropout=0.3)
     assert_same(
-        jax.random.key_data(models.dropout_rngs(plain, jax.random.key(1))["dropout"]),
+        jax.random.key_data(model_forms.dropout_key(plain, jax.random.key(1))),
         jax.random.key_data(jax.random.key(1)),
     )
 
@@ -193,7 +194,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     exponentials = [line for line in jaxpr.splitlines() if "= exp " in line]
     assert all(":f32[" in line for line in exponentials)
     assert len(exponentials) == 1 + 1  # the softmax of attention and of the loss
-    _, caches = coarse.init_carry(B)
+    _, caches = coarse.apply({"params": params}, B, method="init_carry")
     assert {leaf.dtype for leaf in jax.tree.leaves(caches)} == {jnp.dtype("bfloat16")}
 
 
@@ -420,10 +421,10 @@ def test_other_families_refuse_the_options(name):
         setattr(config.model, name, VALUES[name])
         config_lib.validate(config)
         if kind == "transformer":
-            models.check_fields(config.model)
+            models.check_fields(config.model, models.MODELS | EXTENSION_MODELS)
         else:
             with pytest.raises(UserError, match=rf"model.{name}: .* {kind} models do not have it"):
-                models.check_fields(config.model)
+                models.check_fields(config.model, models.MODELS | EXTENSION_MODELS)
 
 
 def test_the_command_line_refuses_the_options(tmp_path):

@@ -8,7 +8,7 @@ import os
 import re
 
 import pytest
-from conftest import AS_USERS_RUN, FAMILIES, run
+from conftest import AS_USERS_RUN, FAMILIES, on_devices, run
 
 if not os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
@@ -29,12 +29,16 @@ def compare(config, *flags, **env):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_family_in_lockstep(kind, tmp_path):
-    (result,) = compare(("--config", f"configs/{kind}.py"), tmp_path, **AS_USERS_RUN)
+    devices = on_devices(2)
+    (result,) = compare(("--config", f"configs/{kind}.py"), tmp_path, **AS_USERS_RUN, **devices)
     check(result, "float32")
     assert result["differences"]["logits"] <= 1e-5
     assert result["differences"]["loss"] <= 1e-6
     assert result["differences"]["gradients"] <= 1e-4
     assert result["differences"]["loss_curve"] <= 1e-3
+    for num_devices in (1, 2):  # the program of train.py
+        assert result["differences"][f"compiled_gradients_{num_devices}"] <= 1e-4
+        assert result["differences"][f"compiled_loss_curve_{num_devices}"] <= 1e-3
     assert (tmp_path / "parity.png").stat().st_size > 10_000
 
 
@@ -159,6 +163,28 @@ config = ["--config", "configs/transformer.py", "--steps", "20"]
 sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
 runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")
 """
+
+
+BROKEN_ON_TWO = """
+import runpy
+import sys
+import jax
+from makemore_jax.assemble import programs
+from makemore_jax.parallel import gradients
+
+gradients.flatten_all_reduce = lambda tree: tree  # each device keeps the sums of its own lines
+config = ["--config", "configs/bigram.py", "--steps", "20"]
+sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
+runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")
+"""
+
+
+def test_a_difference_of_the_compiled_program_is_reported(tmp_path):
+    done = run("-c", BROKEN_ON_TWO, tmp_path, **on_devices(2))
+    assert done.returncode == 1
+    (first, second) = done.stderr.splitlines()
+    assert "bigram in float32: compiled, 2 devices: gradients differ by" in first
+    assert "bigram in float32: compiled, 2 devices: loss curve differ by" in second
 
 
 def test_a_difference_is_reported(tmp_path):

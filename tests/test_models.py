@@ -26,11 +26,11 @@ from conftest import (
 
 from makemore_jax import models
 from makemore_jax.assemble import create_model
+from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
-from makemore_jax.windows.window_mlp import WindowMLP
 
 pytestmark = pytest.mark.versions
 
@@ -259,7 +259,7 @@ def test_dropout_applies_only_in_training_and_depends_on_its_key():
     assert (model.apply({"params": params}, tokens) == without).all()
 
 
-FAMILIES_WITH_WINDOWS = models.MODELS | {"window_mlp": WindowMLP}
+FAMILIES_WITH_WINDOWS = models.MODELS | EXTENSION_MODELS
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)

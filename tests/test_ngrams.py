@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, published
 
+from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import lines
 from makemore_jax.data.lines import encode, split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -109,7 +109,7 @@ def test_longer_contexts_help_until_they_are_rare(capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     dev = [float(row[3]) for row in rows[1:7]]
     assert dev[0] > dev[1] > dev[2] > dev[3]
-    dataset = lines.load(DataConfig(path=str(path), split="lecture"), 3407)
+    dataset = load_data(DataConfig(path=str(path), split="lecture"), 3407)
     model = ngrams.count(dataset.splits["train"], 4, dataset.vocab.size)
     assert float(rows[4][3]) == round(ngrams.nll(model, dataset.splits["dev"]), 4)
     assert len(rows) == 12  # a heading, six orders, an empty line, a heading, three samples

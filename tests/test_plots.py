@@ -161,7 +161,7 @@ def test_without_data_and_metrics(small_runs, tmp_path):
     ignored = shutil.ignore_patterns("plots", "metrics.*")
     shutil.copytree(small_runs / "bigram", folder, ignore=ignored)
     content = json.loads((folder / "config.json").read_text("utf-8"))
-    content["data_file"] = str(tmp_path / "gone.txt")
+    content["data_file"] = content["config"]["data"]["path"] = str(tmp_path / "gone.txt")
     (folder / "config.json").write_text(json.dumps(content), "utf-8")
     report = collect(folder, None, seed=1, num=5)
     assert report.names == list(dict.fromkeys(d.text for d in report.samples if d.text))[:3]
@@ -178,7 +178,7 @@ def test_without_data_and_metrics(small_runs, tmp_path):
     [
         (("--workdir", "{tmp}/none"), "none holds no run"),
         (("--names", "anna"), "--workdir is missing"),
-        (("--workdir", "{run}", "--names", "anna,Zoe"), "'Zoe' has 'Z'"),
+        (("--workdir", "{run}", "--names", "anna,Zoe"), "which is in 'Zoe'"),
         (("--workdir", "{run}", "--names=", "--num=1"), "--names is empty"),
         (("--workdir", "{run}", "--num", "0"), "--num: 0 must be at least 1"),
     ],

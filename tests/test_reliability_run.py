@@ -35,6 +35,7 @@ from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
+from makemore_jax.integrity.runs import read
 from makemore_jax.metrics import finite_mean
 from makemore_jax.npz import read_npz
 from makemore_jax.parallel import processes
@@ -42,7 +43,6 @@ from makemore_jax.report.history import read_curves
 from makemore_jax.sweep import FinishedGroups, groups
 from makemore_jax.torch_parity import weights
 from makemore_jax.training.state import TrainState
-from makemore_jax.workdir import read
 
 BIGRAM = ("train.py", "--config", "configs/bigram.py", "--config.train.log_every=10")
 ENDLESS = (*BIGRAM, "--config.train.steps=100000000", "--config.train.num_samples=0")
@@ -358,10 +358,11 @@ def edited_run(source: Path, folder: Path, **fields) -> Path:
     ("fields", "message"),
     [
         ({"config__model__n_embd": 2**30, "config__model__n_head": 1}, "GiB of arrays; this machi"),
-        ({"config__model__n_layer": 10**9}, "n_layer: 1000000000 must be at least 1 and at most"),
+        ({"config__model__n_layer": 10**9}, "model.n_layer: 1,000,000,000 must be at most 1,000"),
         ({"config__model__n_layer": 3}, "was saved as nothing, the model needs float32"),
         ({"max_len": 10**12}, "holds a damaged run"),
         ({"config": []}, "holds a damaged run"),
+        ({"data_file": ["a"]}, "holds a damaged run"),
         ({"data_sha256": {}, "vocab_sha256": None}, "is not the one of its config.json"),
     ],
 )

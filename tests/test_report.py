@@ -16,7 +16,7 @@ from conftest import (
 )
 from report_helpers import CHARS, WORDS, small_lm
 
-from makemore_jax import sampling, workdir
+from makemore_jax import sampling, scoring, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
 from makemore_jax.decoding import LanguageModel
@@ -43,7 +43,7 @@ def test_surprise_adds_up_to_the_log_probability(kind):
     lm = small_lm(kind)
     result = surprise.name_surprise(lm, WORDS)
     assert [len(nats) for nats in result] == [5, 2, 7, 4]
-    assert_close([nats.sum() for nats in result], -np.array(sampling.score(lm, WORDS)))
+    assert_close([nats.sum() for nats in result], -np.array(scoring.score(lm, WORDS)))
 
 
 def test_surprise_of_names_longer_than_the_window():
@@ -52,7 +52,7 @@ def test_surprise_of_names_longer_than_the_window():
     lm = LanguageModel(model, variables, CHARS, BLOCK)
     result = surprise.name_surprise(lm, WORDS)
     assert [len(nats) for nats in result] == [5, 2, 7, 4]
-    assert_close([nats.sum() for nats in result], -np.array(sampling.score(lm, WORDS)))
+    assert_close([nats.sum() for nats in result], -np.array(scoring.score(lm, WORDS)))
 
 
 def test_surprise_of_a_bigram_comes_from_its_table():
@@ -270,7 +270,7 @@ def test_collect(small_runs):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fee", "Zoe"], "--names: 'Zoe' has 'Z', which is not in the vocabulary"),
+        (["fee", "Zoe"], "--names: training never saw 'Z', which is in 'Zoe'"),
         (["feefeef"], "'feefeef' has 7 characters; the lines of this model have at most 6"),
         (["fee", ""], "--names: a name is empty"),
     ],

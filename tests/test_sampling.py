@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import BLOCK, FAMILIES, VOCAB, quick_of, small_model
 
-from makemore_jax import assemble, new_lines, sampling
+from makemore_jax import assemble, new_lines, sampling, scoring
 from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.data.vocabulary import Vocab
@@ -93,7 +93,7 @@ def test_log_prob_equals_the_score_of_the_line(kind):
     lm = small_lm(kind)
     for decoding in (Decoding(), Decoding(0.5, top_k=5)):  # changes the draw, not the score
         drawn = sampling.sample(lm, KEY, 19, decoding=decoding)
-        scores = sampling.score(lm, [line.text for line in drawn])
+        scores = scoring.score(lm, [line.text for line in drawn])
         np.testing.assert_allclose([line.log_prob for line in drawn], scores, atol=2e-4)
 
 
@@ -209,13 +209,13 @@ def test_frequencies_after_a_prompt():
 def test_bad_prompts_and_lines():
     lm = small_lm("bigram")
     with pytest.raises(UserError, match="--prompt: training never saw 'é', 'Z'"):
-        sampling.sample(lm, KEY, 1, prompt="aéZé")
+        assemble.sample(lm, KEY, 1, prompt="aéZé")
     with pytest.raises(UserError, match="--prompt: 7 characters are too many"):
-        sampling.sample(lm, KEY, 1, prompt="abababa")
+        assemble.sample(lm, KEY, 1, prompt="abababa")
     with pytest.raises(UserError, match="--score: training never saw 'Z', which is in 'aZ'"):
-        sampling.score(lm, ["a", "aZ"])
+        scoring.score(lm, ["a", "aZ"])
     with pytest.raises(UserError, match="--score: 'abababa' has 7 characters"):
-        sampling.score(lm, ["a", "abababa"])
+        scoring.score(lm, ["a", "abababa"])
 
 
 @pytest.mark.parametrize("num", [41, 600])  # finished lines are removed from the batch of 600
@@ -265,6 +265,6 @@ def test_each_round_of_new_lines_continues_the_previous_one(names, monkeypatch):
 
 def test_score_of_a_known_table():
     table = np.array([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25], [0.1, 0.3, 0.6]])
-    scores = sampling.score(bigram_lm(table), ["a", "ab", "aab"])
+    scores = scoring.score(bigram_lm(table), ["a", "ab", "aab"])
     expected = [0.8 * 0.5, 0.8 * 0.25 * 0.1, 0.8 * 0.25 * 0.25 * 0.1]
     np.testing.assert_allclose(scores, np.log(expected), atol=1e-6)

@@ -31,7 +31,7 @@ from makemore_jax.report.collect import load_best_model
 from makemore_jax.sweep import FinishedGroups, groups
 from makemore_jax.sweep.results import Result, Row
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 
 
@@ -50,9 +50,7 @@ def run_alone(config):
     layouts = [Rows(dataset.block_size)]
     steps = programs.compile_steps(model, optimizer, config.train.batch_size, layouts, mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
-    return metrics["train_loss"], make_evaluate(make_batch_sums(model))(
-        state.variables, dataset.splits["dev"]
-    )
+    return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
 
 
 @pytest.mark.parametrize("kind", quick_of(["mlp", "gru", "transformer"], ["mlp"]))
@@ -151,7 +149,7 @@ def test_the_best_run_is_kept(tmp_path):
     assert step == summary["best_step"] == 40
     dataset = load_data(chosen.data, chosen.seed)
     assert_close(
-        make_evaluate(make_batch_sums(lm.model))(lm.variables, dataset.splits["dev"]),
+        make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]),
         best.best_dev_loss,
     )
     curves = history.read_curves(tmp_path / "best", run_dir)

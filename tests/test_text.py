@@ -206,7 +206,7 @@ def test_evaluation_is_the_mean_over_adjacent_blocks(small_text, tmp_path, monke
     blocks = [losses_of_block(tokens[start : start + BLOCK + 1]) for start in starts]
     mapped = load_text(small_text, folder=tmp_path, memory_map="always")
     mapped.prepare()
-    measure = evaluate.make_evaluate(evaluate.make_batch_sums(model))
+    measure = evaluate.make_evaluate(model)
     for split in dataset.splits["dev"], mapped.splits["dev"]:
         for max_crops in (None, 7):
             expected = np.concatenate(blocks[:max_crops]).mean(dtype=np.float64)

@@ -237,12 +237,12 @@ def test_evaluation_is_exact(kind, names):
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)
     chosen = np.asarray(targets).ravel()
     expected = -rows[np.arange(len(rows)), chosen][chosen != -1].mean()
-    result = evaluate.make_evaluate(evaluate.make_batch_sums(model))({"params": params}, split)
+    result = evaluate.make_evaluate(model)({"params": params}, split)
     assert abs(result - expected) < 1e-5
 
 
 def test_evaluation_of_the_first_lines(names):
     model, params = small_model("bigram", names.vocab.size, names.block_size)
-    variables, run = {"params": params}, evaluate.make_evaluate(evaluate.make_batch_sums(model))
+    variables, run = {"params": params}, evaluate.make_evaluate(model)
     head = data.lines.encode(names.words["dev"][:37], names.vocab, names.block_size)
     assert run(variables, names.splits["dev"], 37) == pytest.approx(run(variables, head), rel=1e-6)

@@ -19,7 +19,7 @@ from conftest import (
     run,
 )
 
-from makemore_jax import assemble, models, sampling, sweep
+from makemore_jax import assemble, models, scoring, sweep
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, DataConfig
@@ -33,7 +33,7 @@ from makemore_jax.models.cnn import CausalConv
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.windows.calibrate import make_calibrate
 from makemore_jax.windows.window_mlp import BatchNorm
@@ -238,8 +238,8 @@ def test_losses_of_windows_equal_scores_of_lines(name):
     lm = LanguageModel(model, variables, dataset.vocab, dataset.max_len)
     words = dataset.words["dev"]
     tokens = sum(len(word) + 1 for word in words)
-    loss = make_evaluate(make_batch_sums(model))(variables, dataset.splits["dev"])
-    assert -math.fsum(sampling.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
+    loss = make_evaluate(model)(variables, dataset.splits["dev"])
+    assert -math.fsum(scoring.score(lm, words)) / tokens == pytest.approx(loss, rel=1e-5)
     line = encode(words, dataset.vocab, dataset.max_len)
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
 
@@ -394,7 +394,7 @@ def test_a_sweep_with_batch_norm_equals_separate_runs(batch_norm):
         stats = make_calibrate(model)(state.variables, dataset.splits["train"])
         state = state.replace(model_state=stats)
     assert results[3].curve == pytest.approx([float(metrics["train_loss"].mean())], rel=1e-5)
-    dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
+    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
     assert results[3].dev_loss == pytest.approx(dev_loss, rel=1e-5)
 
 

@@ -16,6 +16,7 @@ from makemore_jax.assemble.parts import (
     open_checkpoints,
     open_metrics,
     open_workdir,
+    read_run,
     restore_language_model,
     sample,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "open_checkpoints",
     "open_metrics",
     "open_workdir",
+    "read_run",
     "restore_language_model",
     "sample",
     "train",

@@ -6,30 +6,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models, workdir
-from makemore_jax.cli import missing_file, progress
+from makemore_jax import config as config_lib
+from makemore_jax import known_lines, model_forms, models, original_splits, workdir
+from makemore_jax.cli import encodings, file_errors, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
-from makemore_jax.data import Dataset, lines
-from makemore_jax.data.files import file_sha256
+from makemore_jax.data import Dataset
+from makemore_jax.data.files import find
+from makemore_jax.data.splits import SPLITS
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import resume
+from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
-from makemore_jax.metrics import Metrics, RunFiles, last_seconds
+from makemore_jax.metrics import Metrics, RunFiles
+from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
-from makemore_jax.text import streaming
+from makemore_jax.text import streaming, token_file
+from makemore_jax.versions import versions
 from makemore_jax.windows import dataset as windows
+from makemore_jax.windows.rules import window_rules
 from makemore_jax.windows.window_mlp import WindowMLP
 
 if TYPE_CHECKING:  # orbax is slow to import
     from makemore_jax.checkpoint import Checkpoints
 
-DATA_KINDS = {"lines": lines.load, "windows": windows.load, "text": text.load}
-EXTENSION_MODELS = {"window_mlp": WindowMLP}
+
+def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield the rules about the fields of data that has no lines."""
+    is_met = config.data.long_lines == "refuse" or config.data.kind == "lines"
+    yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
+
+
+config_lib.RULES += [data_rules, window_rules]
+SPLITS.update(original_splits.SPLITS)
+DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.load}
+EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
@@ -41,16 +56,24 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
-    with missing_file.suggesting_fixes():
-        return DATA_KINDS[config.kind](config, seed, folder)
+    path = find(config.path)
+    encodings.check(path, config.encoding)
+    with file_errors.reporting(path, config.encoding):
+        dataset = DATA_KINDS[config.kind](config, seed, folder)
+    file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
+    return dataset
 
 
 def create_model(
     config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
 ) -> nn.Module:
-    """Return `models.create` of any model, those of extensions included."""
+    """Return `models.create` of any model, those of extensions included.
+
+    The model has its fastest form on `platform`, "cpu", "gpu" or "tpu"; None: JAX's default.
+    """
     families = models.MODELS | EXTENSION_MODELS
-    return models.create(config, vocab_size, block_size, platform, families)
+    model = models.create(config, vocab_size, block_size, families)
+    return model_forms.for_platform(model, platform or jax.default_backend())
 
 
 def sample(
@@ -98,20 +121,37 @@ def restore_language_model(
     return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 
-def find_data(run: workdir.Run, folder: Path | None = None) -> Dataset | None:
-    """Return the data of a run. None if the file is missing or has changed.
+def read_run(folder: str | Path) -> workdir.Run:
+    """Return the run of a working directory. UserError if it has none, or a damaged one."""
+    return runs.read(Path(folder))
 
-    `folder` is the working directory, as in `load_data`.
+
+def find_data(
+    run: workdir.Run, folder: str | Path | None = None, path: str | None = None
+) -> Dataset | None:
+    """Return the data of the run in `folder`. None if the file is missing or has changed.
+
+    `path` is the place of the file, if the user names it: then UserError instead of None.
     """
-    config = replace(run.config.data, path=run.data_file)
-    try:
-        # A run from a stranger may name any file of this machine, such as /dev/zero: hash it before
-        # reading it into memory.
-        if not Path(run.data_file).is_file() or file_sha256(run.data_file) != run.data_sha256:
-            return None
-        return load_data(config, run.config.seed, folder)
-    except (OSError, UserError):
-        return None
+    files = [path] if path is not None else moved_data.data_files(run, folder)
+    for file in files:
+        config = replace(run.config.data, path=file)
+        try:
+            # A run from a stranger may name a file of any size: hash it before reading it all.
+            if path is None and token_file.hash_text(file) != run.data_sha256:
+                continue
+            dataset = load_data(config, run.config.seed, folder and Path(folder))
+        except OSError:
+            continue
+        except UserError as error:
+            if path is not None:
+                raise UserError(str(error).replace("data.path:", "--data:", 1)) from None
+            continue
+        if dataset.sha256 == run.data_sha256:
+            return dataset
+    if path is not None:
+        raise UserError(f"--data: {path} is not the file that the run was trained on")
+    return None
 
 
 @contextlib.contextmanager
@@ -122,7 +162,8 @@ def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[Non
     """
     resume.check(folder, config, dataset)
     with lock(folder):
-        workdir.prepare(folder, config, dataset)
+        with runs.reporting_errors(folder):
+            workdir.prepare(folder, config, dataset, versions=versions())
         yield
 
 
@@ -136,7 +177,7 @@ def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
         return Metrics(start, [], display)
     from makemore_jax.events import Events  # tensorboard, which is slow to import
 
-    seconds = last_seconds(folder, start)
+    seconds = run_files.cut(folder, start)
     files, events = RunFiles(folder, start), Events(folder, start)
     if start == 0:
         events.write_config(flatten(config))

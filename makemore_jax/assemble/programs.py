@@ -15,6 +15,7 @@ from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Layout, with_layouts
+from makemore_jax.model_forms import with_dropout_rng
 from makemore_jax.parallel import evaluation, processes, shardings
 from makemore_jax.parallel.gradients import (
     gathered,
@@ -27,9 +28,8 @@ from makemore_jax.parallel.gradients import (
 from makemore_jax.parallel.mesh import make_mesh, unroll_layers
 from makemore_jax.parallel.shardings import StateShardings
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
-from makemore_jax.training.run import Programs
+from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import GradientFn, gradients, make_train_step, make_train_steps
 
@@ -46,7 +46,7 @@ def make_gradient_fn(
     `num_microbatches` is the number on each device.
     """
     num_devices = mesh.shape["data"]
-    gradient_fn = gradients(model)
+    gradient_fn = with_dropout_rng(gradients(model), model)
     if getattr(model, "batch_norm", "none") != "none":  # statistics are those of all devices
         gradient_fn = with_index_sharding(gradient_fn, shardings.batch(mesh))
     else:
@@ -114,6 +114,5 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     train_steps = compile_steps(
         model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings
     )
-    batch_sums = evaluation.make_batch_sums(model, mesh)
-    evaluate = make_evaluate(batch_sums, num_devices, shardings.fetch_sum)
+    evaluate = evaluation.make_evaluate(model, mesh)
     return Programs(model, create_state, train_steps, evaluate, put, fetch)

@@ -11,8 +11,9 @@ from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, in_short_calls, step_flops
-from makemore_jax.cli import interrupts, resources
-from makemore_jax.config import Config
+from makemore_jax.cli import command_line, interrupts, resources
+from makemore_jax.cli.data_warnings import data_warnings
+from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import Diverged
@@ -21,14 +22,27 @@ from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
 from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
+from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
+from makemore_jax.training.loop import Run
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
-from makemore_jax.training.run import Parts, Programs, Run
+from makemore_jax.training.programs import Programs
+from makemore_jax.training.run import Parts
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
+from makemore_jax.versions import device, versions
 from makemore_jax.windows.calibrate import make_calibrate
 
 TIMED_STEP_MIN_FLOPS = CPU_FLOPS_PER_SECOND  # about a second
+
+
+def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
+    """Return `parts.load_data`, with warnings about the data on stderr."""
+    dataset = parts.load_data(config, seed, folder)
+    if processes.is_primary():
+        for warning in data_warnings(config, dataset):
+            command_line.warn(warning)
+    return dataset
 
 
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
@@ -41,7 +55,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     if (folder / "checkpoints").is_dir():
         latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
     is_finished = latest >= config.train.steps
-    summary = workdir.read_summary(folder, latest) if is_finished else None
+    summary = resume.read_summary(folder, latest) if is_finished else None
     if summary:
         more = "set a larger --config.train.steps to continue"
         print(f"{folder}: already trained for {latest} steps; {more}")
@@ -68,7 +82,7 @@ def find_new_schedule(folder: Path, config: Config) -> str | None:
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
         return None
     step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
-    return step and resume.describe_new_schedule(workdir.read(folder).config, config, step)
+    return step and resume.describe_new_schedule(parts.read_run(folder).config, config, step)
 
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
@@ -81,23 +95,34 @@ def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
     return parts.sample(lm, key, num) if processes.is_primary() else []
 
 
-def make_hooks(run: Run, state: TrainState) -> list[Hook]:
-    """Return the hooks for calibration, diagnostics and an early estimate of the time."""
-    config, hooks = run.config, []
+def begin(run: Run, state: TrainState) -> list[Hook]:
+    """Describe a run that starts, and return its hooks.
+
+    They are those for calibration, diagnostics and an early estimate of the time.
+    """
+    config, dataset, hooks = run.config, run.dataset, []
+    start, num_params = int(state.step), state_lib.num_params(state.params)
+    run.metrics.print(
+        f"{config.model.kind}, {num_params:,} parameters, on {device()}\n"
+        f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
+        f"context {dataset.block_size}\n"
+        f"{run.folder}: {f'resuming from step {start}' if start else 'a new run'}"
+    )
+    run.metrics.show()
     if config.train.diagnose_every:
         hooks.append(make_diagnose_hook(run, state))
     if config.model.batch_norm == "calibrated":
         calibrate = make_calibrate(run.programs.model)
 
         def calibrate_state(state: TrainState) -> TrainState:
-            model_state = calibrate(state.variables, run.train_split)
+            model_state = calibrate(state.variables, run.splits["train"])
             return state.replace(model_state=jax.block_until_ready(model_state))
 
         train = config.train
         uses = train.eval_every, train.sample_every, train.checkpoint_every
         hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
-    flops = step_flops(state.params, config.train.batch_size * run.dataset.block_size)
-    steps = timed_steps(int(state.step), flops)
+    flops = step_flops(state.params, config.train.batch_size * dataset.block_size)
+    steps = timed_steps(start, flops)
     return [*hooks, Hook(lambda state: state, steps=steps)]
 
 
@@ -132,10 +157,14 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
     return Hook(write_diagnostics, (config.train.diagnose_every,))
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write and print the summary of a run, on the primary process."""
+def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of a run with its device and versions. Write and print it.
+
+    Only the primary process writes and prints.
+    """
+    summary |= {"device": device(), "versions": versions()}
     if not processes.is_primary():
-        return
+        return summary
     from makemore_jax.events import append_final_values  # tensorboard, which is slow to import
 
     workdir.write_summary(folder, summary)
@@ -145,6 +174,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
         f"everything is in {folder}; {resources.command('sample')} --workdir {folder} draws from it"
     )
+    return summary
 
 
 def make_parts() -> Parts:
@@ -165,17 +195,17 @@ def make_parts() -> Parts:
         return programs._replace(train_steps=in_short_calls(programs.train_steps, num_tokens, stop))
 
     return Parts(
-        load_data=parts.load_data,
+        load_data=load_data,
         make_programs=make_stoppable_programs,
         open_checkpoints=parts.open_checkpoints,
         open_metrics=open_metrics,
         find_finished=find_finished,
         make_load=make_load,
         hold=hold,
-        make_hooks=make_hooks,
+        begin=begin,
         sample=sample,
         catch_signals=catch_signals,
-        write_summary=write_summary,
+        finish=finish,
     )
 
 

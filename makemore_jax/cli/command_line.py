@@ -8,15 +8,7 @@ from collections.abc import Callable
 from absl import flags
 
 from makemore_jax import config as config_lib
-from makemore_jax.cli import (
-    config_flag,
-    help_text,
-    interrupts,
-    missing_device,
-    missing_file,
-    output,
-    progress,
-)
+from makemore_jax.cli import config_flag, help_text, interrupts, missing_device, output, progress
 from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
@@ -46,7 +38,7 @@ def run(
             help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
             return
         positional = _parse(sys.argv, config_required, takes_arguments)
-        with missing_file.suggesting_fixes(), missing_device.reporting():
+        with missing_device.reporting():
             main(positional) if takes_arguments else main()
         sys.stdout.flush()
     except UserError as error:

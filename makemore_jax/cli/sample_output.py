@@ -3,52 +3,88 @@
 Functions import what needs jax, so that sample.py starts quickly.
 """
 
+import codecs
 import functools
 import itertools
 import json
 import math
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from makemore_jax.cli import command_line, interrupts, progress
+from makemore_jax.cli import command_line, file_errors, interrupts, progress, sample_rules
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
     import jax
 
-    from makemore_jax.data.lines import Dataset
     from makemore_jax.decoding import Decoding, LanguageModel, Sample
+    from makemore_jax.known_lines import KnownLines
     from makemore_jax.workdir import Run
 
+ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 SHOW_SCORING = functools.partial(progress.track, action="scoring")
 
 
-def read_input(name: str, encoding: str) -> str:
-    """Return the text to score, from the file `name` or, for "-", from standard input."""
+def read_input(name: str | None, encoding: str) -> str | None:
+    """Return the text to score, from the file `name` or, for "-", from standard input.
+
+    Return None without a name.
+    """
     from makemore_jax.data import files
 
-    if name == "-":
-        raw = sys.stdin.buffer.read() if sys.stdin else b""
-        text = files.decode(raw, "standard input", encoding, "--score")
-    else:
-        text, _ = files.read(name, encoding, "--score")
+    if name is None:
+        return None
+    path = "standard input" if name == "-" else files.find(name)
+    with file_errors.reporting(path, encoding, "--score"):
+        if name == "-":
+            raw = sys.stdin.buffer.read() if sys.stdin else b""
+            text = raw.decode(encoding).removeprefix("\ufeff")
+        else:
+            text, _ = files.read(name, encoding)
+    file_errors.check_characters(set(text), path, encoding, "--score")
     if not text.strip():
         raise UserError(f"--score: {name} has no lines")
     return text
 
 
-def find_data(run: "Run") -> "Dataset | None":
-    """Return the data of a run, to find samples in it; None, with a warning, without it."""
+def find_data(run: "Run", folder: str, path: str | None) -> "KnownLines | None":
+    """Return the data of the run in `folder`, to find samples in it; None, with a warning, without.
+
+    `path` is the place of the file, if the user names it. Return None for a run on one text: its
+    samples are in no split.
+    """
     from makemore_jax import assemble
 
-    dataset = assemble.find_data(run)
+    if not run.vocab.has_end:
+        return None
+    dataset = assemble.find_data(run, folder, path)
     if dataset is None:
         command_line.warn(
             f"{run.data_file} is gone or has changed; samples are not marked as train, dev, test "
-            "or new"
+            "or new. If the file was moved, name it with --data"
         )
     return dataset
+
+
+def new_sampler(dataset: "KnownLines | None") -> "Callable[..., list[Sample]]":
+    """Return a function like `assemble.sample` whose lines are not in the data.
+
+    It warns if it finds too few. UserError without the data.
+    """
+    from makemore_jax import new_lines
+
+    if dataset is None:
+        raise UserError("--new_only: needs the data of the run; name it with --data")
+
+    def sample(lm: "LanguageModel", key: "jax.Array", num: int, *options: object) -> list:
+        samples = new_lines.sample_new(lm, dataset, key, num, *options)
+        if len(samples) < num:
+            command_line.warn(f"found {len(samples)} new lines, then gave up")
+        return samples
+
+    return sample
 
 
 def print_stream(
@@ -70,7 +106,7 @@ def print_stream(
         print()
 
 
-def print_samples(samples: "list[Sample]", dataset: "Dataset | None", as_json: bool) -> None:
+def print_samples(samples: "list[Sample]", dataset: "KnownLines | None", as_json: bool) -> None:
     """Print samples grouped by the split that contains them, or as JSON in the sampled order."""
     from makemore_jax.text.dataset import RULE
 
@@ -85,13 +121,21 @@ def print_samples(samples: "list[Sample]", dataset: "Dataset | None", as_json: b
         print(*dataset.show(texts, is_cut), sep="\n")
 
 
-def print_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
+def print_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:
+    """Print the scores of lines or of one text. `name` is its file, for error messages."""
+    if lm.vocab.has_end:
+        print_line_scores(lm, text, as_json)
+    else:
+        print_text_score(lm, text, name, as_json)
+
+
+def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
     """Print the log-probability and the loss per token of each line, then the loss over all."""
-    from makemore_jax import sampling
+    from makemore_jax import scoring
     from makemore_jax.data.lines import split_lines
 
     lines = split_lines(text)
-    log_probs = sampling.score(lm, lines, SHOW_SCORING)
+    log_probs = scoring.score(lm, lines, SHOW_SCORING)
     num_tokens = sum(len(line) + 1 for line in lines)  # the end of a line is a token too
     total_loss = -math.fsum(log_probs) / num_tokens
     for line, log_prob in zip(lines, log_probs, strict=True):
@@ -107,20 +151,16 @@ def print_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
 
 
 def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:
-    """Print the loss of a text: every character but the first once, in contexts side by side.
-
-    `name` is the file of the text, for error messages.
-    """
+    """Print the loss of a text: every character but the first once, in contexts side by side."""
     from makemore_jax.text import dataset as text_data
-    from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+    from makemore_jax.training.evaluate import make_evaluate
 
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as training reads it
-    if unknown := lm.vocab.unknown(text):
-        raise UserError(f"--score: training never saw {unknown[0]!r}, which is in {name}")
+    sample_rules.check_characters(lm.vocab, text, "--score", name)
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)
-    loss = make_evaluate(make_batch_sums(lm.model), track=SHOW_SCORING)(lm.variables, split)
+    loss = make_evaluate(lm.model, SHOW_SCORING)(lm.variables, split)
     if as_json:
         print_json({"summary": {"characters": len(text), "loss": loss}})
     else:
@@ -128,6 +168,10 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
 
 
 def print_json(content: dict) -> None:
-    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows."""
-    is_utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
-    print(json.dumps(content, ensure_ascii=not is_utf8))
+    """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
+
+    Programs may split the output at any end of a line that Unicode knows, so these are escaped.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    print(json.dumps(content, ensure_ascii=not is_utf8).translate(ENDS_OF_LINES))

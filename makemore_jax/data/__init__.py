@@ -68,8 +68,8 @@ class Dataset:
         return f"{', '.join(sizes)} {self.unit}"
 
     def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
-        """Return samples as lines to print."""
-        raise NotImplementedError
+        """Return samples as lines to print. `is_cut` says whether a sample is only a beginning."""
+        return texts
 
     def prepare(self) -> None:
         """Write the files that the splits read, if any. UserError if that fails."""

@@ -58,26 +58,6 @@ class Dataset(data.Dataset):
 
     words: dict[str, list[str]]  # the lines of train, dev, test
 
-    def found_in(self, texts: list[str], is_cut: list[bool] | None = None) -> list[str]:
-        """Return for each text the first of train, test, dev that contains it, else 'new'.
-
-        The beginning of a longer line is 'cut': it says nothing about the whole line.
-        """
-        places = {}
-        for name in ("dev", "test", "train"):
-            places |= dict.fromkeys(set(texts).intersection(self.words[name]), name)
-        pairs = zip(texts, is_cut or [False] * len(texts), strict=True)
-        return ["cut" if cut else places.get(text, "new") for text, cut in pairs]
-
-    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
-        """Return samples as printed: one per line, grouped by `found_in`, '""' for an empty one."""
-        shown, pairs = [], list(zip(texts, self.found_in(texts, is_cut), strict=True))
-        for place in ("train", "dev", "test", "new", "cut"):
-            group = [f"  {text}" if text else '  ""' for text, found in pairs if found == place]
-            heading = f"in {place}:" if place in self.words else f"{place}:"
-            shown += [heading, *group] if group else []
-        return shown
-
 
 def split_lines(text: str) -> list[str]:
     """Return the lines of a text, stripped, without empty ones."""
@@ -94,20 +74,30 @@ def encode(words: list[str], vocab: Vocab, block_size: int) -> Lines:
     return Lines(jnp.asarray(stream), jnp.asarray(starts), block_size)
 
 
+def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
+    """Drop or cut the lines that do not fit in `block_size`, or refuse them with a UserError."""
+    if config.long_lines == "cut":
+        words = [cut for word in words if (cut := word[: block_size - 1].strip())]
+    elif config.long_lines == "drop":
+        words = [word for word in words if len(word) < block_size]
+    elif len(longest := max(words, key=len)) >= block_size:
+        raise UserError(
+            f"data.block_size: {block_size} is too short for the line {longest[:40]!r} of "
+            f"{config.path}, which has {len(longest)} characters; give {len(longest) + 1} or more, "
+            "or set data.long_lines to drop or cut"
+        )
+    return words
+
+
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
     """Read and split a file of lines. UserError if it can't be used. `folder` is not used."""
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
     if not words:
         raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
+    block_size = config.block_size or len(max(words, key=len)) + 1
+    words = shorten(words, block_size, config)
     vocab = Vocab(tuple(sorted(set("".join(words)))))
-    longest = max(words, key=len)
-    block_size = config.block_size or len(longest) + 1
-    if len(longest) >= block_size:
-        raise UserError(
-            f"data.block_size: {block_size} is too short for the line {longest[:40]!r} of "
-            f"{config.path}, which has {len(longest)} characters; give {len(longest) + 1} or more"
-        )
     if config.dedup:
         words = list(dict.fromkeys(words))
     indices = SPLITS[config.split](len(words), seed)

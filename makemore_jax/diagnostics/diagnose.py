@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
+from makemore_jax import model_forms
 from makemore_jax.data import Batch
 from makemore_jax.diagnostics.statistics import counted, histogram, saturated_and_dead
 from makemore_jax.diagnostics.taps import Tap, trace
@@ -35,14 +35,15 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradients                           by parameter with two axes or more, from `histogram`
     """
 
-    model = models.unrolled(model)
+    model = model_forms.unrolled(model)
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         inputs, targets, *_ = batch
+        key = model_forms.dropout_key(model, dropout_key)
 
         def loss_of(params: Any) -> Array:
-            return sum_loss(model, params, state.model_state, batch, dropout_key)[0]
+            return sum_loss(model, params, state.model_state, batch, key)[0]
 
         taps, tapped = trace(loss_of, state.params)
         zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]

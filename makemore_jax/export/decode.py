@@ -10,7 +10,7 @@ from flax import traverse_util
 from jax import Array, export
 
 from makemore_jax import models
-from makemore_jax.decoding import Decoding, LanguageModel, sample_token
+from makemore_jax.decoding import MIN_TEMPERATURE, Decoding, LanguageModel, sample_token
 from makemore_jax.losses import token_losses
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -106,7 +106,7 @@ def _append(lm: LanguageModel, inputs: _Inputs, loop: _Loop, carry: Any, logits:
     is_given = loop.t + 1 < inputs.num_given
     keys_index = loop.t if is_lines else loop.t + 1 - inputs.num_given
     keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, keys_index)
-    is_greedy = inputs.temperature == 0
+    is_greedy = inputs.temperature < MIN_TEMPERATURE
     sampled = sample_token(keys, logits / jnp.where(is_greedy, 1, inputs.temperature), Decoding())
     most_probable = sample_token(keys, logits, Decoding(temperature=0))
     token = jnp.where(is_greedy, most_probable, sampled).astype(jnp.int32)

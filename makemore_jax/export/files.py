@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from makemore_jax import workdir
-from makemore_jax.assemble import open_checkpoints, restore_language_model
+from makemore_jax.assemble import open_checkpoints, read_run, restore_language_model
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.export import model_card
@@ -59,7 +58,7 @@ def export_run(folder: Path, out: Path, checkpoint: str) -> None:
     """Export the run in `folder` to `out`. UserError if one of them can't be used."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists and is not an empty folder; give another")
-    run = workdir.read(folder)
+    run = read_run(folder)
     checkpoints = open_checkpoints(folder, read_only=True)
     lm = restore_language_model(checkpoints, run, checkpoint)
     metadata = {"config": model_card.public_config(run.config), "versions": versions()}

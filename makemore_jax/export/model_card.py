@@ -12,6 +12,7 @@ from makemore_jax import workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import resources
 from makemore_jax.config import Config
+from makemore_jax.integrity import resume
 
 CARD = """\
 ---
@@ -80,7 +81,7 @@ def as_markdown(
 def _losses(folder: Path, config: Config, step: int, checkpoints: Checkpoints) -> str:
     """Return a table of the losses of the checkpoint at `step`, or a sentence if there are none."""
     steps = checkpoints.steps()
-    summary = workdir.read_summary(folder, steps["latest"])
+    summary = resume.read_summary(folder, steps["latest"])
     if step != steps["best"]:
         return "No losses are recorded for this checkpoint."
     if summary is None or summary["best_step"] != step:

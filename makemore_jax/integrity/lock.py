@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TextIO
 
 from makemore_jax.errors import UserError
-from makemore_jax.workdir import reporting_errors
+from makemore_jax.integrity.runs import reporting_errors
 
 
 def lock(workdir: Path) -> TextIO:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -9,9 +10,9 @@ from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
-from makemore_jax.integrity.stranger import check_links
+from makemore_jax.integrity import runs, stranger
 from makemore_jax.training.optimizer import make_schedule
-from makemore_jax.workdir import Run, read
+from makemore_jax.workdir import Run
 
 # A resumed run must have the same data and model settings and these,
 FIXED = ("seed", "optimizer.name", "optimizer.decay")
@@ -24,9 +25,9 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
 
     Settings that only change how long and how fast a run trains may differ.
     """
-    check_links(workdir)
+    stranger.check_links(workdir)
     if (workdir / "config.json").exists():
-        _check_same(read(workdir), config, dataset, workdir)
+        _check_same(runs.read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
@@ -73,3 +74,13 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
             f"{name}: {workdir} holds a run with {json.dumps(saved[name])}, not "
             f"{json.dumps(new[name])}; give another --workdir"
         )
+
+
+def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
+    """Return summary.json if the run ended after `steps` steps, else None."""
+    try:
+        stranger.check_json(workdir / "summary.json")
+        summary = json.loads((workdir / "summary.json").read_text("utf-8"))
+        return summary if summary["steps"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

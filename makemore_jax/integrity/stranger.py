@@ -8,6 +8,11 @@ import jax
 import numpy as np
 
 from makemore_jax.errors import UserError
+from makemore_jax.workdir import Run
+
+MAX_JSON_BYTES = 2**25  # a vocabulary of all Unicode characters has half of this
+MAX_TOKENS = 2**20  # of a line
+MAX_LAYERS = 1_000
 
 
 def check_links(workdir: Path) -> None:
@@ -21,6 +26,25 @@ def check_links(workdir: Path) -> None:
                 f"--workdir: {file} is a link; training would write to {os.readlink(file)}; "
                 "replace it by its target"
             )
+
+
+def check_json(file: Path) -> None:
+    """ValueError if a JSON file is no regular file or larger than any that a run writes."""
+    if not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file.name} is no file of at most {MAX_JSON_BYTES:,} bytes")
+
+
+def check_run(run: Run) -> None:
+    """ValueError if the fields of a run are not those of a trained model."""
+    chars, num_layers = run.vocab.chars, run.config.model.n_layer
+    if [len(char) for char in set(chars)] != [1] * len(chars):
+        raise ValueError("vocab.json must hold distinct characters")
+    if not isinstance(run.data_file, str):
+        raise ValueError("data_file must be a path")
+    if run.max_len not in range(1, MAX_TOKENS):
+        raise ValueError(f"max_len: {run.max_len} must be at least 1, below {MAX_TOKENS:,}")
+    if num_layers > MAX_LAYERS:
+        raise ValueError(f"model.n_layer: {num_layers:,} must be at most {MAX_LAYERS:,}")
 
 
 def check_memory(arrays: Any) -> None:

@@ -20,15 +20,15 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.cli import missing_file
+from makemore_jax.cli import file_errors
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
-from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
 from makemore_jax.models.bigram import Bigram
+from makemore_jax.original_splits import lecture
 
 
 class Statistics(NamedTuple):
@@ -65,7 +65,7 @@ def count(words: Sequence[str], vocab: Vocab) -> np.ndarray:
 
 def count_splits(words: Sequence[str], vocab: Vocab) -> dict[str, np.ndarray]:
     """Return the count matrices of train, dev and test in the split that lectures 3 to 6 use."""
-    indices = SPLITS["lecture"](len(words), seed=42)
+    indices = lecture(len(words), seed=42)
     return {name: count([words[i] for i in part], vocab) for name, part in indices.items()}
 
 
@@ -260,8 +260,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _read(path: str) -> list[str]:
     """The words of a file. UserError if it can't be read or has none."""
-    with command.reading_data(), missing_file.suggesting_fixes():
+    with command.reading_data(), file_errors.reporting(files.find(path), "utf-8"):
         text, _ = files.read(path, "utf-8")
+        file_errors.check_characters(set(text), path, "utf-8", "data.path")
     words = split_lines(text)
     if not words:
         raise UserError(f"--data: {path} is empty; it needs one word per line")

@@ -20,7 +20,7 @@ from makemore_jax.data import Dataset, Split
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.download import locate
 from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step
@@ -93,7 +93,7 @@ def evaluate(experiment: Experiment, split: str, max_examples: int | None = None
 
     Uses the first `max_examples` examples, or all of them.
     """
-    evaluate_split = make_evaluate(make_batch_sums(experiment.model))
+    evaluate_split = make_evaluate(experiment.model)
     variables, examples = experiment.state.variables, experiment.dataset.splits[split]
     return evaluate_split(variables, examples, max_examples)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makemore_jax.cli import missing_file
+from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.data import lines
 from makemore_jax.data.splits import SPLITS
@@ -158,9 +158,9 @@ def _run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
     if arguments.num < 1:
         raise UserError(f"--num: {arguments.num} must be at least 1")
-    with command.reading_data(), missing_file.suggesting_fixes():
+    with command.reading_data():
         config = DataConfig(path=arguments.data, split=arguments.split)
-        dataset = lines.load(config, arguments.seed)
+        dataset = load_data(config, arguments.seed)
     train, vocab_size = dataset.splits["train"], dataset.vocab.size
     orders = [n for n in range(1, MAX_ORDER + 1) if vocab_size**n < 2**63]
     models = [count(train, order, vocab_size) for order in orders]

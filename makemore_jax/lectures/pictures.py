@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import FuncNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from makemore_jax.plots import fonts
+from makemore_jax.report.labels import char_class
 
 MAX_LABELED = 64  # tokens; the cells of larger tables have no space for text
 CELL = 0.5  # inches
@@ -26,7 +30,7 @@ def bigram_table(
     `symbols` has a label per token. Rows are first characters, columns are second characters.
     With more than MAX_LABELED tokens the cells have only the shade.
     """
-    V = len(symbols)
+    V, symbols = len(symbols), fonts.drawable(symbols)
     side = CELL * min(V, MAX_LABELED) + 1
     figure, ax = plt.subplots(figsize=(side, side), layout="constrained")
     norm = PowerNorm(
@@ -133,7 +137,7 @@ def logit_gradients(
     The sign is flipped: a step of gradient descent raises blue entries. The color scale is a square
     root, because most gradients are small.
     """
-    B, V = dlogits.shape
+    (B, V), symbols = dlogits.shape, fonts.drawable(symbols)
     figure, ax = plt.subplots(figsize=(6.25, 7.6), layout="constrained")
     largest = float(np.abs(dlogits).max())
     root = FuncNorm((_signed_root, _signed_square), vmin=-largest, vmax=largest)
@@ -142,7 +146,7 @@ def logit_gradients(
     if V <= MAX_LABELED:
         ax.set_xticks(range(V), symbols, fontsize=9, parse_math=False)
     windows = ["".join(symbols[token] for token in window) for window in x.tolist()]
-    ax.set_yticks(range(B), windows, fontsize=8, family="monospace", parse_math=False)
+    ax.set_yticks(range(B), windows, fontsize=8, family=_monospace(), parse_math=False)
     ax.tick_params(length=0, pad=3)
     ax.set_title(
         "minus the gradient of the loss with respect to the logits\n"
@@ -227,12 +231,12 @@ def loss_curves(curves: Mapping[str, np.ndarray], file: str | Path | None = None
 def characters(
     points: np.ndarray, symbols: Sequence[str], file: str | Path | None = None
 ) -> Figure:
-    """Draw each token as its symbol at its point, (V, 2). Vowels are red."""
+    """Draw each token as its symbol at its point, (V, 2). Vowels are red, other letters blue."""
     figure, ax = plt.subplots(figsize=(6.25, 5.2), layout="constrained")
-    for (x, y), symbol in zip(points, symbols, strict=True):
-        color = "tab:red" if symbol in "aeiou" else "tab:blue"
+    for (x, y), symbol, shown in zip(points, symbols, fonts.drawable(symbols), strict=True):
+        color = "tab:red" if char_class(symbol) == "vowel" else "tab:blue"
         style = {"ha": "center", "va": "center", "weight": "bold", "parse_math": False}
-        ax.text(x, y, symbol, color=color, fontsize=11, **style)
+        ax.text(x, y, shown, color=color, fontsize=11, **style)
     ax.update_datalim(points)
     ax.margins(0.08)
     ax.autoscale_view()
@@ -266,8 +270,9 @@ def tree(symbols: Sequence[str], fuse: int, file: str | Path | None = None) -> F
     """Draw how layers that join `fuse` neighbors reduce a window of symbols to one vector."""
     figure, ax = plt.subplots(figsize=(6.25, 2.8), layout="constrained")
     places, height = np.arange(len(symbols), dtype=float), 0
-    for x, symbol in zip(places, symbols, strict=True):
-        ax.text(x, -0.35, symbol, ha="center", va="center", fontsize=11, family="monospace")
+    style = {"ha": "center", "va": "center", "fontsize": 11, "parse_math": False}
+    for x, symbol in zip(places, fonts.drawable(symbols), strict=True):
+        ax.text(x, -0.35, symbol, family=_monospace(), **style)
     while len(places) > 1:
         groups = places.reshape(-1, fuse)
         for group in groups:
@@ -285,6 +290,11 @@ def tree(symbols: Sequence[str], fuse: int, file: str | Path | None = None) -> F
     for side in ax.spines.values():
         side.set_visible(False)
     return _finish(figure, file)
+
+
+def _monospace() -> list[str]:
+    """Return the monospaced font, and the fonts of characters that it lacks."""
+    return ["monospace", *matplotlib.rcParams["font.family"]]
 
 
 def _finish(figure: Figure, file: str | Path | None, dpi: int = 160) -> Figure:

@@ -59,20 +59,15 @@ def create(
     config: ModelConfig,
     vocab_size: int,
     block_size: int,
-    platform: str | None = None,
     families: dict[str, type[nn.Module]] = MODELS,
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    UserError if another field differs from its default. `platform`, "cpu", "gpu" or "tpu", selects
-    the form of the computation; None: JAX's default.
+    UserError if another field differs from its default.
     """
     check_fields(config, families)
-    cls, platform = _family(config.kind, families), platform or jax.default_backend()
+    cls = _family(config.kind, families)
     values = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
-    values["blockwise"] = platform == "cpu"
-    if config.layer_loop == "auto":
-        values["layer_loop"] = "scan" if platform == "tpu" else "unroll"
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
 
 
@@ -106,24 +101,6 @@ def variable_shapes(model: nn.Module, block_size: int) -> dict[str, Any]:
 def param_shapes(model: nn.Module, block_size: int) -> Any:
     """Return the shapes and dtypes of a model's parameters."""
     return variable_shapes(model, block_size)["params"]
-
-
-def unrolled(model: nn.Module) -> nn.Module:
-    """Return the model with one module call per layer, so that each layer's outputs have a name.
-
-    The parameters are the same. Dropout masks differ from those of a model with a loop over layers.
-    """
-    return model.clone(layer_loop="unroll") if hasattr(model, "layer_loop") else model
-
-
-def dropout_rngs(model: nn.Module, key: Array) -> dict[str, Array]:
-    """Return the `rngs` from which a model draws dropout masks, given a threefry key.
-
-    For dropout_rng="rbg" the random bits come from the generator of the device.
-    """
-    if getattr(model, "dropout_rng", "threefry2x32") == "rbg":
-        key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    return {"dropout": key}
 
 
 def read_lines(model: nn.Module, variables: Any, tokens: Array) -> Array:

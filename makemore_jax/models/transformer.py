@@ -10,7 +10,7 @@ from jax import Array
 from makemore_jax.models.layers import LayerNorm, Linear, Positions, embedding, kernels
 
 Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
-Carry = tuple[Array, list[Cache] | Cache]  # the position and the caches of all layers
+Carry = tuple[Array, list[Cache]]  # the position and the caches of all layers
 
 
 class BlockConfig(NamedTuple):
@@ -105,12 +105,9 @@ class Transformer(nn.Module):
     """A decoder-only transformer with learned positions.
 
     With init_scheme="gpt2", weights are N(0, 0.02); weights of residual projections are divided by
-    the square root of their number (Radford et al. 2019, section 2.3). With dtype="bfloat16",
-    products are computed in bfloat16; norms, softmax and logits stay float32.
+    the square root of their number (Radford et al. 2019, section 2.3).
 
-    With layer_loop="scan", XLA compiles one block and loops over the layers, and dropout draws
-    other masks. `blockwise` attention fits in a CPU's cache. Both change logits only by rounding
-    and keep the tree of parameters.
+    `blockwise` attention fits in a CPU's cache. It changes logits only by rounding.
     """
 
     vocab_size: int
@@ -121,13 +118,10 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     activation: str = "gelu"
     bias: bool = True
-    tied: bool = False
     init_scheme: str = "pytorch"
-    dtype: str = "float32"
-    remat: bool = False
-    dropout_rng: str = "threefry2x32"
-    layer_loop: str = "unroll"
     blockwise: bool = True
+
+    block_class = Block
 
     def setup(self):
         std = 0.02 if self.init_scheme == "gpt2" else None
@@ -137,44 +131,29 @@ class Transformer(nn.Module):
         self.wte = embedding(self.vocab_size, self.n_embd, std or 1.0)
         self.wpe = embedding(self.block_size, self.n_embd, std or 1.0)
         self.drop = nn.Dropout(self.dropout)
-        # `train`, argument number 4, is a Python bool.
-        block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
-        self.h = [block(config) for _ in range(self.n_layer)]
+        self.h = [self.block_class(config) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm(self.bias)
-        if not self.tied:
-            self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
+        self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
         x = self._embed(tokens, kernels.token_positions(tokens, positions))  # (B, T, C)
         x = self.drop(x, deterministic=not train)
         mask = kernels.causal_mask(tokens.shape[1], positions)
-        if self.layer_loop == "scan" and not self.is_initializing():
-            key = self.make_rng("dropout") if train and self.dropout else None
-            x = kernels.scan_layers(self.h, x, mask, positions, train, dropout_key=key)
-            return self._logits(x)
+        return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
+
+    def _apply_blocks(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
         for block in self.h:
             x = block(x, mask, positions, train)
-        return self._logits(x)  # (B, T, V)
+        return x
 
     def init_carry(self, batch_size: int) -> Carry:
-        """Return position 0 and an empty cache of `block_size` keys and values for each layer.
-
-        With layer_loop="scan", the caches of all layers are stacked along a first axis.
-        """
-        dtype = jnp.bfloat16 if self.dtype == "bfloat16" else self.wte.embedding.dtype
-        shape = (self.block_size, batch_size, self.n_embd)
-        if self.layer_loop == "scan":
-            empty = jnp.zeros((self.n_layer, *shape), dtype)
-            return jnp.zeros((), jnp.int32), (empty, empty)
-        empty = jnp.zeros(shape, dtype)
+        """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
+        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
         return jnp.zeros((), jnp.int32), [(empty, empty) for _ in range(self.n_layer)]
 
     def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
         position, caches = carry
         x = self._embed(token, position)  # (B, C)
-        if self.layer_loop == "scan":
-            caches, x = kernels.scan_layers_step(self.h, caches, x, position)
-            return (position + 1, caches), self._logits(x)
         new_caches = []
         for block, cache in zip(self.h, caches, strict=True):
             cache, x = block.step(cache, x, position)
@@ -182,12 +161,7 @@ class Transformer(nn.Module):
         return (position + 1, new_caches), self._logits(x)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
-        x = self.wte(tokens) + self.wpe(positions)
-        return x.astype(jnp.bfloat16) if self.dtype == "bfloat16" else x
+        return self.wte(tokens) + self.wpe(positions)
 
     def _logits(self, x: Array) -> Array:
-        x = self.ln_f(x).astype(x.dtype)
-        if not self.tied:
-            return kernels.at_least_float32(self.lm_head(x))
-        logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
-        return kernels.at_least_float32(logits.reshape(*x.shape[:-1], self.vocab_size))
+        return kernels.at_least_float32(self.lm_head(self.ln_f(x).astype(x.dtype)))

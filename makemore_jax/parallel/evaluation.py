@@ -1,5 +1,6 @@
 """Evaluate on several devices. Each sums the losses of its part, without collectives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,11 @@ from jax.sharding import PartitionSpec as P
 
 from makemore_jax.data import Batch, Split, take_below
 from makemore_jax.parallel import shardings
-from makemore_jax.training.evaluate import BatchSums, sum_losses
+from makemore_jax.training.evaluate import sum_losses
+
+# (variables, split, indices (B,), size) -> sums of losses and of targets of each device (D, 2).
+# Indices of `size` or more do not count.
+BatchSums = Callable[[Any, Split, np.ndarray, int], Array]
 
 
 def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
@@ -42,3 +47,20 @@ def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
         return sums(variables, batch)
 
     return batch_sums
+
+
+def make_evaluate(model: nn.Module, mesh: Mesh) -> Callable[..., float]:
+    """Return `training.evaluate.make_evaluate(model)` for the devices of the mesh."""
+    batch_sums, num_devices = make_batch_sums(model, mesh), mesh.shape["data"]
+
+    def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
+        split = split.for_evaluation()
+        size = min(split.size, max_examples or split.size)
+        batch_size = -(-split.batch_size() // num_devices) * num_devices
+        batch = np.arange(batch_size, dtype=np.int32)
+        starts = range(0, size, batch_size)
+        sums = [batch_sums(variables, split, start + batch, size) for start in starts]
+        loss, count = shardings.fetch_sum(sums)
+        return float(loss / count)
+
+    return evaluate

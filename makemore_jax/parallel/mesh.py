@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 
 from makemore_jax.config import Config, MeshConfig
 from makemore_jax.errors import UserError
-from makemore_jax.models import unrolled
+from makemore_jax.model_forms import unrolled
 
 # Measured on two cores (docs/performance.md). Below these sizes a second core costs more time than
 # it saves.

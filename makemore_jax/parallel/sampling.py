@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from makemore_jax import sampling
+from makemore_jax.cli import sample_rules
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_lines_mesh
@@ -96,8 +97,9 @@ def sample(
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
 ) -> list[Sample]:
-    """Return `sampling.sample(...)`."""
-    decoding.check()
+    """Return `sampling.sample(...)`. UserError if no line can start with the prompt."""
+    sample_rules.check_decoding(decoding)
+    sample_rules.check_line_prompt(lm, prompt)
     batch_size = min(num, max_batch(lm))
     mesh = make_lines_mesh(batch_size)
     batch_size = -(-batch_size // mesh.size) * mesh.size

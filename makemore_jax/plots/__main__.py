@@ -49,7 +49,7 @@ def write_page(workdir: Path, out: Path) -> None:
         check_links(workdir)
     startup.use_compilation_cache()
     startup.use_cores()
-    write(collect(workdir, NAMES.value, SEED.value, NUM.value), out)
+    write(collect(workdir, NAMES.value, SEED.value, NUM.value, DATA.value), out)
     print(f"open {out / 'index.html'} in a browser; the figures are next to it")
 
 
@@ -57,7 +57,7 @@ def write_comparison_page(workdirs: list[Path], out: Path) -> None:
     """Print the table that compares some runs, and write their page."""
     from makemore_jax.plots.comparison import write_comparison  # UserError without matplotlib
 
-    for flag in (NAMES, SEED, NUM):
+    for flag in (NAMES, SEED, NUM, DATA):
         if flags.FLAGS[flag.name].present:
             raise UserError(f"--{flag.name}: only with one --workdir; a comparison has no samples")
     runs = comparison.read_runs(workdirs)
@@ -79,4 +79,5 @@ if __name__ == "__main__":
     )
     SEED = flags.DEFINE_integer("seed", 3407, "seed of the samples")
     NUM = flags.DEFINE_integer("num", 20, "number of samples")
+    DATA = flags.DEFINE_string("data", None, "data file of the run, if it was moved")
     command_line.run(main, __doc__, name="plots")

@@ -5,17 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from makemore_jax.plots import style
+from makemore_jax.plots import fonts, style
 from makemore_jax.plots.style import matplotlib, plt
 from makemore_jax.report.bigrams import BigramTables
 from makemore_jax.report.embeddings import Projection
 from makemore_jax.report.labels import char_class
 
-COLORS = {"vowel": "tab:red", "consonant": "tab:blue", "other": "0.45"}
+COLORS = {
+    "vowel": "tab:red",
+    "consonant": "tab:blue",
+    "letter": "tab:green",
+    "mark": "tab:purple",
+    "number": "tab:orange",
+    "punctuation": "tab:brown",
+    "other": "0.45",
+}
 
 
 def characters(projection: Projection, labels: list[str], file: Path) -> None:
-    """Draw the label of each token at its point, colored by vowel, consonant or other.
+    """Draw the label of each token at its point, colored by its class.
 
     Labels that would overlap are moved apart. A line connects each of them to its point.
     """
@@ -33,9 +41,11 @@ def characters(projection: Projection, labels: list[str], file: Path) -> None:
         if len(members):
             area = (1.2 * size) ** 2
             ax.scatter(*members.T, s=area, color=color, alpha=0.18, linewidths=0, label=name)
-    text_style = {"ha": "center", "va": "center", "weight": "bold", "fontsize": size}
+    labels = fonts.drawable(labels)
+    text_style = {"ha": "center", "va": "center", "weight": "bold"}
     for (x, y), label, name in zip(positions, labels, classes, strict=True):
-        ax.text(x, y, label, color=COLORS[name], **text_style)
+        fontsize = size if len(label) <= 2 else size / 2  # U+4E2D
+        ax.text(x, y, label, color=COLORS[name], fontsize=fontsize, **text_style)
     ax.set_xlabel(f"first component, {projection.shares[0]:.0%} of the variance")
     ax.set_ylabel(f"second component, {projection.shares[1]:.0%}")
     ax.set_aspect("equal", adjustable="datalim")
@@ -109,6 +119,7 @@ def _label_both(ax: Any, labels: list[str], inches: float) -> None:
     every = max(1, int(np.ceil(5 / spacing)))
     ticks = range(0, len(labels), every)
     size = min(9.0, max(5.0, 0.75 * spacing * every))
+    labels = fonts.drawable(labels)
     ax.set_xticks(ticks, [labels[i] for i in ticks], fontsize=size)
     ax.set_yticks(ticks, [labels[i] for i in ticks], fontsize=size)
     ax.tick_params(length=0, pad=2, labeltop=True, labelbottom=False, top=False)

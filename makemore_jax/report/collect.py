@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from makemore_jax import assemble, models, workdir
+from makemore_jax import assemble, model_forms, workdir
 from makemore_jax import config as config_lib
-from makemore_jax.assemble import find_data, open_checkpoints, restore_language_model
+from makemore_jax.assemble import find_data, open_checkpoints, read_run, restore_language_model
+from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import Dataset, encode
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
@@ -49,20 +50,22 @@ class Report(NamedTuple):
     bigrams: BigramTables | None
 
 
-def collect(folder: Path, names: list[str] | None, seed: int, num: int) -> Report:
-    """Collect the report of the run in `folder`, with `num` samples.
+def collect(
+    folder: Path, names: list[str] | None, seed: int, num: int, data: str | None = None
+) -> Report:
+    """Collect the report of the run in `folder`, with `num` samples. `data` is a moved data file.
 
     The default for `names` is three of dev, or three samples if the data is missing. UserError if
     there is no run in the folder, or for a name that the model can't read.
     """
-    run = workdir.read(folder)
+    run = read_run(folder)
     is_text = run.config.data.kind == "text"
     if is_text and names is not None:
         raise UserError("--names: only for a run on lines; this run was trained on one text")
     if names is not None:
         check_names(names, run.vocab, run.max_len)
     lm, best_step = load_best_model(folder, run)
-    dataset = find_data(run, folder)
+    dataset = find_data(run, folder, data)
     num = min(num, MAX_TEXT_SAMPLES) if is_text else num
     samples = assemble.sample(lm, jax.random.key(seed), num)
     curves = history.read_curves(folder, run)
@@ -97,7 +100,7 @@ def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]
     checkpoints = open_checkpoints(folder, read_only=True)
     lm = restore_language_model(checkpoints, run)
     # Attention weights are captured per layer, so the layers must be separate modules.
-    return lm._replace(model=models.unrolled(lm.model)), checkpoints.steps()["best"]
+    return lm._replace(model=model_forms.unrolled(lm.model)), checkpoints.steps()["best"]
 
 
 def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
@@ -105,13 +108,7 @@ def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
     if not all(names):
         raise UserError("--names: a name is empty; separate names by commas, as in emma,olivia")
     for name in names:
-        if unknown := vocab.unknown(name):
-            raise UserError(f"--names: {name!r} has {unknown[0]!r}, which is not in the vocabulary")
-        if len(name) >= max_len:
-            raise UserError(
-                f"--names: {name[:40]!r} has {len(name)} characters; "
-                f"the lines of this model have at most {max_len - 1}"
-            )
+        sample_rules.check_line(name, vocab, max_len, "--names")
 
 
 def default_names(dataset: Dataset | None, samples: list[str]) -> list[str]:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from makemore_jax import config as config_lib
 from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model
+from makemore_jax.assemble import create_model, read_run
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
+from makemore_jax.integrity import resume
 from makemore_jax.report import history
 from makemore_jax.report.facts import show_seconds, show_value
 from makemore_jax.report.history import Curves
@@ -47,7 +48,7 @@ def read_runs(folders: list[Path]) -> list[ComparedRun]:
 
 
 def _read(folder: Path, name: str) -> ComparedRun:
-    run = workdir.read(folder)
+    run = read_run(folder)
     config, block_size = run.config, run.config.data.block_size
     model = create_model(config.model, run.vocab.size, block_size)
     return ComparedRun(
@@ -57,7 +58,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
         data_file=Path(run.data_file).name,
         num_params=num_params(models.param_shapes(model, block_size)),
         curves=history.read_curves(folder, run),
-        summary=workdir.read_summary(folder, config.train.steps),
+        summary=resume.read_summary(folder, config.train.steps),
     )
 
 

@@ -7,6 +7,7 @@ from makemore_jax import config as config_lib
 from makemore_jax import workdir
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
+from makemore_jax.integrity import resume
 from makemore_jax.report.history import Curves
 
 
@@ -29,7 +30,7 @@ def collect_facts(
         "data": _describe_data(run, dataset),
         "vocabulary": f"{run.vocab.size} tokens, context {config.data.block_size}",
     }
-    summary = workdir.read_summary(folder, config.train.steps)
+    summary = resume.read_summary(folder, config.train.steps)
     if summary:
         losses = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("test", "dev", "train")]
         facts["loss"] = f"{', '.join(losses)} nats per character"

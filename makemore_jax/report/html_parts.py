@@ -55,13 +55,16 @@ thead th { font-size: .85rem; font-weight: 600; color: #4a5564; vertical-align: 
 """
 
 
-def document(title: str, body: str) -> str:
-    """Return a complete HTML file. The title is plain text, the body is HTML."""
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a complete HTML file. The title is plain text, the body is HTML.
+
+    `style` is added to the style sheet.
+    """
     title = html.escape(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} - makemore_jax</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{title} - makemore_jax</title>\n<style>{STYLE}{style}</style>\n</head>\n"
         f"<body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
     )
 

@@ -121,7 +121,7 @@ def _sampled_texts(report: Report) -> str:
 
 def _char_in_text(char: str) -> str:
     """Return a visible form of a character, but keep line breaks and spaces."""
-    return char if char in "\n\t " else char_label(char)
+    return char if char in "\n\t" or char.isprintable() else char_label(char)
 
 
 def _sampled_lines(report: Report) -> str:

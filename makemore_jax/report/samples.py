@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makemore_jax.data.lines import Dataset
 from makemore_jax.decoding import Sample
+from makemore_jax.known_lines import KnownLines
 
 WORD_BATCH = 4_096  # words that edit_distances processes in one call
 
@@ -21,7 +21,7 @@ class ReportedSample(NamedTuple):
     edits: int | None  # that distance
 
 
-def describe_samples(samples: list[Sample], dataset: Dataset | None) -> list[ReportedSample]:
+def describe_samples(samples: list[Sample], dataset: KnownLines | None) -> list[ReportedSample]:
     """Compare samples with the lines of a dataset. The order stays the same."""
     if dataset is None:
         return [ReportedSample(s.text, s.log_prob, None, None, None) for s in samples]

@@ -31,6 +31,7 @@ from ml_collections import config_flags
 from makemore_jax.cli import command_line, config_flag, interrupts, output, resources, startup
 from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.runs import reporting_errors
 from makemore_jax.report.facts import show_value
 from makemore_jax.sweep.axes import parse_axis, with_values
 from makemore_jax.sweep.finished import FinishedGroups
@@ -38,7 +39,7 @@ from makemore_jax.sweep.groups import sweep
 from makemore_jax.sweep.results import Result, aggregate_seeds, as_table, best_run
 from makemore_jax.sweep.run_dir import write_run
 from makemore_jax.versions import device, versions
-from makemore_jax.workdir import reporting_errors, write_json
+from makemore_jax.workdir import write_json
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as mlp"

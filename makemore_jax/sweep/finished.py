@@ -12,13 +12,14 @@ import jax
 import numpy as np
 
 from makemore_jax.config import Config, flatten
-from makemore_jax.data.files import file_sha256, find
+from makemore_jax.data.files import find
+from makemore_jax.integrity.runs import reporting_errors
 from makemore_jax.npz import read_npz
 from makemore_jax.sweep.axes import with_values
 from makemore_jax.sweep.results import Result, TrainedRun
+from makemore_jax.text.token_file import hash_text
 from makemore_jax.training.state import TrainState
 from makemore_jax.versions import versions
-from makemore_jax.workdir import reporting_errors
 
 
 class FinishedGroups:
@@ -72,7 +73,7 @@ class FinishedGroups:
 
     def _file(self, config: Config, members: list[dict[str, Any]]) -> Path:
         path = find(with_values(config, members[0]).data.path)
-        content = [flatten(config), members, file_sha256(path), versions()]
+        content = [flatten(config), members, hash_text(path), versions()]
         group = json.dumps(content, sort_keys=True)
         return self.folder / f"{hashlib.sha256(group.encode()).hexdigest()[:16]}.npz"
 

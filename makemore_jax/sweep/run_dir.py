@@ -11,7 +11,7 @@ import jax
 from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
 from makemore_jax.config import Config
 from makemore_jax.sweep.results import TrainedRun
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.state import num_params
 from makemore_jax.versions import device, versions
 from makemore_jax.workdir import write_summary
@@ -33,7 +33,7 @@ def write_run(folder: Path, config: Config, trained: TrainedRun) -> dict[str, An
         lines = [json.dumps(line, allow_nan=False) + "\n" for line in trained.lines]
         (folder / "metrics.jsonl").write_text("".join(lines), "utf-8")
         model = create_model(config.model, dataset.vocab.size, dataset.block_size)
-        evaluate, variables = make_evaluate(make_batch_sums(model)), trained.best.variables
+        evaluate, variables = make_evaluate(model), trained.best.variables
         train, at_most = dataset.splits["train"], config.train.train_eval_examples
         summary = {
             "steps": int(trained.last.step),

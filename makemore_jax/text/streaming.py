@@ -18,12 +18,12 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import models
+from makemore_jax.cli import sample_rules
 from makemore_jax.decoding import (
     DEFAULT_DECODING,
     Decoding,
     LanguageModel,
     Sample,
-    check_prompt,
     sample_token,
 )
 from makemore_jax.errors import UserError
@@ -102,8 +102,8 @@ def stream(
     key, its number and the prompt. Without a prompt it starts as if after the end of a line.
     UserError, already in this call, if the vocabulary lacks a character of the prompt.
     """
-    check_prompt(lm.vocab, prompt)
-    decoding.check()
+    sample_rules.check_prompt(lm.vocab, prompt)
+    sample_rules.check_decoding(decoding)
     prompt = prompt or ("\n" if not lm.vocab.unknown("\n") else lm.vocab.chars[0])
     keys = line_keys(key, jnp.asarray(numbers))
     return _generate(lm, keys, lm.vocab.encode(prompt), decoding)

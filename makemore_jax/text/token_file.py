@@ -1,5 +1,7 @@
 """Read a text of any size in parts; write its tokens to a file."""
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +10,22 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from makemore_jax.cli import file_errors
 from makemore_jax.config import DataConfig
-from makemore_jax.data.files import file_sha256, reporting_io_errors, wrong_encoding
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.workdir import write_json
 
 CHARS_PER_READ = 2**16  # larger parts would not fit in the cache of a CPU core
+BYTES_PER_HASH = 2**20
 PROGRESS_MIN_CHARS = 2**22  # encoding a text with more characters shows a progress bar
 MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not overflow
 
 
 def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     """Return the vocabulary of a text, its number of characters and the sha256 of its file."""
-    with reporting_io_errors(config.path):
-        sha256 = file_sha256(config.path)
+    with _reporting(config):
+        sha256 = hash_text(config.path)
     occurs, num_chars = np.zeros(0x110000, bool), 0
     known = b""  # the ASCII characters so far; dropping them first leaves few to look up
     for part in _read_parts(config):
@@ -30,12 +33,26 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
         if rest := part.encode("utf-8", "surrogatepass").translate(None, known):
             occurs[_code_points(rest.decode("utf-8", "surrogatepass"))] = True
             known = np.flatnonzero(occurs[:128]).astype(np.uint8).tobytes()
+    chars = tuple(map(chr, np.flatnonzero(occurs)))
     if num_chars > MAX_CHARS:
         raise UserError(
             f"data.path: {config.path} has {num_chars:,} characters; at most {MAX_CHARS:,} can be "
             "read from one file"
         )
-    return Vocab(tuple(map(chr, np.flatnonzero(occurs))), has_end=False), num_chars, sha256
+    return Vocab(chars, has_end=False), num_chars, sha256
+
+
+def hash_text(path: str) -> str:
+    """Return the hash of a file with \\n as the end of lines, as `data.files.read` does."""
+    digest, part = hashlib.sha256(), b""
+    with open(path, "rb") as file:
+        while chunk := file.read(BYTES_PER_HASH):
+            part += chunk
+            num = len(part) - part.endswith(b"\r")  # its \n may be in the next chunk
+            digest.update(part[:num].replace(b"\r\n", b"\n"))
+            part = part[num:]
+    digest.update(part)
+    return digest.hexdigest()
 
 
 def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.ndarray]:
@@ -89,14 +106,15 @@ def _code_points(text: str) -> np.ndarray:
 def _read_parts(config: DataConfig) -> Iterator[str]:
     """Yield a text, part by part, without a byte order mark and with \\n as the end of lines."""
     is_first = True
-    try:
-        with reporting_io_errors(config.path), open(config.path, encoding=config.encoding) as file:
-            while part := _read_part(file, config):
-                part = part.removeprefix("\ufeff") if is_first else part
-                is_first = False
-                yield part
-    except (LookupError, UnicodeError):
-        raise UserError(f'data.encoding: "{config.encoding}" can\'t be read by Python') from None
+    with _reporting(config), open(config.path, encoding=config.encoding) as file:
+        while part := _read_part(file, config):
+            part = part.removeprefix("\ufeff") if is_first else part
+            is_first = False
+            yield part
+
+
+def _reporting(config: DataConfig) -> contextlib.AbstractContextManager[None]:
+    return file_errors.reporting(config.path, config.encoding)
 
 
 def _read_part(file: TextIO, config: DataConfig) -> str:
@@ -104,4 +122,5 @@ def _read_part(file: TextIO, config: DataConfig) -> str:
         return file.read(CHARS_PER_READ)
     except UnicodeDecodeError as error:  # with positions relative to the last bytes read
         byte = file.buffer.tell() - len(error.object) + error.start
-        raise wrong_encoding(config.path, config.encoding, byte) from None
+        problem = f"at byte {byte}"
+        raise file_errors.wrong_encoding(config.path, config.encoding, problem) from None

@@ -6,8 +6,10 @@
 
 Both sides have the same weights, batches and optimizer. The comparison covers logits, loss and
 gradients before the first step, the parameters after some steps, the loss of every step, and the
-greedy continuations of ten prompts at the end. Prints a table and writes parity.json and a figure
-of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded, and names the quantity.
+greedy continuations of ten prompts at the end. In float32 it also runs the compiled program of
+train.py, which computes all steps in one call, on one device and on two. Prints a table and writes
+parity.json and a figure of both loss curves to --workdir. Exits with 1 if a tolerance is exceeded,
+and names the quantity.
 """
 
 if __name__ == "__main__":
@@ -31,17 +33,24 @@ from ml_collections import config_flags
 
 from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.cli import command_line, config_flag
+from makemore_jax.cli import command_line, config_flag, startup
 from makemore_jax.config import Config, validate
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import check_finite
 from makemore_jax.text.dataset import TextDataset
-from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity import compiled, weights
+from makemore_jax.torch_parity.difference import worst_relative
 from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
-from makemore_jax.torch_parity.table import as_details, as_table, draw_curves, replace_table
+from makemore_jax.torch_parity.table import (
+    as_details,
+    as_table,
+    draw_curves,
+    replace_table,
+    show_name,
+)
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step, step_keys
@@ -55,12 +64,15 @@ MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would
 # Tolerances: absolute for logits, loss and the loss curve; relative to the largest entry of the
 # tensor for gradients and parameters. Parameters have none in float32: Adam divides by the size of
 # the gradient, so rounding errors move a parameter with an exact gradient of 0, such as the bias of
-# the keys, as far as any other.
+# the keys, as far as any other. The last four are those of the compiled program of train.py, on one
+# device and on two.
 TOLERANCES = {
     "float64": {"logits": 1e-12, "loss": 1e-12, "gradients": 1e-11, "parameters": 1e-9}
     | {"loss_curve": 1e-9, "continuations": 0},
     "float32": {"logits": 1e-5, "loss": 1e-6, "gradients": 1e-4}
-    | {"loss_curve": 1e-3, "continuations": 0},
+    | {"loss_curve": 1e-3, "continuations": 0}
+    | {"compiled_gradients_1": 1e-4, "compiled_loss_curve_1": 1e-3}
+    | {"compiled_gradients_2": 1e-4, "compiled_loss_curve_2": 1e-3},
 }
 
 
@@ -79,7 +91,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     keys = jax.random.split(key)
     start = state_lib.create(model, optimizer, init_key, block_size)
     params = jax.tree.map(lambda a: a.astype(dtype), start.params)
-    state = state_lib.TrainState(start.step, params, optimizer.init(params))
+    start = state = state_lib.TrainState(start.step, params, optimizer.init(params))
     module = weights.reference(config, dataset.vocab.size, block_size)
     module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
 
@@ -87,6 +99,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
     draw = jax.jit(lambda i: data.draw(split, step_keys(keys, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
     differences = _first_step(model, module, params, batches[0], kind)
+    torch_grads = {name: p.grad.numpy().copy() for name, p in _named_parameters(module)}
     train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
 
@@ -102,7 +115,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         seconds["torch"].append(time.perf_counter() - torch_start)
         if i in SNAPSHOTS or i == steps:
             theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
-            snapshots[i] = _worst(weights.to_torch(state.params, kind), theirs)
+            snapshots[i] = worst_relative(weights.to_torch(state.params, kind), theirs)
 
     max_len = block_size
     if config.data.kind == "text":
@@ -114,7 +127,18 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
     }
-    tolerances = TOLERANCES[dtype.__name__]
+    tolerances, not_compared = TOLERANCES[dtype.__name__], {}
+    for num in compiled.DEVICE_COUNTS if dtype == jnp.float32 else ():
+        if reason := compiled.why_not(num, batch_size):
+            not_compared[num] = reason
+            continue
+        ours = compiled.train(model, optimizer, start, split, key, batch_size, steps, num)
+        grads = weights.to_torch(ours.grads, kind)
+        losses = np.subtract(ours.losses, curves["torch"])
+        differences |= {
+            f"compiled_gradients_{num}": worst_relative(grads, torch_grads),
+            f"compiled_loss_curve_{num}": float(np.max(np.abs(losses))),
+        }
     return {
         "kind": kind,
         "num_params": state_lib.num_params(params),
@@ -122,7 +146,12 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "steps": steps,
         "differences": differences,
         "parameters_after": snapshots,
-        "exceeded": [name for name, bound in tolerances.items() if not differences[name] <= bound],
+        "not_compared": not_compared,
+        "exceeded": [
+            name
+            for name, bound in tolerances.items()
+            if name in differences and not differences[name] <= bound
+        ],
         "milliseconds": {side: 1e3 * float(np.median(times)) for side, times in seconds.items()},
         "curves": curves,
         "continuations": continuations,
@@ -154,7 +183,7 @@ def _first_step(
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
     ours = weights.to_torch(gradients, kind)
-    by_name = {name: _worst({name: ours[name]}, {name: theirs[name]}) for name in theirs}
+    by_name = {name: worst_relative({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     return {
         "logits": float(np.max(np.abs(np.asarray(logits) - torch_logits.detach().numpy()))),
         "loss": abs(float(loss) - torch_loss.item()),
@@ -166,16 +195,6 @@ def _first_step(
 def _named_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Return all parameters by name. A tied parameter has two names."""
     return module.named_parameters(remove_duplicate=False)
-
-
-def _worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """Return the largest difference of any tensor, relative to the largest entry of the tensor."""
-    assert ours.keys() == theirs.keys()
-    tiny = np.finfo(np.float64).tiny
-    return max(
-        float(np.max(np.abs(ours[k] - theirs[k])) / max(np.max(np.abs(theirs[k])), tiny))
-        for k in theirs
-    )
 
 
 def _prompts(dataset: data.Dataset) -> list[str]:
@@ -217,6 +236,7 @@ def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) 
 def main() -> None:
     if STEPS.value < 1:
         raise UserError(f"--steps: {STEPS.value} must be at least 1")
+    startup.use_cores()  # as train.py does: the compiled program runs on two of them
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:
@@ -228,6 +248,9 @@ def main() -> None:
     configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
     results = [compare(config, STEPS.value) for config in configs]
     print(as_table(results))
+    for r in results:
+        for num, reason in r["not_compared"].items():
+            print(f"{r['kind']}: the compiled program on {num} devices is not compared: {reason}")
     if not ALL.value:
         print(as_details(results[0]))
     folder = Path(WORKDIR.value)
@@ -242,7 +265,7 @@ def main() -> None:
         for name in r["exceeded"]:
             bound = TOLERANCES[r["dtype"]][name]
             print(
-                f"compare: {r['kind']} in {r['dtype']}: {name} differ by "
+                f"compare: {r['kind']} in {r['dtype']}: {show_name(name)} differ by "
                 f"{r['differences'][name]:.2e}, more than {bound:.0e}",
                 file=sys.stderr,
             )

@@ -18,13 +18,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax import models, workdir
-from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
+from makemore_jax import models
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir, read_run
 from makemore_jax.cli import command_line, config_flag
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import weights
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
+from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
@@ -61,7 +61,7 @@ def from_torch(file: Path, config: Config, folder: Path) -> float:
     params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), values)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    dev_loss = make_evaluate(make_batch_sums(model))(state.variables, dataset.splits["dev"])
+    dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])
     with open_workdir(folder, config, dataset):
         open_checkpoints(folder).save(state, dev_loss)
     return dev_loss
@@ -71,7 +71,7 @@ def to_torch(folder: Path, file: Path, checkpoint: str) -> None:
     """Write the weights of a run to `file`, as a state_dict with makemore's names and buffers."""
     import torch
 
-    run = workdir.read(folder)
+    run = read_run(folder)
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     template = models.variable_shapes(model, block_size)

@@ -10,23 +10,35 @@ from makemore_jax.errors import UserError
 def as_table(results: list[dict[str, Any]]) -> str:
     """Return the differences of each model as a Markdown table. (!) marks exceeded tolerances."""
     columns = ("logits", "loss", "gradients", "parameters", "loss_curve", "continuations")
+    compiled = [name for name in results[0]["differences"] if name.startswith("compiled_")]
     snapshots = sorted({i for r in results for i in r["parameters_after"]})
     titles = ["model", "logits", "loss", "gradients"]
     titles += [f"parameters after {i}" for i in snapshots]
-    titles += ["loss curve", "continuations", "ms a step, JAX", "PyTorch"]
+    titles += ["loss curve", "continuations", *map(show_name, compiled)]
+    titles += ["ms a step, JAX", "PyTorch"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for r in results:
-        cells = {name: f"{r['differences'][name]:.1e}" for name in columns[:-1]}
+        names = [*columns[:-1], *compiled]
+        cells = {name: f"{r['differences'].get(name, math.nan):.1e}" for name in names}
         cells["continuations"] = f"{10 - r['differences']['continuations']} of 10"
         for name in r["exceeded"]:
             cells[name] += " (!)"
         after = [f"{r['parameters_after'].get(i, math.nan):.1e}" for i in snapshots]
         after[-1] += " (!)" if "parameters" in r["exceeded"] else ""
         row = [r["kind"], cells["logits"], cells["loss"], cells["gradients"], *after]
-        row += [cells["loss_curve"], cells["continuations"]]
+        row += [cells[name] for name in ("loss_curve", "continuations", *compiled)]
         row += [f"{r['milliseconds'][side]:.2f}" for side in ("jax", "torch")]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def show_name(difference: str) -> str:
+    """Return a title: "compiled_loss_curve_2" as "compiled, 2 devices: loss curve"."""
+    name, _, num_devices = difference.removeprefix("compiled_").rpartition("_")
+    if not difference.startswith("compiled_"):
+        return difference.replace("_", " ")
+    devices = "1 device" if num_devices == "1" else f"{num_devices} devices"
+    return f"compiled, {devices}: {name.replace('_', ' ')}"
 
 
 def as_details(result: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The exact loss over a split: every target once, weighted by tokens."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +13,6 @@ from jax import Array
 from makemore_jax.data import Batch, Split, take_below
 from makemore_jax.losses import token_losses
 
-# (variables, split, indices (B,), size) -> sums of losses and of targets of each device (D, 2).
-# Indices of `size` or more do not count.
-BatchSums = Callable[[Any, Split, np.ndarray, int], Array]
-
 
 def sum_losses(model: nn.Module, variables: Any, batch: Batch) -> Array:
     """Return the sum of the losses of a batch in nats, and the number of its targets. (2,)"""
@@ -23,48 +20,22 @@ def sum_losses(model: nn.Module, variables: Any, batch: Batch) -> Array:
     return jnp.stack([losses.sum(), (batch.targets != -1).sum().astype(losses.dtype)])
 
 
-def make_batch_sums(model: nn.Module) -> BatchSums:
-    """Return the compiled function that evaluates one batch on one device.
-
-    The model is compiled once for all splits, because all batches have one shape.
-    """
-    take = jax.jit(take_below)
-    sum_batch = jax.jit(lambda variables, batch: sum_losses(model, variables, batch)[None])
-
-    def batch_sums(variables: Any, split: Split, indices: np.ndarray, size: int) -> Array:
-        part = split.load(lambda: np.minimum(indices, size - 1))
-        return sum_batch(variables, take(part, indices, size))
-
-    return batch_sums
-
-
-def fetch_sum(arrays: list[Array]) -> np.ndarray:
-    """Return the sum of arrays (D, ...) over all of them and over D, in float64. (...)"""
-    return np.sum(jax.device_get(arrays), axis=(0, 1), dtype=np.float64)
-
-
-def make_evaluate(
-    batch_sums: BatchSums,
-    num_devices: int = 1,
-    fetch_sum: Callable[[list[Array]], np.ndarray] = fetch_sum,
-    track: Callable[[range], Iterable[int]] = iter,
-) -> Callable[..., float]:
+def make_evaluate(model: nn.Module, track: Callable[..., Any] = iter) -> Callable[..., float]:
     """Return the function (variables, split, maximum number of examples) -> nats per token.
 
-    Batch sizes are multiples of `num_devices`. The host adds the sums of the batches in float64.
-    `track` wraps the range of the batches, as `progress.track` does.
+    The model is compiled once for all splits, because all batches have one shape. The host adds
+    their sums in float64. `track` wraps the range of the batches to show progress.
     """
+    take, sum_batch = jax.jit(take_below), jax.jit(partial(sum_losses, model))
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
-        split = split.for_evaluation()
+        split, sums = split.for_evaluation(), []
         size = min(split.size, max_examples or split.size)
-        batch_size = -(-split.batch_size() // num_devices) * num_devices
-        batch = np.arange(batch_size, dtype=np.int32)
-        sums = [
-            batch_sums(variables, split, start + batch, size)
-            for start in track(range(0, size, batch_size))
-        ]
-        loss, count = fetch_sum(sums)
+        batch = np.arange(split.batch_size(), dtype=np.int32)
+        for start in track(range(0, size, len(batch))):
+            part = split.load(partial(np.minimum, start + batch, size - 1))
+            sums.append(sum_batch(variables, take(part, start + batch, size)))
+        loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
         return float(loss / count)
 
     return evaluate

@@ -5,62 +5,75 @@ stopped and resumed is bit-identical to one that is not.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from jax import Array
 
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.config import TrainConfig
-from makemore_jax.data import Split
+from makemore_jax.config import Config, TrainConfig
+from makemore_jax.data import Dataset, Split
 from makemore_jax.metrics import Metrics, finite_mean
 from makemore_jax.training.hooks import Hook, next_due
+from makemore_jax.training.optimizer import make_schedule
+from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 
 
-class Training(NamedTuple):
-    """The parts of a training that do not change."""
+class Run(NamedTuple):
+    """A run that has started: what the loop and its hooks read."""
 
-    config: TrainConfig
-    key: Array
-    train_steps: Callable[..., tuple[TrainState, dict[str, Array]]]
-    load: Callable[[int, int], Split]  # (step, number of steps) -> their training data
-    learning_rate: Callable[[int], Array]  # of a step
-    dev_loss: Callable[[TrainState], float]
+    folder: Path  # the working directory
+    config: Config
+    dataset: Dataset
+    programs: Programs
     metrics: Metrics
     checkpoints: Checkpoints
-    hooks_before: list[Hook]  # called before evaluation
-    hooks_after: list[Hook]  # called after evaluation
-    stop: Callable[[], int]  # returns a true value to end after this step
+    splits: dict[str, Split]  # on the devices
+    load: Callable[[int, int], Split]  # (step, number of steps) -> their training data
+    train_key: Array
+    sample_key: Array
 
 
-def train(training: Training, state: TrainState) -> TrainState:
-    """Train until the last step or until `stop`, and save the state."""
-    config, metrics, checkpoints = training.config, training.metrics, training.checkpoints
+def train(
+    run: Run,
+    state: TrainState,
+    hooks_before: list[Hook],
+    hooks_after: list[Hook],
+    stop: Callable[[], int],
+) -> TrainState:
+    """Train until the last step or until `stop` returns a true value, and save the state.
+
+    Hooks are called before or after evaluation.
+    """
+    config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
+    dev, evaluate = run.splits["dev"], run.programs.evaluate
+    learning_rate = make_schedule(run.config.optimizer, config.steps)
     best_dev_loss = checkpoints.best_dev_loss()
     step, dev_loss = int(state.step), None
-    while step < config.steps and not training.stop():
-        num_steps = _next_stop(step, training) - step
-        data = training.load(step, num_steps)
-        state, step_metrics = training.train_steps(state, data, training.key, num_steps)
+    while step < config.steps and not stop():
+        num_steps = _next_stop(step, config, hooks_before + hooks_after) - step
+        data = run.load(step, num_steps)
+        state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
         step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
         is_last, dev_loss, is_best = step == config.steps, None, False
-        metrics.write_steps(step, step_metrics["train_loss"], training.learning_rate(step - 1))
-        state = _call(training.hooks_before, state, step, is_last)
+        metrics.write_steps(step, step_metrics["train_loss"], learning_rate(step - 1))
+        state = _call(hooks_before, state, step, is_last)
         if is_last or step % config.eval_every == 0:
             metrics.flush()
-            dev_loss = finite_mean(step, training.dev_loss(state))
+            dev_loss = finite_mean(step, evaluate(state.variables, dev, config.eval_examples))
             is_best = dev_loss < best_dev_loss
             best_dev_loss = min(dev_loss, best_dev_loss)
             metrics.write(step, {"dev_loss": dev_loss})
             metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
-        state = _call(training.hooks_after, state, step, is_last)
+        state = _call(hooks_after, state, step, is_last)
         if is_last or is_best or step % config.checkpoint_every == 0:
             metrics.flush()
             checkpoints.save(state, dev_loss)
         metrics.show()
     metrics.flush()
     if step < config.steps:
-        state = _call(training.hooks_before, state, step, is_last=True)
+        state = _call(hooks_before, state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
 
@@ -72,9 +85,8 @@ def _call(hooks: list[Hook], state: TrainState, step: int, is_last: bool) -> Tra
     return state
 
 
-def _next_stop(step: int, training: Training) -> int:
+def _next_stop(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
     """Return the next step at which an action is due."""
-    config, hooks = training.config, training.hooks_before + training.hooks_after
     intervals = [config.log_every, config.eval_every, config.sample_every, config.checkpoint_every]
     intervals += [n for hook in hooks for n in hook.intervals]
     return next_due(step, intervals, [config.steps, *(s for hook in hooks for s in hook.steps)])

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from flax import linen as nn
-from jax import Array
 
 from makemore_jax import config as config_lib
-from makemore_jax import models, sampling, workdir
+from makemore_jax import sampling, workdir
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split, lines
@@ -23,50 +21,10 @@ from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
 from makemore_jax.metrics import Metrics, open_plain
 from makemore_jax.training import loop
-from makemore_jax.training import state as state_lib
-from makemore_jax.training.evaluate import make_batch_sums, make_evaluate
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.optimizer import make_optimizer, make_schedule
-from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import gradients, make_train_step, make_train_steps
-from makemore_jax.versions import device, versions
-
-
-class Programs(NamedTuple):
-    """A model and its compiled functions."""
-
-    model: nn.Module
-    create_state: Callable[[Array], TrainState]  # from a key
-    train_steps: Callable[..., tuple[TrainState, dict[str, Array]]]
-    evaluate: Callable[..., float]
-    put: Callable[[Any], Any] = lambda tree: tree  # arrays -> arrays on the devices of the run
-    fetch: Callable[[Any], Any] = lambda tree: tree  # sharded variables -> whole variables
-
-
-class Run(NamedTuple):
-    """A run that has started."""
-
-    config: Config
-    dataset: Dataset
-    programs: Programs
-    metrics: Metrics
-    train_split: Split  # on the devices
-    load: Callable[[int, int], Split]  # (step, number of steps) -> their training data
-    train_key: Array
-    sample_key: Array
-
-
-def make_programs(config: Config, dataset: Dataset) -> Programs:
-    """Return the programs of a model on one device."""
-    model = models.create(config.model, dataset.vocab.size, dataset.block_size)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    train_step = make_train_step(gradients(model), optimizer, config.train.batch_size)
-    evaluate = make_evaluate(make_batch_sums(model))
-
-    def create_state(key: Array) -> TrainState:
-        return state_lib.create(model, optimizer, key, dataset.block_size)
-
-    return Programs(model, create_state, make_train_steps(train_step), evaluate)
+from makemore_jax.training.loop import Run
+from makemore_jax.training.programs import Programs, make_programs
+from makemore_jax.training.state import TrainState, num_params
 
 
 def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
@@ -87,13 +45,6 @@ def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
     return Hook(write_samples, intervals, is_due_at_end=num > 0)
 
 
-def prepared(
-    folder: Path, config: Config, dataset: Dataset
-) -> contextlib.AbstractContextManager[None]:
-    """Prepare a working directory without locking it."""
-    return contextlib.nullcontext(workdir.prepare(folder, config, dataset))
-
-
 class Parts(NamedTuple):
     """The functions that a run is made of."""
 
@@ -105,16 +56,15 @@ class Parts(NamedTuple):
     find_finished: Callable[[Path, Config, Dataset], dict[str, Any] | None] = lambda *_: None
     # Return the function (step, number of steps) -> training data
     make_load: Callable[..., Callable[[int, int], Split]] = lambda split, *_: lambda *_: split
-    # A context in which the working directory belongs to this run
-    hold: Callable[[Path, Config, Dataset], contextlib.AbstractContextManager] = prepared
-    # Hooks that run before evaluation
-    make_hooks: Callable[[Run, TrainState], list[Hook]] = lambda run, state: []
+    # (directory, config, dataset) -> a context in which the directory belongs to this run
+    hold: Callable[..., Any] = lambda *args: contextlib.nullcontext(workdir.prepare(*args))
+    # Describe the run that starts. Return the hooks that run before evaluation
+    begin: Callable[[Run, TrainState], list[Hook]] = lambda run, state: []
     sample: Callable[..., list[Any]] = sampling.sample
     # A context that gives a function: the number of the signal that asks to stop, or 0
-    catch_signals: Callable[[], contextlib.AbstractContextManager[Callable[[], int]]] = lambda: (
-        contextlib.nullcontext(lambda: 0)
-    )
-    write_summary: Callable[[Path, dict[str, Any]], None] = workdir.write_summary
+    catch_signals: Callable[[], Any] = lambda: contextlib.nullcontext(lambda: 0)
+    # Write the summary and return it
+    finish: Callable[[Path, dict[str, Any]], dict[str, Any]] = workdir.write_summary
 
 
 CORE = Parts()
@@ -146,34 +96,13 @@ def _train(
     checkpoints = parts.open_checkpoints(folder)
     if checkpoints.steps():
         state = checkpoints.restore("latest", state)
-    start, num_params = int(state.step), state_lib.num_params(state.params)
-    metrics = parts.open_metrics(folder, start, config)
-    metrics.print(
-        f"{config.model.kind}, {num_params:,} parameters, on {device()}\n"
-        f"{config.data.path}: {dataset.describe_splits()}, {dataset.vocab.size} tokens, "
-        f"context {dataset.block_size}\n"
-        f"{folder}: {f'resuming from step {start}' if start else 'a new run'}"
-    )
-    metrics.show()
+    metrics = parts.open_metrics(folder, int(state.step), config)
     load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
-    run = Run(config, dataset, programs, metrics, splits["train"], load, train_key, sample_key)
-    hooks = parts.make_hooks(run, state)
-    eval_examples = config.train.eval_examples
+    arrays = splits, load, train_key, sample_key
+    run = Run(folder, config, dataset, programs, metrics, checkpoints, *arrays)
+    hooks = parts.begin(run, state)
     with contextlib.closing(metrics), parts.catch_signals() as signal_number:
-        training = loop.Training(
-            config=config.train,
-            key=train_key,
-            train_steps=programs.train_steps,
-            load=run.load,
-            learning_rate=make_schedule(config.optimizer, config.train.steps),
-            dev_loss=lambda s: programs.evaluate(s.variables, splits["dev"], eval_examples),
-            metrics=metrics,
-            checkpoints=checkpoints,
-            hooks_before=hooks,
-            hooks_after=[make_sample_hook(run, parts.sample)],
-            stop=signal_number,
-        )
-        state = loop.train(training, state)
+        state = loop.train(run, state, hooks, [make_sample_hook(run, parts.sample)], signal_number)
         step = int(state.step)
         if number := signal_number():
             raise Stopped(number, step)
@@ -184,12 +113,9 @@ def _train(
         "best_step": checkpoints.steps()["best"],
         "train_loss": programs.evaluate(best, splits["train"], config.train.train_eval_examples),
         "dev_loss": checkpoints.best_dev_loss(),
-        "test_loss": programs.evaluate(best, splits["test"], eval_examples),
-        "num_params": num_params,
+        "test_loss": programs.evaluate(best, splits["test"], config.train.eval_examples),
+        "num_params": num_params(state.params),
         "seconds": metrics.seconds,
         "steps_per_second": metrics.steps_per_second,
-        "device": device(),
-        "versions": versions(),
     }
-    parts.write_summary(folder, summary)
-    return summary
+    return parts.finish(folder, summary)

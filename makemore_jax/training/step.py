@@ -16,7 +16,6 @@ from jax import Array
 
 from makemore_jax.data import Batch, Split, draw_indices
 from makemore_jax.losses import token_losses
-from makemore_jax.models import dropout_rngs
 from makemore_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -44,7 +43,7 @@ def sum_loss(
         {"params": params, **model_state},
         batch.inputs,
         train=True,
-        rngs=dropout_rngs(model, dropout_key),
+        rngs={"dropout": dropout_key},
         mutable=list(model_state),
         **batch.options,
     )

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from makemore_jax import known_lines
 from makemore_jax.config import DataConfig
-from makemore_jax.data import Batch, Split, lines
+from makemore_jax.data import Batch, Split
 from makemore_jax.errors import UserError
+from makemore_jax.known_lines import KnownLines
 
 
 @struct.dataclass
@@ -40,13 +42,13 @@ class Windows(Split):
         return Batch(inputs, self.stream[indices + 1].astype(jnp.int32)[:, None])
 
 
-def load(config: DataConfig, seed: int, folder: Path | None = None) -> lines.Dataset:
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> KnownLines:
     """Read and split a file of lines as windows. UserError if it can't be used."""
     if config.block_size is None:
         raise UserError(
             "data.block_size: is not set; windows need the number of characters before each "
             "target; the lectures use 3 and 8"
         )
-    dataset = lines.load(replace(config, block_size=None), seed)
+    dataset = known_lines.load(replace(config, block_size=None), seed)
     splits = {k: Windows(v.stream, config.block_size) for k, v in dataset.splits.items()}
     return replace(dataset, block_size=config.block_size, splits=splits, unit="windows")

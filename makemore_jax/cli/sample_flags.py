@@ -1,0 +1,70 @@
+"""The flags of sample.py and their rules."""
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+from absl.flags import FLAGS
+
+from makemore_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from makemore_jax.workdir import Run
+
+
+flags.disclaim_key_flags()  # they are flags of the program that calls `define`
+
+
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("workdir", None, "folder of the run")
+    flags.DEFINE_integer("num", None, "number of lines (20) or texts (1)")
+    flags.DEFINE_string("prompt", "", "start of every line or text")
+    flags.DEFINE_integer(
+        "max_len",
+        None,
+        "maximum characters of a line; characters of a text (500; no limit with --stream)",
+    )
+    flags.DEFINE_bool("stream", False, "write one endless text, character by character")
+    flags.DEFINE_float("temperature", 1.0, "softmax temperature; 0 is greedy")
+    flags.DEFINE_integer("top_k", None, "sample from the k most probable characters")
+    flags.DEFINE_float(
+        "top_p", None, "nucleus sampling: the smallest set of characters with total probability p"
+    )
+    flags.DEFINE_integer("seed", 3407, "seed of the samples")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest")
+    flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
+    flags.DEFINE_string("data", None, "data file of the run, if it was moved")
+    flags.DEFINE_enum(
+        "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
+    )
+    flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
+
+
+def check() -> None:
+    """UserError for a flag without a usable value."""
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
+    for name in ("num", "max_len"):
+        value = FLAGS[name].value
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} must be at least 1")
+    if not 0 <= FLAGS.seed < 2**32:
+        raise UserError(f"--seed: {FLAGS.seed} must be between 0 and 4294967295")
+
+
+def check_for(run: "Run") -> None:
+    """UserError for a flag that a run on lines, or on one text, does not have."""
+    is_text = not run.vocab.has_end
+    if FLAGS.stream and not is_text:
+        raise UserError("--stream: needs a run on data.kind=text; this run was trained on lines")
+    if FLAGS.new_only and is_text:
+        raise UserError("--new_only: needs a run on lines; this run was trained on one text")
+    if FLAGS.stream and (FLAGS.num is not None or FLAGS.format == "json"):
+        raise UserError("--stream: can't be combined with --num or --format=json")
+
+
+def max_tokens(run: "Run") -> int | None:
+    """Return the maximum number of tokens of a sample, or None without --max_len."""
+    if FLAGS.max_len is None or not run.vocab.has_end:
+        return FLAGS.max_len
+    return min(run.max_len, FLAGS.max_len + 1)  # the end of a line is a token too

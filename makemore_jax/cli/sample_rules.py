@@ -1,0 +1,59 @@
+"""What can be sampled and scored: rules about prompts, lines and the options of decoding."""
+
+import math
+import unicodedata
+from typing import TYPE_CHECKING
+
+from makemore_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from makemore_jax.data.vocabulary import Vocab
+    from makemore_jax.decoding import Decoding, LanguageModel
+
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")  # of Unicode normalization
+
+
+def check_decoding(decoding: "Decoding") -> None:
+    """UserError if a field is out of its range."""
+    if not 0 <= decoding.temperature < math.inf:
+        raise UserError(f"--temperature: {decoding.temperature} must be a number, 0 or above")
+    if decoding.top_k is not None and decoding.top_k < 1:
+        raise UserError(f"--top_k: {decoding.top_k} must be at least 1")
+    if decoding.top_p is not None and not 0 < decoding.top_p <= 1:
+        raise UserError(f"--top_p: {decoding.top_p} must be above 0 and at most 1")
+
+
+def check_prompt(vocab: "Vocab", prompt: str) -> None:
+    """UserError if training never saw a character of the prompt."""
+    check_characters(vocab, prompt, "--prompt")
+
+
+def check_line_prompt(lm: "LanguageModel", prompt: str) -> None:
+    """UserError if no line of a model can start with the prompt."""
+    check_prompt(lm.vocab, prompt)
+    if len(prompt) >= lm.max_len:
+        raise UserError(
+            f"--prompt: {len(prompt)} characters are too many; "
+            f"the lines of this model have at most {lm.max_len - 1}"
+        )
+
+
+def check_line(line: str, vocab: "Vocab", max_len: int, flag: str) -> None:
+    """UserError, about `flag`, if a line is too long or has unknown characters."""
+    check_characters(vocab, line, flag, repr(line))
+    if len(line) >= max_len:
+        raise UserError(
+            f"{flag}: {line[:40]!r} has {len(line)} characters; "
+            f"the lines of this model have at most {max_len - 1}"
+        )
+
+
+def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> None:
+    """UserError, about `flag`, if characters of `text` have no token. `source` contains it."""
+    if not (unknown := vocab.unknown(text)):
+        return
+    names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
+    # The same letter can be one character or two: NFC has é, NFD has e and an accent.
+    forms = [form for form in FORMS if not vocab.unknown(unicodedata.normalize(form, text))]
+    hint = f"; it saw another Unicode form of them: convert the text to {' or '.join(forms)}"
+    raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))

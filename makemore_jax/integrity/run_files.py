@@ -1,0 +1,29 @@
+"""The files of a run that resumes: they end where its last checkpoint was saved."""
+
+import re
+from pathlib import Path
+
+
+def cut(workdir: Path, step: int) -> float:
+    """Delete what metrics.jsonl and samples.txt have of later steps. A new run has step 0.
+
+    Return the training time until `step` in seconds.
+    """
+    lines = _cut(workdir / "metrics.jsonl", step, r'{"step": (\d+)')
+    _cut(workdir / "samples.txt", step, r"step (\d+)")
+    matches = [re.search(r'"seconds": ([\d.e-]+)', line) for line in lines]
+    return max((float(match[1]) for match in matches if match), default=0.0)
+
+
+def _cut(file: Path, step: int, heading: str) -> list[str]:
+    """Cut a file before the first `heading` of a later step. Return the lines that are left."""
+    kept = []
+    text = file.read_text("utf-8", "replace") if step and file.exists() else ""
+    # Not splitlines, which also splits at U+2028. A killed process left a part of the last line.
+    for line in text.split("\n")[:-1]:
+        match = re.match(heading, line)
+        if match and int(match[1]) > step:
+            break
+        kept.append(line + "\n")
+    file.write_text("".join(kept), "utf-8")
+    return kept

@@ -1,0 +1,38 @@
+"""Lines that know which samples are in train, dev or test, and which are new."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from makemore_jax.config import DataConfig
+from makemore_jax.data import lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownLines(lines.Dataset):
+    """A file of lines that finds and groups samples."""
+
+    def found_in(self, texts: list[str], is_cut: list[bool] | None = None) -> list[str]:
+        """Return for each text the first of train, test, dev that contains it, else 'new'.
+
+        The beginning of a longer line is 'cut': it says nothing about the whole line.
+        """
+        places = {}
+        for name in ("dev", "test", "train"):
+            places |= dict.fromkeys(set(texts).intersection(self.words[name]), name)
+        pairs = zip(texts, is_cut or [False] * len(texts), strict=True)
+        return ["cut" if cut else places.get(text, "new") for text, cut in pairs]
+
+    def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
+        """Return samples as printed: one per line, grouped by `found_in`, '""' for an empty one."""
+        shown, pairs = [], list(zip(texts, self.found_in(texts, is_cut), strict=True))
+        for place in ("train", "dev", "test", "new", "cut"):
+            group = [f"  {text}" if text else '  ""' for text, found in pairs if found == place]
+            heading = f"in {place}:" if place in self.words else f"{place}:"
+            shown += [heading, *group] if group else []
+        return shown
+
+
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> KnownLines:
+    """Return `lines.load(...)` with the methods of KnownLines."""
+    dataset = lines.load(config, seed, folder)
+    return KnownLines(**{f.name: getattr(dataset, f.name) for f in fields(dataset)})

@@ -1,0 +1,42 @@
+"""Score lines: their log-probability under a model."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax import models
+from makemore_jax.cli import sample_rules
+from makemore_jax.data.lines import Lines, encode
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.losses import token_losses
+
+
+@partial(jax.jit, static_argnames="model")
+def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -> Array:
+    inputs, targets, _ = split.take(indices)
+    return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
+
+
+def score(
+    lm: LanguageModel, words: list[str], track: Callable[[range], Iterable[int]] = iter
+) -> list[float]:
+    """Return the log-probability of each line, its end included, in nats.
+
+    `track` wraps the range of the batches to show progress. UserError if a line is too long or has
+    a character that training never saw.
+    """
+    for word in words:
+        sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
+    split = encode(words, lm.vocab, lm.max_len)
+    batch_size = min(len(words), split.batch_size())
+    log_probs = []
+    for start in track(range(0, len(words), batch_size)):
+        indices = jnp.minimum(start + jnp.arange(batch_size), len(words) - 1)
+        log_probs.append(_log_probs(lm.model, lm.variables, split, indices))
+    return np.concatenate(log_probs)[: len(words)].tolist()

@@ -1,0 +1,72 @@
+"""The compiled training steps of `train.py`, compared with a PyTorch run.
+
+`compare` takes one plain step at a time. `train.py` computes many steps in one program, which skips
+padding and splits a batch into microbatches and over devices. The functions here run that program
+from the same initial values, on one device and on two.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from makemore_jax.assemble import programs
+from makemore_jax.config import MeshConfig
+from makemore_jax.data import Split, draw_indices
+from makemore_jax.parallel import shardings
+from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.state import TrainState
+from makemore_jax.training.step import step_keys
+
+DEVICE_COUNTS = (1, 2)
+
+
+class Outcome(NamedTuple):
+    """The results of the compiled steps."""
+
+    grads: Any  # of the mean loss of the first batch, a tree like the parameters, in NumPy
+    losses: list[float]  # of each step
+
+
+def why_not(num_devices: int, batch_size: int) -> str | None:
+    """Return the reason why a run cannot use this number of devices, or None if it can."""
+    if num_devices > len(jax.devices()):
+        return f"{len(jax.devices())} device is here"
+    if batch_size % num_devices:
+        return f"a batch of {batch_size} does not divide"
+    return None
+
+
+def train(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    start: TrainState,
+    split: Split,
+    key: jax.Array,
+    batch_size: int,
+    num_steps: int,
+    num_devices: int,
+) -> Outcome:
+    """Run `num_steps` compiled steps from `start`, which stays valid, on `num_devices` devices.
+
+    `key` is the one of `make_train_steps`.
+    """
+    num_params = state_lib.num_params(start.params)
+    mesh = make_mesh(MeshConfig(data=num_devices), batch_size, num_params)
+    layouts, num_microbatches = programs.choose_layouts(split, model, batch_size, num_devices)
+    replicated = shardings.replicated(mesh)
+    state = jax.device_put(jax.device_get(start), replicated)  # a copy: the program reuses memory
+    split = jax.device_put(split, replicated)
+
+    gradient_fn = programs.make_gradient_fn(model, mesh, layouts, num_microbatches)
+    data_key, dropout_key = step_keys(jax.random.split(key), 0)
+    indices = draw_indices(split, data_key, batch_size)
+    sums = jax.device_get(jax.jit(gradient_fn)(state.variables, split, indices, dropout_key))
+
+    steps = programs.compile_steps(model, optimizer, batch_size, layouts, mesh, num_microbatches)
+    _, metrics = steps(state, split, key, num_steps)
+    losses = np.asarray(metrics["train_loss"], np.float64).tolist()
+    return Outcome(jax.tree.map(lambda g: g / sums.count, sums.grads), losses)

@@ -1,0 +1,138 @@
+"""The page as HTML, with the measured differences and the code side by side."""
+
+import html
+import re
+
+from makemore_jax.report.html_parts import document, facts, table
+from makemore_jax.torch_parity.difference import Difference
+from makemore_jax.torch_parity.page_content import (
+    COMMAND,
+    DIMENSIONS,
+    INTRODUCTION,
+    TITLE,
+    Section,
+    code_of,
+    first_shown,
+    parameter_names,
+    sections,
+)
+from makemore_jax.torch_parity.pairs import Code, Pair
+
+Differences = dict[str, Difference]  # by the anchor of the pair
+
+STYLE = """
+body { max-width: 100rem }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-bottom: 1rem }
+h3 { border-top: 1px solid #e3e7ec; padding-top: 1rem }
+.sides { display: grid; gap: 0 1rem; align-items: start;
+         grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)) }
+.sides > div { min-width: 0 }
+.sides pre { max-width: none; overflow-x: auto; white-space: pre; overflow-wrap: normal;
+             font-size: .78rem }
+.sides figcaption b { color: #1c2430 }
+.measured { font-variant-numeric: tabular-nums; color: #1c2430 }
+.exceeded { color: #b00020; font-weight: 600 }
+.k { color: #7a1fa2 } .s { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
+@media (max-width: 40rem) { .sides pre { font-size: .7rem } }
+"""
+KEYWORDS = (
+    "and as assert break class def del elif else except False finally for from if import in is "
+    "lambda None not or pass raise return True try while with yield"
+)
+TOKEN = re.compile(
+    r'(?P<s>"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')'
+    rf"|(?P<c>\#[^\n]*)|(?P<k>\b(?:{KEYWORDS.replace(' ', '|')})\b)"
+)
+
+
+def as_html(differences: Differences, about: dict[str, str]) -> str:
+    """Return the page. `about` has the versions and sizes, `differences` those of all pairs."""
+    links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections())
+    introduction = "".join(f"<p>{_text(text)}</p>" for text in (*INTRODUCTION, DIMENSIONS))
+    command = f"<p>Written by <code>{COMMAND}</code>.</p>"
+    body = "\n".join(_section(section, differences) for section in sections())
+    overview = f"<details><summary>All differences in one table</summary>{_overview(differences)}"
+    top = f"{introduction}{command}\n{facts(about)}\n<h2>Contents</h2><nav>{links}</nav>"
+    return document(TITLE, f"{top}\n{overview}</details>\n{body}", STYLE)
+
+
+def _overview(differences: Differences) -> str:
+    rows = []
+    for section in sections():
+        for pair in section.pairs:
+            anchor = section.anchor(pair)
+            link = f'<a href="#{anchor}">{html.escape(f"{section.title}: {pair.title}")}</a>'
+            cells = [_value(*both) for both in zip(differences[anchor], pair.bounds, strict=True)]
+            rows.append([link, html.escape(pair.value), *cells])
+    return table(["pair", "compared", "output", "gradient"], rows, numbers=("output", "gradient"))
+
+
+def _section(section: Section, differences: Differences) -> str:
+    pairs = "\n".join(_pair(section, pair, differences) for pair in section.pairs)
+    names = _names() if section.title == "Weights" else ""
+    title = html.escape(section.title)
+    return (
+        f'<section id="{section.anchor()}"><h2>{title}</h2>\n<p>{_text(section.about)}</p>\n'
+        f"{pairs}\n{names}</section>"
+    )
+
+
+def _pair(section: Section, pair: Pair, differences: Differences) -> str:
+    anchor = section.anchor(pair)
+    output, gradient = differences[anchor]
+    measured = f"Difference in {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
+    if pair.bounds.gradient is not None:
+        measured += f"; in the gradient: {_value(gradient, pair.bounds.gradient)}"
+    about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
+    title = f"{section.title}: {pair.title}" if section.kind else pair.title
+    head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'
+    if shown := first_shown(section, pair):
+        other, earlier = shown
+        title = html.escape(f"{other.title}: {earlier.title}")
+        return f'{head}<p>The code is that of <a href="#{other.anchor(earlier)}">{title}</a>.</p>'
+    sides = _side("PyTorch", pair.torch) + _side("JAX", pair.jax)
+    return f'{head}\n<div class="sides">{sides}</div>'
+
+
+def _side(name: str, codes: tuple[Code, ...]) -> str:
+    figures = [
+        f"<figure><figcaption><b>{name}</b> {file}</figcaption><pre>\n{highlight(code)}</pre>"
+        "</figure>"
+        for file, code in code_of(codes)
+    ]
+    return f"<div>{''.join(figures)}</div>"
+
+
+def highlight(code: str) -> str:
+    """Return Python code as HTML with the classes s (string), c (comment) and k (keyword)."""
+    parts, end = [], 0
+    for match in TOKEN.finditer(code):
+        parts.append(html.escape(code[end : match.start()]))
+        parts.append(f'<span class="{match.lastgroup}">{html.escape(match[0])}</span>')
+        end = match.end()
+    return "".join([*parts, html.escape(code[end:])])
+
+
+def _value(value: float | None, bound: float | None) -> str:
+    """Return a difference and its bound."""
+    if bound is None:
+        return "-"
+    shown = "missing" if value is None else f"{value:.1e}" if value else "0"
+    is_within = value is not None and value <= bound
+    allowed = f"at most {bound:g}" if bound else "equal"
+    shown = shown if is_within else f'<span class="exceeded">{shown}</span>'
+    return f"{shown} ({allowed})"
+
+
+def _names() -> str:
+    rows = [
+        [f"<code>{html.escape(a)}</code>", b, f"<code>{html.escape(c)}</code>", d]
+        for a, b, c, d in parameter_names()
+    ]
+    about = "<h3>Names</h3><p>The parameters of a transformer with one layer.</p>"
+    return about + table(["state_dict", "shape", "tree", "shape in JAX"], rows)
+
+
+def _text(text: str) -> str:
+    """Return plain text with `code` as HTML."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

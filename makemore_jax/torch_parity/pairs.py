@@ -1,0 +1,512 @@
+"""Which PyTorch code and which JAX code compute the same.
+
+`FAMILIES` has the pairs of each model family, `TOPICS` those of training. `page.py` shows them and
+`measure.py` runs both sides. A new family is one entry in FAMILIES:
+
+    "trigram": family("trigram", "Trigram"),
+
+with the name of its file in `models/` and of its class, which is also the name of the PyTorch
+class. Further pairs compare its parts.
+
+This module does not import torch: the functions of the PyTorch side receive its modules.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from makemore_jax.kernels import causal_mask, token_positions
+
+REFERENCES = "torch_parity/models.py"
+IDIOMS = "torch_parity/idioms.py"
+TORCH_STEP = "torch_parity/step.py"
+
+# The inputs of a pair, as shapes. "tokens" are integers below the vocabulary size.
+TOKENS = "B T tokens"
+STREAM = "B T n_embd"
+HIDDEN = "B n_embd2"
+EMBEDDED = "B n_embd"
+
+
+class Code(NamedTuple):
+    """A part of a file, as the arguments of `source.read`."""
+
+    file: str
+    names: tuple[str, ...]
+
+
+class Bounds(NamedTuple):
+    """The largest allowed differences. None: there is no such value."""
+
+    output: float | None = 1e-12
+    gradient: float | None = 1e-11
+
+
+class Pair(NamedTuple):
+    """Code in PyTorch and the same in JAX."""
+
+    title: str
+    torch: tuple[Code, ...]
+    jax: tuple[Code, ...]
+    about: str = ""
+    bounds: Bounds = Bounds()
+    inputs: tuple[str, ...] = (TOKENS,)
+    # (module, *inputs) -> tensor
+    run_torch: Callable[..., Any] | None = None
+    # (apply, *inputs) -> array; `apply` is `model.apply` with the parameters. Its first argument is
+    # the method: a name or a function of the bound model.
+    run_jax: Callable[..., Array] | None = None
+    measured_as: str = "function"  # the function of measure.py
+    value: str = "output"  # what the output is
+
+
+class Family(NamedTuple):
+    """The pairs of a family: its initial values, its parts, all positions, one position."""
+
+    about: str
+    pairs: tuple[Pair, ...]
+
+
+def read_by_steps(apply: Callable[..., Any], tokens: Array) -> Array:
+    """Return the logits of each position, computed with the method `step`. (B, T) -> (B, T, V)"""
+
+    def step(carry: Any, token: Array) -> tuple[Any, Array]:
+        return apply("step", carry, token)
+
+    carry = apply("init_carry", len(tokens))
+    return jax.lax.scan(step, carry, tokens.T)[1].swapaxes(0, 1)
+
+
+def family(
+    file: str,
+    cls: str,
+    *parts: Pair,
+    about: str = "",
+    torch_init: tuple[str, ...] = (),
+    init: tuple[str, ...] = (),
+    torch_forward: tuple[str, ...] = (),
+    forward: tuple[str, ...] = (),
+    step: tuple[str, ...] = (),
+    folder: str = "models",
+) -> Family:
+    """Return the pairs of a family. The defaults are the methods of a class without a base class.
+
+    `torch_init` and `torch_forward` name code of `torch_parity/models.py`, the others code of the
+    family's file.
+    """
+    path = f"{folder}/{file}.py"
+    first = Pair(
+        "Initial values",
+        (Code(REFERENCES, torch_init or (f"{cls}.__init__",)),),
+        (Code(path, init or (f"{cls}.setup",)),),
+        "`__init__` creates the parameters inside of the module. `setup` only declares them; "
+        "`model.init(key, tokens)` returns them as a tree.",
+        Bounds(output=0.1, gradient=None),
+        measured_as="initial_values",
+        value="mean and spread of many draws",
+    )
+    whole = Pair(
+        "All positions",
+        (Code(REFERENCES, torch_forward or (f"{cls}.forward",)),),
+        (Code(path, forward or (f"{cls}.__call__",)),),
+        "Training reads whole lines: tokens (B, T), logits (B, T, V).",
+        run_torch=lambda module, tokens: module(tokens),
+        run_jax=lambda apply, tokens: apply("__call__", tokens),
+    )
+    one = Pair(
+        "One position",
+        (Code(IDIOMS, ("next_logits",)),),
+        (Code(path, step or (f"{cls}.init_carry", f"{cls}.step")),),
+        "Sampling reads one token at a time. makemore computes the whole line again for each new "
+        "character. In JAX a carry holds what later positions need, and `step` is the body of a "
+        "`lax.scan`.",
+        run_torch=_read_by_prefixes,
+        run_jax=read_by_steps,
+    )
+    return Family(about, (first, *parts, whole, one))
+
+
+def _read_by_prefixes(module: Any, tokens: Any) -> Any:
+    """Return the logits of each position, computed from the tokens up to it. (B, T, V)"""
+    import torch
+
+    from makemore_jax.torch_parity.idioms import next_logits
+
+    T = tokens.shape[1]
+    return torch.stack([next_logits(module, tokens[:, : t + 1], T) for t in range(T)], dim=1)
+
+
+def _part(
+    title: str, torch: tuple[str, ...], jax: tuple[str, ...], file: str, about: str, **options: Any
+) -> Pair:
+    """Return the pair of a part of a family."""
+    return Pair(title, (Code(REFERENCES, torch),), (Code(file, jax),), about, **options)
+
+
+def _recurrent_cell(cell: str, function: str, about: str, inputs: tuple[str, ...]) -> Pair:
+    """Return the pair of a recurrent cell. The last input is the embedded token."""
+
+    def run_torch(module: Any, *inputs: Any) -> Any:
+        *state, x = inputs
+        return module.cell(state[0] if len(state) == 1 else tuple(state), x)[1]
+
+    def run_jax(apply: Callable[..., Array], *inputs: Array) -> Array:
+        *state, x = inputs
+        return apply(
+            lambda m: m.cell_fn(
+                m.cell.state_weights(),
+                state[0] if len(state) == 1 else tuple(state),
+                m.cell.input_projections(x),
+            )[1]
+        )
+
+    return _part(
+        "Cell",
+        (f"{cell}.forward",),
+        (function,),
+        "models/recurrent.py",
+        about,
+        inputs=inputs,
+        run_torch=run_torch,
+        run_jax=run_jax,
+    )
+
+
+_RECURRENT = {
+    "torch_forward": ("Recurrent.first_state", "Recurrent.forward"),
+    "forward": (
+        *("Recurrent.__call__", "Recurrent._inputs", "Recurrent.init_carry"),
+        *("Cell.input_projections", "Cell.state_weights", "Cell._kernels"),
+    ),
+    "step": ("Recurrent.init_carry", "Recurrent.step"),
+}
+
+FAMILIES: dict[str, Family] = {
+    "bigram": family("bigram", "Bigram", about="A table: row i has the logits after token i."),
+    "bow": family(
+        "bow",
+        "BoW",
+        _part(
+            "Block",
+            ("CausalAverage.forward", "ContextBlock.forward"),
+            ("ContextBlock", "MLP"),
+            "models/bow.py",
+            "PyTorch computes the average inside of the block, as attention with equal scores. In "
+            "JAX it is an argument, because `step` keeps a running sum instead.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: module.context_block(x),
+            run_jax=lambda apply, x: apply(lambda m: m.context_block(x, _causal_average(x))),
+        ),
+        about="The average of the embeddings so far, and an MLP.",
+        torch_init=("BoW.__init__", "CausalAverage.__init__", "ContextBlock.__init__"),
+    ),
+    "mlp": family(
+        "mlp",
+        "MLP",
+        about="The last `block_size` tokens and one hidden layer (Bengio et al. 2003).",
+        forward=("MLP.__call__", "MLP._logits"),
+    ),
+    "cnn": family(
+        "cnn",
+        "CNN",
+        _part(
+            "Block",
+            ("CausalConv.forward", "GatedBlock.forward"),
+            ("CausalConv.__call__", "Block.__call__", "Block._gated"),
+            "models/cnn.py",
+            "A dilated convolution with two taps is a linear layer of two concatenated inputs.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: sum(a.sum(-1) for a in module.h[0](x)),
+            run_jax=lambda apply, x: sum(a.sum(-1) for a in apply(lambda m: _cnn_block(m, x))),
+            value="sum of both outputs over channels",
+        ),
+        about="Dilated causal convolutions with gates (WaveNet, van den Oord et al. 2016).",
+        torch_init=("CausalConv.__init__", "GatedBlock.__init__", "CNN.__init__"),
+        init=("CausalConv.setup", "Block.setup", "CNN.setup"),
+        forward=("CNN.__call__", "CNN._logits"),
+        step=(
+            *("CausalConv.init_carry", "CausalConv.step", "Block.step"),
+            *("CNN.init_carry", "CNN.step"),
+        ),
+    ),
+    "rnn": family(
+        "recurrent",
+        "RNN",
+        _recurrent_cell(
+            "RNNCell",
+            "rnn_cell",
+            "The linear layer of the concatenation [x, h] is the sum of a product with x and one "
+            "with h. The products with x are computed for all positions before the loop, so the "
+            "cell in JAX receives them instead of x.",
+            (HIDDEN, EMBEDDED),
+        ),
+        about="The plain recurrent network. Its first state is a parameter.",
+        torch_init=("RNNCell.__init__", "Recurrent.__init__", "RNN"),
+        init=("RNN", "Recurrent.setup", "Cell.setup"),
+        **_RECURRENT,
+    ),
+    "gru": family(
+        "recurrent",
+        "GRU",
+        _recurrent_cell(
+            "GRUCell",
+            "gru_cell",
+            "makemore's form: r resets h before the product. `torch.nn.GRU` and flax's `GRUCell` "
+            "reset after it.",
+            (HIDDEN, EMBEDDED),
+        ),
+        about="Gated recurrent units (Cho et al. 2014).",
+        torch_init=("GRUCell.__init__", "Recurrent.__init__", "GRU"),
+        init=("GRU", "Recurrent.setup", "Cell.setup"),
+        **_RECURRENT,
+    ),
+    "lstm": family(
+        "recurrent",
+        "LSTM",
+        _recurrent_cell(
+            "LSTMCell",
+            "lstm_cell",
+            "The four gates are four linear layers in PyTorch and one product in JAX. The state is "
+            "a pair (h, c).",
+            (HIDDEN, HIDDEN, EMBEDDED),
+        ),
+        about="Long short-term memory (Graves 2013, without peephole connections).",
+        torch_init=("LSTMCell.__init__", "Recurrent.__init__", "LSTM"),
+        init=("LSTM", "Recurrent.setup", "Cell.setup"),
+        **_RECURRENT,
+    ),
+    "transformer": family(
+        "transformer",
+        "Transformer",
+        _part(
+            "Attention",
+            ("CausalSelfAttention.forward",),
+            ("CausalSelfAttention.__call__",),
+            "models/transformer.py",
+            "On packed rows a line may begin in the previous row, so its keys are prepended; rows "
+            "with one line each stay as they are. `kernels.attention` computes softmax(q k) v.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: module.transformer["h"][0].attn(x),
+            run_jax=lambda apply, x: apply(
+                lambda m: m.h[0].attn(x, causal_mask(x.shape[1], None), None, False)
+            ),
+        ),
+        _part(
+            "Block",
+            ("Block.forward",),
+            ("Block.__call__", "MLP"),
+            "models/transformer.py",
+            "The MLP is a part of the block in PyTorch and a module of its own in JAX. Both have "
+            "the tanh form of GELU.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: module.transformer["h"][0](x),
+            run_jax=lambda apply, x: apply(
+                lambda m: m.h[0](x, causal_mask(x.shape[1], None), None, False)
+            ),
+        ),
+        about="GPT-2's block (Radford et al. 2019).",
+        torch_init=("CausalSelfAttention.__init__", "Block.__init__", "Transformer.__init__"),
+        init=("BlockConfig", "CausalSelfAttention.setup", "Block.setup", "Transformer.setup"),
+        forward=("Transformer.__call__", "Transformer._embed", "Transformer._logits"),
+        step=(
+            *("CausalSelfAttention.step", "Block.step"),
+            *("Transformer.init_carry", "Transformer.step"),
+        ),
+    ),
+}
+
+
+def _causal_average(x: Array) -> Array:
+    """Return the average of the positions up to each one. (B, T, C) -> (B, T, C)"""
+    count = token_positions(x, None)[..., None] + 1
+    return x.cumsum(axis=1) / count
+
+
+def _cnn_block(model: Any, x: Array) -> tuple[Array, Array]:
+    return model.h[0](x, token_positions(x, None))
+
+
+class Topic(NamedTuple):
+    """Pairs about one subject of training."""
+
+    title: str
+    about: str
+    pairs: tuple[Pair, ...]
+
+
+EXACT = Bounds(output=0.0, gradient=None)
+STEP = "training/step.py"
+
+TOPICS = (
+    Topic(
+        "Layers",
+        "All families consist of three layers. Flax has them too, with other initial values and "
+        "another epsilon.",
+        (
+            Pair(
+                "Linear layer, embedding, layer norm",
+                (Code(IDIOMS, ("Layers",)),),
+                (
+                    Code("models/layers.py", ("Linear", "embedding", "LayerNorm")),
+                    Code("kernels/plain.py", ("standardize",)),
+                ),
+                "`torch.nn.Linear` draws weight and bias uniformly within 1 / sqrt(n_in); "
+                "`flax.linen.Dense` draws a truncated normal and a bias of 0. Its kernel (n_in, "
+                "n_out) is the transpose of PyTorch's weight. `torch.nn.Embedding` is N(0, 1), "
+                "flax's N(0, 1 / C). `torch.nn.LayerNorm` adds 1e-5 to the variance, flax's 1e-6.",
+                measured_as="layers",
+            ),
+        ),
+    ),
+    Topic(
+        "The training step",
+        "PyTorch changes the model and the optimizer in place: `zero_grad`, `backward`, `step`. In "
+        "JAX the step is a pure function from a state to the next state: `value_and_grad`, "
+        "`update`.",
+        (
+            Pair(
+                "Loss",
+                (Code(TORCH_STEP, ("torch_mean_loss",)),),
+                (Code("losses.py", ("token_losses", "mean_loss")),),
+                "The mean over targets that are not -1.",
+                measured_as="loss",
+            ),
+            Pair(
+                "Step",
+                (Code(TORCH_STEP, ("make_torch_step",)),),
+                (Code(STEP, ("sum_loss", "gradients", "make_train_step")),),
+                "A GRU is trained on a few names with the same batches. The output is the loss of "
+                "each of ten steps, the gradient is that of the first batch.",
+                measured_as="step",
+                value="losses of ten steps",
+            ),
+            Pair(
+                "Optimizer",
+                (Code(TORCH_STEP, ("make_torch_optimizer",)),),
+                (Code("training/optimizer.py", ("make_optimizer", "_is_matrix")),),
+                "`optimizer.update` returns the next optimizer state and the change of the "
+                "parameters. AdamW decays every parameter on both sides.",
+                Bounds(gradient=None),
+                measured_as="optimizer",
+                value="parameters after ten equal gradients, with AdamW and SGD",
+            ),
+            Pair(
+                "Learning rate",
+                (Code(TORCH_STEP, ("make_torch_schedule",)),),
+                (Code("training/optimizer.py", ("make_schedule",)),),
+                "A scheduler counts the calls of its `step`. A schedule in JAX is a function of "
+                "the step number.",
+                Bounds(gradient=None),
+                measured_as="schedule",
+                value="learning rates of a hundred steps",
+            ),
+        ),
+    ),
+    Topic(
+        "Randomness",
+        "PyTorch has generators with a state, which every draw advances. JAX has keys, which never "
+        "change: a function of the same key returns the same numbers.",
+        (
+            Pair(
+                "Seeds",
+                (Code(IDIOMS, ("shuffled",)),),
+                (Code("data/splits.py", ("torch_randperm",)),),
+                "Equal seeds give different numbers in PyTorch and JAX. To have makemore's split "
+                "of the data, this project computes PyTorch's permutation without torch.",
+                EXACT,
+                measured_as="permutation",
+                value="permutation",
+            ),
+            Pair(
+                "Resuming",
+                (Code(IDIOMS, ("draw_from",)),),
+                (
+                    Code(STEP, ("step_keys",)),
+                    Code("data/__init__.py", ("draw_indices",)),
+                ),
+                "A PyTorch program must save the state of its generator to continue with the same "
+                "batches. Here the key of a step is `fold_in(key, step)`, so step 5 draws the same "
+                "batch whether or not steps 0 to 4 ran before it. Measured on both sides: the "
+                "batches of a resumed run, compared with those of an uninterrupted one.",
+                EXACT,
+                measured_as="resuming",
+                value="indices of the batches",
+            ),
+        ),
+    ),
+    Topic(
+        "Data",
+        "A DataLoader is an iterator with a state, on the host. Here the data is on the device as "
+        "integers, and a batch is a function of a key inside of the compiled step.",
+        (
+            Pair(
+                "Batches",
+                (Code(IDIOMS, ("CharDataset", "make_loader")),),
+                (
+                    Code("data/lines.py", ("Lines.size", "Lines.take")),
+                    Code("data/__init__.py", ("draw_indices", "draw")),
+                ),
+                "The same lines give the same inputs, padded with 0, and targets, padded with -1.",
+                EXACT,
+                measured_as="batches",
+                value="inputs and targets",
+            ),
+        ),
+    ),
+    Topic(
+        "Weights",
+        "A `state_dict` is a flat dictionary of tensors by name. In JAX parameters are a nested "
+        "dictionary, a tree, and any function of one array can be mapped over it.",
+        (
+            Pair(
+                "Conversion",
+                (Code("torch_parity/weights.py", ("to_torch",)),),
+                (Code("torch_parity/weights.py", ("torch_name", "from_torch")),),
+                "The path of each leaf determines its PyTorch name. Matrices of linear layers are "
+                "transposed. Nothing is computed, so there and back is exact.",
+                EXACT,
+                measured_as="round_trip",
+                value="parameters of all families",
+            ),
+        ),
+    ),
+    Topic(
+        "Compilation",
+        "`torch.compile` compiles the model, and Python runs between the steps. `jit` and `scan` "
+        "compile a whole loop of training steps into one program.",
+        (
+            Pair(
+                "Many steps",
+                (Code(IDIOMS, ("train_compiled",)),),
+                (Code(STEP, ("make_train_steps",)),),
+                "Ten steps of a GRU. The PyTorch side is traced by torch.compile with its backend "
+                "aot_eager, which needs no C++ compiler.",
+                Bounds(gradient=None),
+                measured_as="many_steps",
+                value="losses of ten steps",
+            ),
+            Pair(
+                "The program of train.py, on one device",
+                (Code(TORCH_STEP, ("make_torch_step",)),),
+                (Code("assemble/programs.py", ("make_gradient_fn", "compile_steps")),),
+                "Packing, microbatches, devices and sharded parameters are wrappers around the "
+                "gradient function. A transformer is trained in float32 with packed lines.",
+                Bounds(output=1e-3, gradient=1e-4),
+                measured_as="on_one_device",
+                value="losses of ten steps",
+            ),
+            Pair(
+                "The program of train.py, on two devices",
+                (Code(TORCH_STEP, ("make_torch_step",)),),
+                (Code("parallel/gradients.py", ("over_devices", "flatten_all_reduce")),),
+                "Each device computes the sums of its half of the batch, and one all-reduce adds "
+                "them.",
+                Bounds(output=1e-3, gradient=1e-4),
+                measured_as="on_two_devices",
+                value="losses of ten steps",
+            ),
+        ),
+    ),
+)
