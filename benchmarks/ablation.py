@@ -44,29 +44,30 @@ def _embed_first() -> None:
 
 
 RECURRENT = ("rnn", "gru", "lstm")
-WITHOUT: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
-    "lines packed": (_whole_rows, ("bigram", "mlp", "cnn", "bow", "transformer")),
+# The function that disables each speed-up, and the models that use it.
+SPEED_UPS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "packed lines": (_whole_rows, ("bigram", "mlp", "cnn", "bow", "transformer")),
     "rows cut to the longest line": (_whole_rows, RECURRENT),
-    "a core for each half of the batch": (_one_core, ("cnn", "transformer")),
-    "gradient of attention": (_plain("attention"), ("transformer",)),
-    "gradient of layer norm": (_plain("standardize"), ("transformer",)),
-    "gradients of tall kernels turned": (_plain("matmul"), ("cnn", "bow", "transformer")),
-    "characters' products looked up": (_embed_first, ("mlp", *RECURRENT)),
+    "one core per half of the batch": (_one_core, ("cnn", "transformer")),
+    "custom gradient of attention": (_plain("attention"), ("transformer",)),
+    "custom gradient of layer norm": (_plain("standardize"), ("transformer",)),
+    "transposed gradients of tall kernels": (_plain("matmul"), ("cnn", "bow", "transformer")),
+    "input products once per character": (_embed_first, ("mlp", *RECURRENT)),
 }
 
 
-def make_trainer(kind: str, without: str):
+def make_trainer(kind: str, disabled: str):
     """Disable a speed-up in this process, and return the trainer of train_speed."""
     from benchmarks.jax_side import make_trainer
 
-    if without:
-        WITHOUT[without][0]()
+    if disabled:
+        SPEED_UPS[disabled][0]()
     return make_trainer(kind)
 
 
 def measure(kind: str, rounds: int, min_seconds: float) -> dict[str, float]:
-    """Return milliseconds per step: "" for all speed-ups, and without each one by name."""
-    names = ["", *(name for name, (_, kinds) in WITHOUT.items() if kind in kinds)]
+    """Return milliseconds per step by the name of the disabled speed-up; "" if none is disabled."""
+    names = ["", *(name for name, (_, kinds) in SPEED_UPS.items() if kind in kinds)]
     trainers = {name: sides.Side(make_trainer, kind, name) for name in names}
     runs = {}
     for name, trainer in trainers.items():
@@ -83,7 +84,7 @@ def as_table(results: dict[str, dict[str, float]]) -> str:
     """Return a table of the step with and without each speed-up, and the ratio."""
     rows = [
         [name, kind, f"{times['']:.3f}", f"{times[name]:.3f}", f"{times[name] / times['']:.2f}"]
-        for name in WITHOUT
+        for name in SPEED_UPS
         for kind, times in results.items()
         if name in times
     ]

@@ -10,7 +10,7 @@ Runs in at most 8 minutes on an H100. The items, most important first:
 
 Each item runs in its own process, which is killed at a time limit. Results are written to
 docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run keeps them.
-`--items` and `--kinds` select items and models; the stored results of the others stay. Without
+`--items` and `--kinds` select items and models, and keep the stored results of the others. Without
 torch, the PyTorch columns stay empty and parity is skipped. `--quick` uses tiny settings, to try
 the command without an accelerator.
 """

@@ -19,7 +19,7 @@ from makemore_jax.config import Config
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 KINDS = ("transformer", *(kind for kind in sides.KINDS if kind != "transformer"))
-TORCH_WAYS = ("eager", "compiled", "cuda graphs")
+TORCH_VARIANTS = ("eager", "compiled", "cuda graphs")
 OURS, MAKEMORE = "makemore_jax", "makemore's loop"
 
 # Dense bfloat16 FLOP/s from the manufacturers' data sheets, by a part of the device name.
@@ -182,28 +182,28 @@ def make_torch_trainer(*args: Any) -> Callable[[str, int], float | str]:
 
     run = torch_side.make_trainer(*args)
 
-    def run_or_report(way: str, num_steps: int) -> float | str:
+    def run_or_report(variant: str, num_steps: int) -> float | str:
         try:
-            return run(way, num_steps)
+            return run(variant, num_steps)
         except Exception as error:  # torch.compile raises many types; other variants still count
             return f"{type(error).__name__}: {error!s:.200}"
 
     return run_or_report
 
 
-def torch_ways() -> tuple[str, ...]:
+def torch_variants() -> tuple[str, ...]:
     """Return the variants of PyTorch training that this machine supports."""
     if not HAS_TORCH:
         return ()
     from benchmarks import torch_side
 
-    return tuple(way for way in TORCH_WAYS if way in torch_side.ways())
+    return tuple(variant for variant in TORCH_VARIANTS if variant in torch_side.variants())
 
 
 def start(make: Callable[..., Callable], *args: Any) -> Callable:
-    """Create the function `make(*args)` in its own process, which also runs the calls.
+    """Return `sides.Side(make, *args)`, a function that runs in its own process.
 
-    On a TPU it is created in this process, since only one process can use the TPU.
+    On a TPU it runs in this process, since only one process can use the TPU.
     """
     import jax
 
@@ -224,7 +224,7 @@ def measure_train(settings: Settings, record: Record) -> None:
 
     # Several models compile at the same time.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
-    ways = torch_ways()
+    variants = torch_variants()
 
     def warm_up(kind: str) -> dict[str, Callable[[], float] | str]:
         config = config_of(kind)
@@ -232,26 +232,26 @@ def measure_train(settings: Settings, record: Record) -> None:
         ours(1)
         calls = sides.calls_in(settings.seconds, config.train.log_every * ours(1))
         timed = {OURS: lambda: ours(calls)}
-        if not ways:
+        if not variants:
             return timed
         dataset = load_data(config.data, config.seed)
         batches = draw_batches(config, dataset, 20)
         sizes = dataset.vocab.size, dataset.block_size
         theirs = start(make_torch_trainer, kind, *sizes, batches, 2)
-        for way in ways:
-            error = theirs(way, 10)
+        for variant in variants:
+            error = theirs(variant, 10)
             if isinstance(error, str):
-                timed[way] = error
+                timed[variant] = error
                 continue
-            steps = sides.calls_in(settings.seconds, theirs(way, 20) / 20, at_least=10)
-            timed[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
+            steps = sides.calls_in(settings.seconds, theirs(variant, 20) / 20, at_least=10)
+            timed[variant] = lambda variant=variant, steps=steps: theirs(variant, steps) / steps
         return timed
 
     for kind, timed in _warm_up_in_groups(settings.kinds, warm_up):
-        errors = {way: error for way, error in timed.items() if isinstance(error, str)}
-        working = {way: run for way, run in timed.items() if way not in errors}
+        errors = {variant: error for variant, error in timed.items() if isinstance(error, str)}
+        working = {variant: run for variant, run in timed.items() if variant not in errors}
         seconds = sides.alternate(working, settings.rounds)
-        record(kind, {way: 1e3 * time for way, time in seconds.items()} | errors)
+        record(kind, {variant: 1e3 * time for variant, time in seconds.items()} | errors)
 
 
 def _warm_up_in_groups(
@@ -270,7 +270,7 @@ def _warm_up_in_groups(
 
 
 def measure_sample(settings: Settings, record: Record) -> None:
-    """Record the seconds for sampling names, on both sides."""
+    """Record the seconds for sampling names, here and in makemore's loop."""
     from benchmarks import sample_speed
     from makemore_jax.assemble import load_data
 
@@ -278,17 +278,17 @@ def measure_sample(settings: Settings, record: Record) -> None:
 
     def warm_up(kind: str) -> dict[str, Callable[[], float]]:
         sample = start(sample_speed.make_jax_sampler, kind)
-        ways = {OURS: sample}
+        variants = {OURS: sample}
         if HAS_TORCH:
             config = config_of(kind)
             dataset = load_data(config.data, config.seed)
             sizes = dataset.vocab.chars, dataset.block_size
-            ways[MAKEMORE] = start(sample_speed.make_torch_sampler, kind, *sizes, 2)
+            variants[MAKEMORE] = start(sample_speed.make_torch_sampler, kind, *sizes, 2)
         timed = {}
-        for way, side in ways.items():
+        for variant, side in variants.items():
             side(num, 1)
             calls = sides.calls_in(settings.seconds, side(num, 1))
-            timed[way] = lambda side=side, calls=calls: side(num, calls)
+            timed[variant] = lambda side=side, calls=calls: side(num, calls)
         return timed
 
     for kind, timed in _warm_up_in_groups(settings.sampled, warm_up):

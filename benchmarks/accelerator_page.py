@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.accelerator_items import ITEMS, KINDS, MAKEMORE, OURS, TORCH_WAYS
+from benchmarks.accelerator_items import ITEMS, KINDS, MAKEMORE, OURS, TORCH_VARIANTS
 
 
 def shakespeare_table(results: dict[str, Any]) -> str:
@@ -34,18 +34,23 @@ def train_table(results: dict[str, Any]) -> str:
     rows = []
     for kind in KINDS:
         if times := results.get(kind):
-            theirs = [times.get(way) for way in TORCH_WAYS]
+            theirs = [times.get(variant) for variant in TORCH_VARIANTS]
             ratios = [
                 None if t is None else t if isinstance(t, str) else t / times[OURS] for t in theirs
             ]
             cells = [_show(time, "{:.3f}") for time in (times[OURS], *theirs)]
             rows.append([kind, *cells, *(_show(ratio, "{:.1f}") for ratio in ratios)])
-    header = ["ms per step", OURS, *TORCH_WAYS, *(f"ratio to {way}" for way in TORCH_WAYS)]
+    header = [
+        "ms per step",
+        OURS,
+        *TORCH_VARIANTS,
+        *(f"ratio to {variant}" for variant in TORCH_VARIANTS),
+    ]
     return sides.as_table(header, rows)
 
 
 def sample_table(results: dict[str, Any]) -> str:
-    """Return a table of the milliseconds of both sides, and the ratio."""
+    """Return a table of the milliseconds here and in makemore's loop, and the ratio."""
     rows = []
     for kind in KINDS:
         if seconds := results.get(kind):
@@ -58,7 +63,7 @@ def sample_table(results: dict[str, Any]) -> str:
 def sweep_table(results: dict[str, Any]) -> str:
     """Return a table of the seconds of a single run and of a sweep.
 
-    The last column is the time of the sweep, relative to as many single runs.
+    The last column is the time of the sweep, relative to the same number of single runs.
     """
     rows = []
     for kind in KINDS:
@@ -66,7 +71,9 @@ def sweep_table(results: dict[str, Any]) -> str:
             (_, one), (members, swept) = seconds.items()
             share = swept / (int(members) * one)
             rows.append([kind, members, f"{one:.1f}", f"{swept:.1f}", f"{share:.2f}"])
-    return sides.as_table(["runs", "number", "one, s", "swept, s", "share of single runs"], rows)
+    return sides.as_table(
+        ["model", "runs", "single run, s", "sweep, s", "relative to single runs"], rows
+    )
 
 
 def parity_table(results: dict[str, Any]) -> str:

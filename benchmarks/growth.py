@@ -3,7 +3,7 @@
 Measures the training step of the transformer as in train.py, with one size changed at a time. Time
 per token counts tokens with a target. Arithmetic is 6 operations per token and parameter, and
 12 * T * n_embd per token and layer for attention. Memory is the peak memory of the process. Each
-row has its own process.
+row is measured in its own process.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def measure(kind: str, file: Path, overrides: dict[str, int], rounds: int) -> di
 
 def as_table(results: dict[str, dict[str, dict]]) -> str:
     """Return a table of time per token and arithmetic, both relative to the first size."""
-    header = ["grown", "to", "tokens a batch", "ms a step", "us a token", "relative"]
+    header = ["size", "value", "tokens per batch", "ms per step", "us per token", "relative"]
     rows = []
     for name, sizes in results.items():
         if not sizes:

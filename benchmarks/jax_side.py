@@ -16,7 +16,7 @@ from makemore_jax.training.state import num_params
 
 
 class Trainer:
-    """A model that is trained by calling it; the first call with a number of steps compiles."""
+    """A model that a call trains. The first call with a number of steps also compiles."""
 
     def __init__(self, config: Config):
         startup.use_cores()

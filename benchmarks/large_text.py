@@ -6,8 +6,8 @@ random order. The two runs alternate, each in new folders, with a warm compilati
 
 Start time is the time until the run reports its first step: imports, hash, vocabulary and initial
 state. The first start also writes the token file. Steps per second are measured between two
-evaluations and include one of them. CPU ms per step are those of all cores from the first step to
-the end of the process. The results are the best of all rounds, and the highest peak memory. Exits
+evaluations and include one of them. CPU ms per step count all cores, from the first step to the
+end of the process. The results are the best of all rounds, and the highest peak memory. Exits
 with 1 if the large text needs a gigabyte of memory or more, or runs at less than 0.9 of the speed.
 """
 
@@ -106,20 +106,20 @@ def speed(lines: list[dict[str, float]]) -> float:
 
 
 def best(name: str, values: list[float]) -> float:
-    """Return the best speed or time, which other programs disturb least, or the peak memory."""
+    """Return the best speed or time, the one least disturbed by other programs, or peak memory."""
     return max(values) if name in ("steps_per_second", "mebibytes") else min(values)
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
     """Return a table of start times, absolute and relative speed, and memory."""
-    header = ["text", "GB", "first start, s", "later start, s", "steps a second", "relative"]
+    header = ["text", "GB", "first start, s", "later start, s", "steps per second", "relative"]
     rows = []
     for way, run in results.items():
         row = [way, f"{run['gigabytes']:.2f}"]
         row += [f"{run['first_start']:.1f}", f"{run['later_start']:.1f}"]
         row += [f"{run['steps_per_second']:.1f}", f"{run['relative']:.2f}"]
         rows.append([*row, f"{run['cpu_milliseconds']:.1f}", f"{run['mebibytes']:.0f}"])
-    return sides.as_table([*header, "CPU ms a step", "peak MiB"], rows)
+    return sides.as_table([*header, "CPU ms per step", "peak MiB"], rows)
 
 
 def exceeded_limits(run: dict[str, float]) -> list[str]:

@@ -1,13 +1,13 @@
-"""All models on the same data, beside n-grams: python -m benchmarks.leaderboard
+"""All models and n-grams on the same data: python -m benchmarks.leaderboard
 
 Trains each config with three seeds on makemore's list, for every split (lecture, makemore,
 holdout), with and without its repeated lines, and samples 1,000 lines from each model. n-grams with
 Kneser-Ney smoothing, orders 1 to 6, are counted on the same lines. Writes results.json, results.md
 and two figures (test loss by parameters, and by training time) to docs/leaderboard. Every training
-is added to results.json when it ends, so an interrupted benchmark goes on where it stopped.
+is added to results.json when it ends, so an interrupted benchmark continues where it stopped.
 
-In the makemore split dev and test are the same lines. The seed also selects the lines of makemore
-and holdout, so a spread over seeds includes that of the split.
+In the makemore split dev and test are the same lines. The seed also selects the lines of the
+makemore and holdout splits, so the spread over seeds includes the spread over splits.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -91,7 +91,7 @@ def seconds_to_target(metrics: list[dict[str, Any]]) -> float | None:
 
 
 def shares(texts: list[str], places: list[str]) -> dict[str, float]:
-    """Return the shares of samples that are new, of different ones, and of those in held-out data.
+    """Return the shares of samples that are new, that are unique, and that are in held-out data.
 
     `new` samples are in no split and have ended. Held-out samples are in dev or test.
     """
@@ -166,7 +166,7 @@ def _mean(runs: list[dict[str, Any]], name: str) -> float:
 
 
 def _with_spread(values: list[float]) -> str:
-    """Return the mean, and half the range if there are several values."""
+    """Return the mean and, if there are several values, half their range."""
     spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
 
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds, 1 to 3")
-    parser.add_argument("--steps", type=int, help="number of steps (that of each config)")
+    parser.add_argument("--steps", type=int, help="number of steps (default: as in each config)")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     path = locate("names", ROOT / "data")

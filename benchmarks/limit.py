@@ -1,4 +1,4 @@
-"""Limits of one core: rate of matrix products, overhead of an operation: python -m benchmarks.limit
+"""Rate of matrix products and overhead of an operation: python -m benchmarks.limit
 
 Measures a large matrix product, products with the shapes of the transformer's training step, and
 one operation on 8 numbers. docs/performance.md estimates the fastest possible step from these.
@@ -45,7 +45,7 @@ def measure(rounds: int, repeats: int) -> dict[str, dict[str, float]]:
         a, b = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((n, k), (k, m))))
 
         def multiply(a: Array, b: Array = b) -> Array:
-            """Multiply. One entry of the result goes into the next product."""
+            """Multiply. The next product depends on one entry of the result."""
             product = jax.lax.optimization_barrier(a @ b)  # or XLA would compute one entry only
             return a.at[0, 0].add(1e-9 * product[0, 0])
 
@@ -67,7 +67,7 @@ def as_table(results: dict[str, dict[str, float]]) -> str:
         ]
         for name, cost in results.items()
     ]
-    return sides.as_table(["on one core's device", "us", "GFLOP/s"], rows)
+    return sides.as_table(["operation on one CPU device", "us", "GFLOP/s"], rows)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Losses of all eight models, compared with published ones: python -m benchmarks.reproduce
 
-Trains every config twice: on makemore's list and split, with known losses of PyTorch, and on
-names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
+Trains every config twice: on makemore's list and split, where PyTorch's losses are known, and
+on names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
 with the command of each row). `--check` writes nothing. It trains again and fails unless every loss
-equals that of docs/results.json to the last digit, as it does on the same machine with the same
+equals the one in docs/results.json to the last digit, as it does on the same machine with the same
 versions.
 
 `--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty
@@ -76,7 +76,7 @@ def measure(models: list[str]) -> dict:
 
 
 def comparable_losses(results: dict) -> dict:
-    """Return what must be equal in a second run."""
+    """Return the values that must be equal in a second run."""
     fields = ("steps", "best_step", "train_loss", "dev_loss", "test_loss", "num_params")
     return {
         (part, model): (run["losses"], [run["summary"][field] for field in fields])
@@ -137,7 +137,7 @@ def as_markdown(results: dict) -> str:
 
 
 def measure_times(model: str) -> dict[str, float]:
-    """Return the seconds of the whole command, in the first and in a later run."""
+    """Return the seconds of the whole command, of a first run and of a later run."""
     command = ["train.py", "--config", f"configs/{model}.py"]
     with tempfile.TemporaryDirectory() as cache:
         first, later = (whole_training.train(command, Path(cache)).seconds for _ in range(2))

@@ -4,7 +4,7 @@ JAX: `assemble.sample`, one `step` of the model with its carry per character. Py
 loop, which processes the whole line again for each character, always up to the maximum length. Both
 sides are timed from tokens to text, after a warm-up call. The JAX model is trained for 1,000 steps,
 so that its lines have the length of names; the time of makemore's loop does not depend on the
-parameters. Each side has its own process. The sides alternate every half second, so that cold CPU
+parameters. Each side has its own process. The sides take turns of half a second, so that cold CPU
 caches do not dominate. Results are medians over the rounds.
 """
 

@@ -2,8 +2,8 @@
 
 Trains the config with each learning rate and writes docs/shakespeare/results.json and the table
 results.md, which docs/shakespeare.md includes. `--check` writes nothing. It trains again and fails
-unless every loss equals that of results.json to the last digit, as it does on the same machine with
-the same versions.
+unless every loss equals the one in results.json to the last digit, as it does on the same machine
+with the same versions.
 
 Needs the text: python -m makemore_jax.download shakespeare
 """
@@ -75,8 +75,8 @@ def main() -> None:
     measured = {row: train(row, data.absolute()) for row in args.rows}
     print(as_table(measured))
     if args.check:
-        if stale := [row for row in measured if measured[row] != stored.get(row)]:
-            sys.exit(f"shakespeare: the losses of {', '.join(stale)} differ from {file}")
+        if differing := [row for row in measured if measured[row] != stored.get(row)]:
+            sys.exit(f"shakespeare: the losses of {', '.join(differing)} differ from {file}")
         return
     write(stored | measured, file)
 

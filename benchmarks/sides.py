@@ -23,7 +23,7 @@ KINDS = ("bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer")
 
 
 class Side:
-    """Create the function `make(*args)` in its own process, which also runs the calls."""
+    """The function `make(*args)`, created and called in a process of its own."""
 
     def __init__(self, make: Callable[..., Callable], *args: Any):
         context = multiprocessing.get_context("spawn")
@@ -53,7 +53,7 @@ def _serve(pipe: Any, make: Callable[..., Callable], args: tuple) -> None:
 
 
 def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Call all functions in turn, once per round. Return the median of each one's results."""
+    """Call the functions in turn, once per round. Return the median result of each function."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

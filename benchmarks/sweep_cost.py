@@ -1,8 +1,8 @@
 """Cost of a sweep, compared with single runs: python -m benchmarks.sweep_cost
 
 Runs `sweep.sweep` with 1, 4, 16 and 64 learning rates on one device, including compilation, and
-compares it with as many sweeps over one learning rate. Then compares 200 more steps with the same
-number of steps of train.py on that device.
+compares the time with the same number of sweeps over a single learning rate. Then compares
+200 more steps with the same number of steps of train.py on that device.
 """
 
 import argparse
@@ -44,14 +44,14 @@ def measure(kind: str, nums: list[int], steps: int) -> dict[str, dict[str, float
 
 
 def as_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return a table of each size, also relative to as many single runs."""
+    """Return a table of seconds and step times, also relative to the same number of single runs."""
     header = [
         "model",
         "runs",
         "seconds",
-        "of as many of one",
-        "ms a step",
-        "of as many by train.py",
+        "relative to single runs",
+        "ms per step",
+        "relative to train.py",
     ]
     rows = []
     for kind, by_num in results.items():

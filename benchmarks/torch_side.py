@@ -22,7 +22,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 USUAL = ("eager", "fused", "compiled")
 
 
-def ways() -> list[str]:
+def variants() -> list[str]:
     """Return the variants that this machine supports."""
     on_gpu = ["cuda graphs"] if DEVICE == "cuda" else []
     return [*USUAL, "compiled, fused", *on_gpu]
@@ -35,15 +35,15 @@ def synchronize() -> None:
 
 
 def make_step(
-    module: torch.nn.Module, way: str, config: Config
+    module: torch.nn.Module, variant: str, config: Config
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return a training step of makemore or nanoGPT: (inputs, targets) -> loss."""
     optimizer, schedule = config.optimizer, None
-    adamw = make_torch_optimizer(module, optimizer, fused="fused" in way or None)
+    adamw = make_torch_optimizer(module, optimizer, fused="fused" in variant or None)
     if optimizer.schedule != "constant":  # makemore has none
         schedule = make_torch_schedule(adamw, optimizer, config.train.steps)
     modes = {"compiled": {}, "compiled, fused": {}, "cuda graphs": {"mode": "reduce-overhead"}}
-    forward = torch.compile(module, **modes[way]) if way in modes else module
+    forward = torch.compile(module, **modes[variant]) if variant in modes else module
 
     def step(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = forward(inputs)
@@ -74,11 +74,11 @@ def make_trainer(kind: str, vocab_size: int, block_size: int, batches: list, thr
     tensors = [tuple(torch.tensor(a, dtype=torch.long, device=DEVICE) for a in b) for b in batches]
     steps = {}
 
-    def run(way: str, num_steps: int) -> float:
-        if way not in steps:
+    def run(variant: str, num_steps: int) -> float:
+        if variant not in steps:
             module = weights.reference(config, vocab_size, block_size, fused_attention)
-            steps[way] = make_step(module.to(DEVICE), way, config)
-        step = steps[way]
+            steps[variant] = make_step(module.to(DEVICE), variant, config)
+        step = steps[variant]
         synchronize()
         began = time.perf_counter()
         for i in range(num_steps):

@@ -59,7 +59,7 @@ def make_mesh(topology: str, config: MeshConfig) -> Mesh:
 class Programs:
     """The programs of a config, lowered for the devices of a mesh.
 
-    `platform` is that of the mesh, "tpu" or "gpu". No array is computed: every method lowers a
+    `platform` is the mesh's, "tpu" or "gpu". No array is computed: every method lowers a
     jitted function for abstract arguments. `lower` may replace `function.lower(*args)`.
     """
 
@@ -141,7 +141,7 @@ def collectives(program: Any) -> dict[str, int]:
 
 
 def host_transfers(program: Any) -> set[str]:
-    """Return the operations of a compiled program that leave the chips."""
+    """Return the operations of a compiled program that exchange data with the host."""
     return {a or b for a, b in HOST_TRANSFER.findall(program.as_text())}
 
 

@@ -90,13 +90,21 @@ def as_table(results: dict[str, dict[str, Any]]) -> str:
                 else f"{result['flops'] / 1e9:,.0f}",
             ]
         )
-    header = ["config", "mesh", "compile, s", "CPU, s", "MiB a chip", "collectives", "GFLOP a step"]
+    header = [
+        "config",
+        "mesh",
+        "compile, s",
+        "CPU, s",
+        "MiB per chip",
+        "collectives",
+        "GFLOP per step",
+    ]
     return sides.as_table(header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    help_text = "configs to measure; the results of the others stay"
+    help_text = "configs to measure; keeps the results of the others"
     parser.add_argument("--configs", nargs="+", choices=NAMES, default=NAMES, help=help_text)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
@@ -118,7 +126,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the compile time of the last config depends on."""
+    """Return the hardware, load and versions, on which compile times depend."""
     libtpu = {"libtpu": importlib.metadata.version("libtpu")}
     hardware = {"processor": startup.processor(), "cores": startup.num_cores()}
     return hardware | {"load": load(), "versions": versions() | libtpu}

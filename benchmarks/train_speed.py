@@ -1,10 +1,10 @@
 """Milliseconds per training step, compared with PyTorch: python -m benchmarks.train_speed
 
-Each model has its config, its batch size and the same data on both sides. JAX: the compiled call of
-train.py, which draws the batches. PyTorch: the reference models with batches in memory, in every
-variant of `torch_side`. Each side has its own process. The variants alternate in each round, and
-results are medians over the rounds. Ratios are relative to PyTorch's fastest variant.
-`--models shakespeare_cpu` is nanoGPT's small model on Tiny Shakespeare. It is not part of the mean.
+Both sides train each model with its config, its batch size and the same data. JAX: the compiled
+call of train.py, which draws the batches. PyTorch: the reference models with batches in memory, in
+every variant of `torch_side`. Each side has its own process. The variants alternate in each round,
+and results are medians over the rounds. Ratios are relative to PyTorch's fastest variant.
+`--models shakespeare_cpu` is nanoGPT's small model on Tiny Shakespeare. The mean excludes it.
 """
 
 import argparse
@@ -32,15 +32,15 @@ def measure(kind: str, rounds: int, min_seconds: float, threads: int) -> dict[st
     ours(1)  # compiles
     calls = sides.calls_in(min_seconds, config.train.log_every * ours(1))
     runs = {"makemore_jax": lambda: ours(calls)}
-    for way in torch_side.ways():
-        theirs(way, 10)  # compiles
-        steps = sides.calls_in(min_seconds, theirs(way, 20) / 20, at_least=10)
-        runs[way] = lambda way=way, steps=steps: theirs(way, steps) / steps
+    for variant in torch_side.variants():
+        theirs(variant, 10)  # compiles
+        steps = sides.calls_in(min_seconds, theirs(variant, 20) / 20, at_least=10)
+        runs[variant] = lambda variant=variant, steps=steps: theirs(variant, steps) / steps
     seconds = sides.alternate(runs, rounds)
     ours.close()
     theirs.close()
-    milliseconds = {way: 1e3 * value for way, value in seconds.items()}
-    fastest = min(milliseconds[way] for way in torch_side.ways())
+    milliseconds = {variant: 1e3 * value for variant, value in seconds.items()}
+    fastest = min(milliseconds[variant] for variant in torch_side.variants())
     return {"milliseconds": milliseconds, "ratio": fastest / milliseconds["makemore_jax"]}
 
 
@@ -50,21 +50,21 @@ def as_table(results: dict[str, dict]) -> str:
     The first ratio is relative to the fastest of the usual variants, the second to the fastest of
     all variants.
     """
-    ways = list(next(iter(results.values()))["milliseconds"])
+    variants = list(next(iter(results.values()))["milliseconds"])
     rows, logs = [], []
     for kind, result in results.items():
         times = result["milliseconds"]
-        usual = min(times[way] for way in torch_side.USUAL) / times["makemore_jax"]
+        usual = min(times[variant] for variant in torch_side.USUAL) / times["makemore_jax"]
         ratios = usual, result["ratio"]
         if kind in sides.KINDS:
             logs.append(np.log(ratios))
-        cells = [f"{times[way]:.3f}" for way in ways]
+        cells = [f"{times[variant]:.3f}" for variant in variants]
         rows.append([kind, *cells, *(f"{ratio:.2f}" for ratio in ratios)])
     if logs:
         means = np.exp(np.mean(logs, axis=0))
-        rows.append(["geometric mean", *[""] * len(ways), *(f"{mean:.2f}" for mean in means)])
+        rows.append(["geometric mean", *[""] * len(variants), *(f"{mean:.2f}" for mean in means)])
     ratios = ["ratio to eager, fused, compiled", "ratio to all"]
-    return sides.as_table(["ms a step", *ways, *ratios], rows)
+    return sides.as_table(["ms per step", *variants, *ratios], rows)
 
 
 def main() -> None:

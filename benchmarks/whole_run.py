@@ -44,7 +44,7 @@ WAYS = (
 
 
 def measure(kind: str, steps: int, rounds: int, ways: list[str]) -> dict[str, dict[str, float]]:
-    """Return the medians over the rounds. `ways` are in the order of WAYS."""
+    """Return the medians over the rounds for some of WAYS, in the same order."""
     runs: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:

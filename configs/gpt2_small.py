@@ -2,7 +2,7 @@
 
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2. Tokens are the
 characters of the text, so the model has 85M parameters plus the embeddings of its characters. Batch
-size and schedule are those of nanoGPT's config/train_gpt2.py: 0.5M tokens per step.
+size and schedule follow nanoGPT's config/train_gpt2.py: 0.5M tokens per step.
 docs/scaling.md explains how to run it on many devices and hosts, and what that costs.
 
 Without --config.data.path it trains on the text that the first command downloads.

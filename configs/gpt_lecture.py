@@ -1,7 +1,7 @@
 """The GPT of the lecture on Tiny Shakespeare: 6 layers, 384 channels, ReLU, constant learning rate.
 
-karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. There queries, keys and values have
-no bias, and all initial weights are N(0, 0.02). Here the block is that of GPT-2. The infinite
+karpathy/ng-video-lecture, gpt.py: validation loss about 1.48. In the lecture, queries, keys and
+values have no bias, and all initial weights are N(0, 0.02). Here the block is GPT-2's. The infinite
 Shakespeare of the lecture's page is this model, trained on 80% of the text. The text is not part of
 the project; the first command downloads it.
 

@@ -8,7 +8,7 @@ Needs makemore's list of names, which is not part of the project; the first comm
     python train.py --config configs/lecture_deep_batchnorm.py
 
 On makemore's list, two CPU cores: 50 seconds, train loss 2.4060, dev 2.4067; the course
-has 2.4003 and 2.3982. By `python -m benchmarks.lectures`.
+has 2.4003 and 2.3982. Measured by `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

@@ -8,7 +8,7 @@ Needs makemore's list of names, which is not part of the project; the first comm
     python train.py --config configs/lecture_mlp_batchnorm.py
 
 On makemore's list, two CPU cores: 151 seconds, train loss 2.0686, dev 2.1087; the course
-has 2.0668 and 2.1048. By `python -m benchmarks.lectures`.
+has 2.0668 and 2.1048. Measured by `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

@@ -8,7 +8,7 @@ Needs makemore's list of names, which is not part of the project; the first comm
     python train.py --config configs/lecture_mlp_scaled.py
 
 On makemore's list, two CPU cores: 75 seconds, train loss 2.0391, dev 2.1031; the course
-has 2.0377 and 2.1070. By `python -m benchmarks.lectures`.
+has 2.0377 and 2.1070. Measured by `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

@@ -8,7 +8,7 @@ Needs makemore's list of names, which is not part of the project; the first comm
     python train.py --config configs/lecture_wavenet.py
 
 On makemore's list, two CPU cores: 765 seconds, train loss 1.7793, dev 1.9882; the course
-has 1.7690 and 1.9937. By `python -m benchmarks.lectures`.
+has 1.7690 and 1.9937. Measured by `python -m benchmarks.lectures`.
 """
 
 from makemore_jax.config import Config

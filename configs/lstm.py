@@ -5,7 +5,7 @@ Graves 2013, Generating Sequences With Recurrent Neural Networks, arXiv:1308.085
     python train.py --config configs/lstm.py
 
 On names.txt, two CPU cores: 19 seconds, test loss 1.988. On makemore's list and split
-after 20,000 steps: 2.003. Both by `python -m benchmarks.reproduce`.
+after 20,000 steps: 2.003. Both measured by `python -m benchmarks.reproduce`.
 """
 
 from makemore_jax.config import Config

@@ -1,8 +1,8 @@
 """Download the course's two texts: python -m makemore_jax.download names|shakespeare
 
-Each text is saved in `data/` and its sha256 is checked. Files are searched in `data/` first, then
-in the folder that the environment variable MAKEMORE_DATA names. A text in either of them is not
-downloaded. Configs, lectures and commands resolve a path like `data/NAME` by the same rule.
+Each text is saved in `data/` and its sha256 is checked. Files are looked up in `data/` first, then
+in the folder that the environment variable MAKEMORE_DATA names. A text that exists in either is not
+downloaded again. Configs, lectures and commands resolve a path like `data/NAME` by the same rule.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None
         return file
     url = url or source.url
     target = Path(folder) / source.file
-    manually = f"save the file as {target}, or name the folder that has it in {DATA_VARIABLE}"
+    manually = f"save the file as {target}, or set {DATA_VARIABLE} to the folder that has it"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read()
@@ -82,7 +82,7 @@ def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None
 def _check(content: bytes, sha256: str, origin: Path | str, advice: str) -> None:
     if (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise UserError(
-            f"{origin} is not the text expected: its sha256 is {actual}, not {sha256}; {advice}"
+            f"{origin} is not the expected text: its sha256 is {actual}, not {sha256}; {advice}"
         )
 
 

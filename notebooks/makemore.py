@@ -8,8 +8,8 @@
 # Everything here is functional. A model is a pure function of its parameters. A training step is a
 # pure function from one state to the next. Every random number comes from an explicit key.
 #
-# **Run all cells from top to bottom.** It is written for the CPU, GPU and TPU runtimes of Colab,
-# for Kaggle, and for a local Jupyter.
+# **Run all cells from top to bottom.** The notebook is written for the CPU, GPU and TPU runtimes of
+# Colab, for Kaggle, and for a local Jupyter.
 
 # %% [markdown]
 # ## Set up
@@ -210,7 +210,7 @@ for name, by_bigram, by_gpt in scores:
     print(f"{name:<10} {by_bigram:8.2f} {by_gpt:12.2f}")
 
 # %% [markdown]
-# Where does the model expect something else? The surprise of a character is -ln p, given the
+# Which characters does the model not expect? The surprise of a character is -ln p, given the
 # characters before it. The first number is the total of the name. `•` is the end.
 
 # %%

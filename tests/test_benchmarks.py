@@ -37,11 +37,13 @@ def test_benchmark(name, tmp_path):
     if name == "train_speed":
         result = written["results"]["bigram"]
         times = result["milliseconds"]
-        peers = [times[way] for way in ("eager", "fused", "compiled", "compiled, fused")]
+        peers = [times[variant] for variant in ("eager", "fused", "compiled", "compiled, fused")]
         assert result["ratio"] == pytest.approx(min(peers) / times["makemore_jax"])
     if name == "whole_run":
-        ways = written["results"]["bigram"]
-        assert all(way["seconds"] > 0.1 and way["mebibytes"] > 50 for way in ways.values())
+        variants = written["results"]["bigram"]
+        assert all(
+            variant["seconds"] > 0.1 and variant["mebibytes"] > 50 for variant in variants.values()
+        )
 
 
 def test_the_geometric_mean_excludes_a_gpt_on_a_text(monkeypatch):
@@ -50,8 +52,8 @@ def test_the_geometric_mean_excludes_a_gpt_on_a_text(monkeypatch):
     from benchmarks.train_speed import as_table
 
     def result(fused, both):
-        ways = {"eager": 9.0, "fused": fused, "compiled": 9.0, "compiled, fused": both}
-        return {"milliseconds": {"makemore_jax": 1.0, **ways}, "ratio": min(fused, both)}
+        variants = {"eager": 9.0, "fused": fused, "compiled": 9.0, "compiled, fused": both}
+        return {"milliseconds": {"makemore_jax": 1.0, **variants}, "ratio": min(fused, both)}
 
     results = {"bigram": result(2.0, 1.0), "mlp": result(8.0, 4.0), "shakespeare_cpu": result(3, 6)}
     *rows, mean = as_table(results).splitlines()
@@ -97,9 +99,9 @@ def test_torch_compile_trains(monkeypatch):
 
     config, batch = config_of("bigram"), (torch.ones(3, 5, dtype=torch.long),) * 2
     losses = []
-    for way in ("eager", "compiled"):
+    for variant in ("eager", "compiled"):
         torch.manual_seed(5)
-        step = torch_side.make_step(weights.reference(config, 7, 5), way, config)
+        step = torch_side.make_step(weights.reference(config, 7, 5), variant, config)
         losses.append([step(*batch).item() for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert losses[0][0] > losses[0][2]

@@ -43,7 +43,7 @@ def test_train_and_sample_every_family(kind, tmp_path):
     folder = tmp_path / kind
     done = run("train.py", f"--config=configs/{kind}.py", *QUICK, "--workdir", folder)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"best model, of step \d+: test loss \d\.\d{4}", done.stdout)
+    assert re.search(r"best model \(step \d+\): test loss \d\.\d{4}", done.stdout)
     drawn = run("sample.py", "--workdir", folder, "--num", "7", "--format", "json")
     assert drawn.returncode == 0, drawn.stderr
     assert len(drawn.stdout.splitlines()) == 7
@@ -298,8 +298,8 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.path={tmp}/latin"), "is not utf-8 at byte 3"),
     ((*CONFIG, "--config.data.encoding=utf-99"), 'data.encoding: "utf-99"'),
     ((*CONFIG, "--config.data.block_size=5"), "5 is too short for the line 'elizabethgrace'"),
-    ((*CONFIG, "--config.mesh.data=999"), "mesh.data: 999 devices are asked for"),
-    ((*CONFIG, "--config.mesh.model=64"), "mesh.data x mesh.model: 1 x 64 devices are asked for"),
+    ((*CONFIG, "--config.mesh.data=999"), "mesh.data: 999 devices are requested"),
+    ((*CONFIG, "--config.mesh.model=64"), "mesh.data x mesh.model: 1 x 64 devices are requested"),
 ]
 
 

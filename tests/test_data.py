@@ -223,7 +223,7 @@ def test_download_keeps_the_file_and_does_not_fetch_it_twice(source, tmp_path):
 
 def test_download_refuses_another_text_and_leaves_nothing(source, tmp_path):
     source.write_bytes(b"emma\nmallory\n")
-    with pytest.raises(UserError, match="not the text expected"):
+    with pytest.raises(UserError, match="not the expected text"):
         download.download("names", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
@@ -236,12 +236,12 @@ def test_download_without_a_server_is_an_error(source, tmp_path):
 
 def test_a_failed_download_explains_what_to_do(source, tmp_path):
     target = re.escape(str(tmp_path / "data" / "makemore_names.txt"))
-    advice = f"; save the file as {target}, or name the folder that has it in MAKEMORE_DATA$"
+    advice = f"; save the file as {target}, or set MAKEMORE_DATA to the folder that has it$"
     for url in (download.SOURCES["names"].url + "x", "http://127.0.0.1:9/", "no address"):
         with pytest.raises(UserError, match=f"^{url} can't be fetched: .*{advice}"):
             download.download("names", tmp_path / "data", url)
     source.write_bytes(b"emma\nmallory\n")
-    with pytest.raises(UserError, match=f"not the text expected.*{advice}"):
+    with pytest.raises(UserError, match=f"not the expected text.*{advice}"):
         download.download("names", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
@@ -276,7 +276,7 @@ def test_files_are_found_in_data_then_in_makemore_data(source, tmp_path, monkeyp
     first.write_text("anna", "utf-8")
     assert files.find(path) == path
     assert files.read(path, "utf-8")[0] == "anna"
-    with pytest.raises(UserError, match=r"^data/.* is not the text expected.*; delete it"):
+    with pytest.raises(UserError, match=r"^data/.* is not the expected text.*; delete it"):
         download.download("names")
     assert second.exists()
 
@@ -301,7 +301,7 @@ def test_download_command_refuses_another_text(tmp_path):
     url = (tmp_path / "other.txt").as_uri()
     folder = tmp_path / "data"
     command = ("-m", "makemore_jax.download", "shakespeare", "--folder", folder, "--url", url)
-    assert_one_line(run(*command, MAKEMORE_DATA=""), "download", "not the text expected")
+    assert_one_line(run(*command, MAKEMORE_DATA=""), "download", "not the expected text")
     assert not folder.exists()
 
 

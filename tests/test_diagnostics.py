@@ -29,10 +29,10 @@ from makemore_jax.data.lines import Lines
 from makemore_jax.diagnostics import (
     N_BINS,
     Tap,
-    counted,
     histogram,
     make_diagnose,
     saturated_and_dead,
+    target_mask,
     trace,
 )
 from makemore_jax.kernels.layouts import take_packed
@@ -379,7 +379,7 @@ REAL = np.asarray(rows()[1]) != -1
     ],
 )
 def test_which_values_count(shape, num_stacked, expected):
-    result = counted(Tap("", "tanh", shape, np.float32, num_stacked), *rows())
+    result = target_mask(Tap("", "tanh", shape, np.float32, num_stacked), *rows())
     if expected is None:
         assert result is None
     else:
@@ -392,7 +392,7 @@ def test_time_axis_if_batch_and_length_are_equal():
     is_real = jnp.tril(jnp.ones((T, T), bool), -1)
     targets = jnp.where(is_real, tokens, -1)
     for num_stacked, expected in ((0, is_real), (1, is_real.T)):
-        result = counted(Tap("", "tanh", (T, T, C), np.float32, num_stacked), tokens, targets)
+        result = target_mask(Tap("", "tanh", (T, T, C), np.float32, num_stacked), tokens, targets)
         np.testing.assert_array_equal(result[..., 0], expected)
 
 

@@ -110,8 +110,8 @@ def test_small_models_stay_on_one_core(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("mesh.model=3",), "mesh.model: 3 does not divide the 8 devices here"),
-        (("mesh.data=4", "mesh.model=4"), "mesh.data x mesh.model: 4 x 4 devices are asked for, 8"),
+        (("mesh.model=3",), "mesh.model: 3 does not divide the 8 devices"),
+        (("mesh.data=4", "mesh.model=4"), "mesh.data x mesh.model: 4 x 4 devices are requested, 8"),
         (("mesh.data=8", "train.batch_size=12"), "a batch of 12 does not divide over 8 devices"),
         (
             ("mesh.data=2", "train.batch_size=12", "train.accumulate=4"),

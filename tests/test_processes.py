@@ -98,7 +98,7 @@ def test_four_processes_compute_what_one_computes(trained):
 @pytest.mark.slow
 def test_there_is_one_set_of_logs_and_one_checkpoint_of_all(trained):
     folder, printed = trained
-    assert "best model, of step 40" in printed[0]
+    assert "best model (step 40)" in printed[0]
     assert not any("dev loss" in text for text in printed[1:])
     assert len(list((folder / "four").glob("events.out.*"))) == 1
     assert (folder / "four" / "samples.txt").read_text("utf-8").count("step 40, samples") == 1
@@ -153,7 +153,7 @@ def test_when_one_is_killed_the_other_ends_within_a_minute_and_the_run_goes_on(
     codes, _, wrong = end(started, timeout=60)
     assert time.monotonic() - began < 60
     assert codes[1 - victim] not in (0, None)
-    assert "another one has ended" in wrong[1 - victim]
+    assert "another process" in wrong[1 - victim]
     assert "start all processes again" in wrong[1 - victim]
     assert "Traceback" not in wrong[1 - victim]
     text = alone(*flags, f"--config.train.steps={last_step(folder) + 20}", "--workdir", folder)

@@ -105,7 +105,7 @@ def test_the_example_run_is_the_one_that_reproduce_measured():
     assert f"transformer, {summary['num_params']:,} parameters" in README
     assert f"step 500: dev loss {run['losses']['500']:.4f} (best)" in README
     losses = [f"{name} {summary[f'{name}_loss']:.4f}" for name in ("dev", "train")]
-    best = f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}"
+    best = f"best model (step {summary['best_step']}): test loss {summary['test_loss']:.4f}"
     assert f"{best}, {', '.join(losses)}\n" in README
 
 

@@ -150,7 +150,7 @@ def test_bad_prompts():
         streaming.stream(lm, KEY, np.arange(1), "aéZé", DEFAULT_DECODING)
     with pytest.raises(UserError, match="--prompt: training never saw 'é'"):
         assemble.sample(lm, KEY, 1, prompt="é")
-    with pytest.raises(UserError, match="--prompt: 37 characters leave none of 37 to sample"):
+    with pytest.raises(UserError, match="--prompt: 37 characters must be fewer than --max_len=37"):
         assemble.sample(lm, KEY, 1, prompt="a" * 37)
     with pytest.raises(UserError, match="--temperature: -1 must be a number, 0 or above"):
         streaming.stream(lm, KEY, np.arange(1), "a", Decoding(-1))
@@ -255,7 +255,10 @@ def run_of_lines(tmp_path_factory):
 BAD = [
     (("--stream", "--num=2"), "--stream: can't be combined with --num"),
     (("--stream", "--prompt=anZé"), "--prompt: training never saw 'Z', 'é'"),
-    (("--stream", "--prompt=anna", "--max_len=4"), "--prompt: 4 characters leave none of 4"),
+    (
+        ("--stream", "--prompt=anna", "--max_len=4"),
+        "--prompt: 4 characters must be fewer than --max_len=4",
+    ),
     (("--new_only",), "--new_only: needs a run on lines"),
     (("--score={trained}/config.json",), "--score: training never saw '{{', which is in"),
 ]

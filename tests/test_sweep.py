@@ -258,7 +258,7 @@ def test_a_folder_in_place_of_the_best_run_is_kept(tmp_path):
     (tmp_path / "best" / "notes.txt").write_text("mine", "utf-8")
     flags = ("--over", "optimizer.b1=0.1,0.2", "--workdir", tmp_path)
     done = run("-m", "makemore_jax.sweep", "--config", "bigram", *flags)
-    assert_one_line(done, "sweep", "best would be replaced, but holds no run")
+    assert_one_line(done, "sweep", "best would be replaced, but it is not a run")
     assert (tmp_path / "best" / "notes.txt").read_text("utf-8") == "mine"
 
 

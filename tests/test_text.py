@@ -327,7 +327,9 @@ def test_the_token_file_of_another_text_is_refused(mapped, small_text, tmp_path)
     before = file.read_bytes()
     other = tmp_path / "other.txt"
     other.write_text(small_text.read_text("utf-8")[::-1], "utf-8")
-    with pytest.raises(UserError, match=r"text.tokens holds another text than .*other.txt; delete"):
+    with pytest.raises(
+        UserError, match=r"text.tokens has the tokens of another text than .*other.txt; delete"
+    ):
         load_text(other, folder=tmp_path, memory_map="always").prepare()
     (tmp_path / "text.json").write_text('{"sha256": "ab', "utf-8")
     with pytest.raises(UserError, match=r"text.json is damaged; delete it"):

@@ -47,7 +47,7 @@ def test_the_wheel_trains_and_samples_in_an_empty_folder(installed, tmp_path):
         *(installed, "train", "--config", "bigram", "--config.train.steps=3"), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert f"makemore-sample --workdir {Path('runs/bigram')} draws from it" in done.stdout
+    assert f"makemore-sample --workdir {Path('runs/bigram')} samples from it" in done.stdout
     assert "20,242 train, 1,124 dev, 1,124 test lines" in done.stdout
     done = run_installed(
         *(installed, "sample", "--workdir", "runs/bigram", "--num", "3", "--new_only"), cwd=tmp_path

@@ -1,4 +1,4 @@
-"""Kinds of data, models, sampling, checkpoints and logging, those of extensions included."""
+"""Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 def create_model(
     config: ModelConfig, vocab_size: int, block_size: int, platform: str | None = None
 ) -> nn.Module:
-    """Return `models.create` of any model, those of extensions included.
+    """Create a model of any family, including those of extensions; see `models.create`.
 
     The model has its fastest form on `platform`, "cpu", "gpu" or "tpu"; None: JAX's default.
     """

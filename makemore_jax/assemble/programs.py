@@ -47,7 +47,7 @@ def make_gradient_fn(
     """
     num_devices = mesh.shape["data"]
     gradient_fn = with_dropout_rng(gradients(model), model)
-    if getattr(model, "batch_norm", "none") != "none":  # statistics are those of all devices
+    if getattr(model, "batch_norm", "none") != "none":  # statistics cover all devices
         gradient_fn = with_index_sharding(gradient_fn, shardings.batch(mesh))
     else:
         if num_devices * num_microbatches > 1:
@@ -66,7 +66,7 @@ def compile_steps(
     num_microbatches: int = 1,
     state_shardings: StateShardings | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Return `make_train_steps` of the step with all wrappers."""
+    """Return the compiled training steps (`make_train_steps`) with all wrappers."""
     gradient_fn = make_gradient_fn(model, mesh, batch_layouts, num_microbatches, state_shardings)
     if state_shardings:
         optimizer = with_gradient_shardings(optimizer, state_shardings)
@@ -85,7 +85,7 @@ def choose_layouts(
 
 
 def make_programs(config: Config, dataset: Dataset) -> Programs:
-    """Return the programs of a run on the config's mesh. UserError if a size does not divide."""
+    """Return the programs of a run on its mesh. UserError if devices or batch do not divide."""
     block_size = dataset.block_size
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.param_shapes(model, block_size))

@@ -46,7 +46,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 
 
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
-    """Return the summary of a run that was trained for all its steps or more, or None.
+    """Return the summary of a run that has finished all steps of the config, or None.
 
     UserError if the working directory has another run.
     """
@@ -127,17 +127,17 @@ def begin(run: Run, state: TrainState) -> list[Hook]:
 
 
 def timed_steps(start: int, flops: float) -> tuple[int, ...]:
-    """Return the first steps of a process if each takes a CPU about a second or more.
+    """Return the first two steps of a process if a step takes about a second or more on a CPU.
 
-    They are called one by one, for an early estimate: `log_every` of them could take hours. The
-    first one compiles, the second one is timed.
+    They run one by one, for an early estimate of the time: `log_every` steps could take hours. The
+    first step compiles, the second step is timed.
     """
     is_slow = jax.default_backend() == "cpu" and flops > TIMED_STEP_MIN_FLOPS
     return (start + 1, start + 2) if is_slow else ()
 
 
 def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
-    """Return the hook that writes statistics of the next step; write them for a new run."""
+    """Return the hook that writes statistics of the next step. In a new run, write them now too."""
     from makemore_jax import diagnostics
 
     config, model = run.config, run.programs.model
@@ -170,9 +170,10 @@ def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     workdir.write_summary(folder, summary)
     append_final_values(folder, summary["steps"], {"test_loss": summary["test_loss"]})
     print(
-        f"best model, of step {summary['best_step']}: test loss {summary['test_loss']:.4f}, "
+        f"best model (step {summary['best_step']}): test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
-        f"everything is in {folder}; {resources.command('sample')} --workdir {folder} draws from it"
+        f"everything is in {folder}; "
+        f"{resources.command('sample')} --workdir {folder} samples from it"
     )
     return summary
 

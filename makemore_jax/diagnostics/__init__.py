@@ -7,16 +7,16 @@ their gradients are summarized by statistics.py.
 """
 
 from makemore_jax.diagnostics.diagnose import Diagnose, make_diagnose
-from makemore_jax.diagnostics.statistics import N_BINS, counted, histogram, saturated_and_dead
+from makemore_jax.diagnostics.statistics import N_BINS, histogram, saturated_and_dead, target_mask
 from makemore_jax.diagnostics.taps import Tap, trace
 
 __all__ = [
     "N_BINS",
     "Diagnose",
     "Tap",
-    "counted",
     "histogram",
     "make_diagnose",
     "saturated_and_dead",
+    "target_mask",
     "trace",
 ]

@@ -14,7 +14,7 @@ from jax import Array
 
 from makemore_jax import model_forms
 from makemore_jax.data import Batch
-from makemore_jax.diagnostics.statistics import counted, histogram, saturated_and_dead
+from makemore_jax.diagnostics.statistics import histogram, saturated_and_dead, target_mask
 from makemore_jax.diagnostics.taps import Tap, trace
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import sum_loss
@@ -50,9 +50,9 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
         gradient = jax.grad(tapped, argnums=(0, 1), has_aux=True)
         sums, values = gradient(zeros, state.params)
         count = jnp.maximum((targets != -1).sum(), 1).astype(jnp.float32)
-        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as the training step
+        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as in the training step
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
-        masks = [counted(tap, inputs, targets) for tap in taps]
+        masks = [target_mask(tap, inputs, targets) for tap in taps]
         return _layer_statistics(taps, values, value_grads, masks) | _parameter_statistics(
             state.params, grads, updates
         )

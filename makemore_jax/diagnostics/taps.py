@@ -58,7 +58,7 @@ def trace(
     The tapped function maps (add, *args) to (function(*args), values) for args of these shapes.
     `add` has an array for each tap, which is added to the values of the tap. Branches and `while`
     loops have no taps. A function with a custom gradient keeps it, unless there are taps inside:
-    then the gradient is that of its primal computation.
+    then JAX differentiates its primal computation.
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(*args)
 
@@ -112,7 +112,7 @@ def _wrapped_jaxpr(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 
 def _nonlinearity(eqn: core.JaxprEqn) -> str | None:
-    """Return the primitive if an equation is a nonlinearity or wraps only one, as jax.nn.relu."""
+    """Return the primitive if an equation is a nonlinearity or wraps only one, like jax.nn.relu."""
     if inner := _wrapped_jaxpr(eqn):
         return _nonlinearity(inner.eqns[0]) if len(inner.eqns) == 1 else None
     name = eqn.primitive.name
@@ -125,7 +125,7 @@ def _nonlinearity(eqn: core.JaxprEqn) -> str | None:
 def _evaluate(
     jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], add: Sequence[Array]
 ) -> tuple[list[Any], list[Array]]:
-    """Evaluate a jaxpr with `add` added at its taps. -> its outputs, the values at the taps"""
+    """Evaluate a jaxpr with `add` added at its taps. Return its outputs and the tapped values."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(v: Any) -> Any:

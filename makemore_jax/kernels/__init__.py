@@ -1,4 +1,4 @@
-"""Fast forms of the models' computations.
+"""Fast implementations of the models' computations.
 
 Each has a plain reference with the same name and signature in `plain.py` and states its measured
 gain. The models import the names below through `models/layers.py`; nothing here imports a model.

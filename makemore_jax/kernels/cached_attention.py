@@ -1,4 +1,4 @@
-"""Attention of one query to a KV cache that fills up."""
+"""Attention of one query to a partly filled KV cache."""
 
 from functools import partial
 
@@ -15,8 +15,8 @@ def decode_attention(
     """Return the attention of one query to a cache. (B, C), (T, B, C) -> (B, C)
 
     Entries after `position` are masked. Time is the cache's first axis, so that writing a row
-    updates it in place. With `blockwise`, read one more quarter of the cache whenever the last
-    quarter is full; a CPU gains from reading less.
+    updates it in place. With `blockwise`, read only the quarters of the cache that are
+    in use, which is faster on a CPU.
     """
 
     def split_heads(x: Array) -> Array:

@@ -17,7 +17,8 @@ def scan_layers(
 ) -> Array:
     """Apply bound layers one after another to x, each with the same further arguments.
 
-    `dropout_key` is split into one key per layer, so the masks differ from those of separate calls.
+    `dropout_key` is split into one key per layer, so the dropout masks differ from
+    those of unrolled layers.
     """
     keys = None if dropout_key is None else jax.random.split(dropout_key, len(layers))
     apply = layers[0].clone(parent=None).apply

@@ -1,4 +1,4 @@
-"""The normalization of LayerNorm, with a shorter gradient."""
+"""The normalization of LayerNorm, with a cheaper gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ def standardize(x: Array) -> Array:
     """Return rows with mean 0 and variance 1. (N, C) -> (N, C)
 
     The variance is the mean of (x - mean)^2, with epsilon 1e-5 as in torch.nn.LayerNorm. The
-    gradient takes two sums per row; JAX's own takes four. The transformer's training step without
-    it takes 1.08 times as long.
+    gradient takes two sums per row; JAX's own takes four. Without this kernel the transformer's
+    training step takes 1.08 times as long.
     """
     return _forward(x)[0]
 

@@ -63,7 +63,7 @@ def take_packed(lines: Lines, indices: Array, num_rows: int, width: int) -> Batc
     lengths = lines.lengths(indices)
     ends = jnp.cumsum(lengths)
     slots = jnp.arange(num_rows * width)
-    line = (slots[:, None] >= ends).sum(axis=1)  # the index in `indices`; B after the last line
+    line = (slots[:, None] >= ends).sum(axis=1)  # index into `indices`; B after the last line
     is_inside = line < len(indices)
     line = jnp.minimum(line, len(indices) - 1)
     position = jnp.where(is_inside, slots - (ends - lengths)[line], 0)
@@ -130,8 +130,9 @@ def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) 
     there, and each branch would synchronize with the host.
 
     The other layouts are estimated from random batches of the split. If the model accepts packed
-    lines, it is the number of rows that computes the fewest tokens on average. Other models read
-    lines step by step: their widths are the 50th and 90th percentile of a batch's longest line.
+    lines, there is one: the number of rows that computes the fewest tokens on average. Other models
+    read lines step by step: their widths are the 50th and 90th percentile of a batch's longest
+    line.
     """
     whole = Rows(split.block_size)
     if jax.default_backend() != "cpu" or not isinstance(split, Lines):
@@ -145,13 +146,13 @@ def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) 
         return [Rows(int(width)) for width in np.unique(widths) if width < whole.width] + [whole]
     width = -(-split.block_size // 8) * 8  # multiples of 8 fill the vectors of a CPU
     whole_cost = batch_size // num_parts * whole.width
-    needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # rows of each random batch
+    rows_needed = -(-drawn.sum(axis=2).max(axis=1) // width)  # by each random batch
 
     def cost(num_rows: int) -> float:
         """Return the mean number of tokens that are computed for a part of a batch."""
-        return np.where(needed <= num_rows, num_rows * width, whole_cost).mean()
+        return np.where(rows_needed <= num_rows, num_rows * width, whole_cost).mean()
 
-    num_rows = min(range(1, int(needed.max()) + 1), key=cost)
+    num_rows = min(range(1, int(rows_needed.max()) + 1), key=cost)
     return [Packed(num_rows, width), whole] if cost(num_rows) < 0.8 * whole_cost else [whole]
 
 

@@ -1,8 +1,9 @@
-"""Batches with packed lines: the functions of `positions` that models need to read them.
+"""The functions with which a model reads batches of packed lines.
 
-A batch has one of two layouts. In *rows* each row is one line, padded at its end. *Packed*, the
-lines follow each other without padding through all rows, so a line may continue in the next row.
-`positions` (B, T) then holds the position of each token in its line; `positions=None` means rows.
+A batch has one of two layouts. In *rows*, each row is one line, padded at its end. In
+*packed*, the lines follow each other through all rows without padding, so a line may continue in
+the next row. For *packed*, `positions` (B, T) is the position of each token in its line; for *rows*
+it is None.
 """
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ def shift_right(x: Array, n: int, positions: Array, fill: float = 0) -> Array:
     """Return x from n positions earlier in the line, or `fill`. (B, T, ...) -> (B, T, ...)
 
     Rows are shifted as one stream: a value from the previous row belongs to the same packed line or
-    is replaced by `fill`. `positions` are those of `token_positions`.
+    is replaced by `fill`. `positions` comes from `token_positions`.
     """
     stream = x.reshape(-1, *x.shape[2:])
     shifted = jnp.pad(stream, [(n, 0)] + [(0, 0)] * (stream.ndim - 1))[: len(stream)]
@@ -27,10 +28,10 @@ def shift_right(x: Array, n: int, positions: Array, fill: float = 0) -> Array:
 
 
 def causal_mask(T: int, positions: Array | None) -> Array:
-    """Return whether each query may attend to each key: those of its line up to itself. (1, T, T)
+    """Return which keys each query may attend to: those of its line, up to itself. (1, T, T)
 
     A packed line may begin in the previous row (no line is longer than a row), so the keys are
-    those of two rows, in the order of `prepend_previous_row`. (B, T, 2 T)
+    taken from two rows, in the order of `prepend_previous_row`. (B, T, 2 T)
     """
     if positions is None:
         return jnp.tril(jnp.ones((1, T, T), bool))

@@ -24,8 +24,8 @@ POLL_SECONDS = 0.02
 class StopButton(threading.Thread):
     """Press a notebook's Stop button (SIGINT to this process) once a run has made progress.
 
-    `workdir` is the folder of the run, `steps` the number of steps from now on. The thread starts
-    immediately; `cancel` ends it.
+    `workdir` is the folder of the run. The button is pressed `steps` steps from now. The thread
+    starts immediately; `cancel` ends it.
     """
 
     def __init__(self, workdir: Path, steps: int):

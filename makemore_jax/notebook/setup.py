@@ -134,8 +134,8 @@ def fallback_warning(
     backend: str, accelerator: str | None, environment: Mapping[str, str] = os.environ
 ) -> str | None:
     """Return a warning if jax uses the CPU of a machine with an accelerator, or None."""
-    asked_for_cpu = "cpu" in environment.get("JAX_PLATFORMS", "").lower()
-    if backend != "cpu" or accelerator is None or asked_for_cpu:
+    is_cpu_requested = "cpu" in environment.get("JAX_PLATFORMS", "").lower()
+    if backend != "cpu" or accelerator is None or is_cpu_requested:
         return None
     return (
         f"WARNING: this runtime has a {accelerator.upper()}, but jax uses the CPU. Restart the "

@@ -1,4 +1,4 @@
-"""Evaluate on several devices. Each sums the losses of its part, without collectives."""
+"""Evaluate on several devices. Each device sums the losses of its part, without collectives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ BatchSums = Callable[[Any, Split, np.ndarray, int], Array]
 
 
 def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
-    """Return two compiled functions: `take_below`, and (variables, batch) -> sums (D, 2)."""
+    """Return two compiled functions: `take_below`, and (variables, batch) -> device sums (D, 2)."""
 
     def sum_part(variables: Any, batch: Batch) -> Array:
         return sum_losses(model, variables, batch)[None]
@@ -36,7 +36,7 @@ def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
     """Return the function that evaluates a batch over the `data` axis of the mesh."""
     replicated, batch_sharding = shardings.replicated(mesh), shardings.batch(mesh)
     take, sum_batch = make_programs(model, mesh)
-    # Sharded parameters need collectives, so those programs must not overlap on CPU.
+    # With sharded parameters the program has collectives, so its calls must not overlap on CPU.
     sum_serialized = shardings.serialize_on_cpu(sum_batch, mesh)
 
     def batch_sums(variables: Any, split: Split, indices: np.ndarray, size: int) -> Array:

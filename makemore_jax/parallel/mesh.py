@@ -21,9 +21,9 @@ MIN_LINES_PER_SAMPLER = 64
 def make_mesh(
     config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1, block_size: int = 16
 ) -> Mesh:
-    """Return the mesh of a config. UserError if devices or batch do not divide.
+    """Return the mesh of a config. UserError if the devices or the batch do not divide evenly.
 
-    `mesh.data=-1` means all devices. On CPU it means as many cores as make training faster.
+    `mesh.data=-1` means all devices. On CPU it means as many cores as speed up training.
     """
     available = len(jax.devices())
     data = available // config.model if config.data == -1 else config.data
@@ -33,15 +33,15 @@ def make_mesh(
         tokens = batch_size * block_size
         data = num_useful_cores(available, batch_size, tokens, num_params, accumulate)
     if config.data == -1 and available > config.model and available % config.model:
-        raise UserError(f"mesh.model: {config.model} does not divide the {available} devices here")
+        raise UserError(f"mesh.model: {config.model} does not divide the {available} devices")
     if data * config.model > available or data < 1:
-        asked = f"{max(data, 1)} x {config.model}" if config.model > 1 else f"{data}"
+        requested = f"{max(data, 1)} x {config.model}" if config.model > 1 else f"{data}"
         field = "mesh.data x mesh.model" if config.model > 1 else "mesh.data"
-        raise UserError(f"{field}: {asked} devices are asked for, {available} are here")
+        raise UserError(f"{field}: {requested} devices are requested, {available} are available")
     if data * config.model != available and not is_single_process:
         raise UserError(
             f"mesh.data: {data} x mesh.model={config.model} leaves some of the {available} devices "
-            f"of {jax.process_count()} processes without work; mesh.data=-1 takes all"
+            f"of {jax.process_count()} processes without work; mesh.data=-1 uses all"
         )
     if batch_size % (data * accumulate):
         parts = f" and {accumulate} microbatches" if accumulate > 1 else ""
@@ -55,11 +55,11 @@ def make_mesh(
 def num_useful_cores(
     available: int, batch_size: int, num_tokens: int, num_params: int, accumulate: int
 ) -> int:
-    """Return the largest number of cores that is still faster and divides the batch."""
+    """Return the largest number of cores that speeds up training and divides the batch."""
     if num_params < MIN_PARAMS_FOR_CORES:
         return 1
-    most = max(1, min(available, num_tokens // MIN_TOKENS_PER_CORE))
-    return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * accumulate) == 0)
+    max_cores = max(1, min(available, num_tokens // MIN_TOKENS_PER_CORE))
+    return max(n for n in range(1, max_cores + 1) if n == 1 or batch_size % (n * accumulate) == 0)
 
 
 def unroll_layers(model: nn.Module, config: Config) -> nn.Module:
@@ -73,7 +73,7 @@ def unroll_layers(model: nn.Module, config: Config) -> nn.Module:
 
 
 def make_lines_mesh(num_lines: int) -> Mesh:
-    """Return the local devices over which sampling of `num_lines` lines is split."""
+    """Return a mesh of the local devices that share the sampling of `num_lines` lines."""
     devices = jax.local_devices()
     return _mesh(max(1, min(len(devices), num_lines // MIN_LINES_PER_SAMPLER)), 1, devices)
 

@@ -1,6 +1,6 @@
 """Training in several processes, each with its own devices.
 
-All processes run the same program on the same data and hold the same Python values. Arrays are
+All processes run the same program on the same data and compute the same Python values. Arrays are
 sharded over the devices of all processes. Only the primary process, number 0, writes logs. All
 write checkpoints.
 """
@@ -29,9 +29,9 @@ RESUME_HINT = (
     "start all processes again, with any number of them, to resume from the last checkpoint"
 )
 
-# jax aborts a process when it detects that another one has died, possibly before Python can print
-# anything. A child process therefore prints the message: it reads from a pipe until the parent
-# dismisses it or ends.
+# jax aborts a process when it detects that another process has died, possibly before Python can
+# print anything. A child process therefore prints the message: it reads from a pipe until the
+# parent dismisses it or ends.
 WATCHER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,8 +43,8 @@ if not sys.stdin.read():
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Connect to the other processes. UserError if that fails. Call this before using devices.
 
-    `coordinator` is the host:port at which the primary process listens. Without arguments, jax
-    takes them from the cluster that started this process.
+    `coordinator` is the host:port at which the primary process listens. If all arguments are None,
+    jax gets them from the cluster that started this process.
     """
     flags = {
         "--coordinator": coordinator,
@@ -69,7 +69,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         reason = _first_line(error)
         if is_cluster:
             raise UserError(
-                f"--distributed: jax finds no cluster here ({reason}); give {', '.join(flags)}"
+                f"--distributed: jax finds no cluster here ({reason}); pass {', '.join(flags)}"
             ) from None
         _print_error(f"{PROGRAM}: {failure}: {reason}")
         os._exit(2)
@@ -158,7 +158,7 @@ def exit_together() -> Iterator[None]:
         return
     name = f"{PROGRAM}: process {jax.process_index()} of {jax.process_count()}"
     watcher = _start_watcher(
-        f"{name}: was ended by a signal, or by jax because another one has ended; {RESUME_HINT}"
+        f"{name}: was ended by a signal, or by jax because another process ended; {RESUME_HINT}"
     )
     try:
         yield
@@ -175,7 +175,8 @@ def exit_together() -> Iterator[None]:
     except Exception as error:
         message = _first_line(error)
         if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-            message = f"another one has ended or can't be reached; {RESUME_HINT} ({message:.120})"
+            reason = "another process has ended or can't be reached"
+            message = f"{reason}; {RESUME_HINT} ({message:.120})"
         else:
             traceback.print_exc()
         _print_error(f"{name}: {message}")

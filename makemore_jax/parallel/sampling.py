@@ -37,7 +37,7 @@ def generate(
     decoding: Decoding,
     mesh: Mesh,
 ) -> tuple[Array, Array, Array]:
-    """Return `sampling.generate(...)`. Each device of the mesh samples its own lines."""
+    """Sample lines as `sampling.generate` does. The devices of the mesh share the lines."""
     generate_part = jax.shard_map(
         partial(_generate, model, decoding),
         mesh=mesh,
@@ -51,12 +51,12 @@ def generate(
 def _generate(
     model: nn.Module, decoding: Decoding, variables: Any, key: Array, numbers: Array, prompt: Array
 ) -> tuple[Array, Array, Array]:
-    """Return `sampling.generate(...)`. The loop drops lines that have ended."""
+    """Sample lines as `sampling.generate` does. The loop drops lines that have ended."""
     init = partial(sampling.init_state, model, variables, max_len=len(prompt))
     step = partial(sampling.advance, model, variables, prompt, decoding)
 
     def finish(state: LoopState) -> tuple[Array, Array, Array]:
-        """Sample all lines. Return tokens (T, B), log-probabilities (B,), is_cut (B,)."""
+        """Sample until all lines have ended. Return tokens (T, B), log_probs (B,), is_cut (B,)."""
         B = len(state.keys)
         half = B // 2 if B >= 2 * MIN_LINES else 0
         state = jax.lax.while_loop(lambda state: (~state.ended).sum() > half, step, state)
@@ -77,7 +77,7 @@ def _generate(
 def _take_rows(init: Any, state: LoopState, rows: Array) -> LoopState:
     """Return the state of the lines at `rows` only.
 
-    The axis of the lines in an array is the one that differs in length for one and two lines.
+    The line axis of an array is the axis that has another length for two lines than for one.
     """
     one_line, two_lines = (jax.eval_shape(init, state.keys[:n]) for n in (1, 2))
 
@@ -97,7 +97,7 @@ def sample(
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
 ) -> list[Sample]:
-    """Return `sampling.sample(...)`. UserError if no line can start with the prompt."""
+    """Sample lines as `sampling.sample` does. UserError if no line can start with the prompt."""
     sample_rules.check_decoding(decoding)
     sample_rules.check_line_prompt(lm, prompt)
     batch_size = min(num, max_batch(lm))
@@ -118,5 +118,6 @@ def max_batch(lm: LanguageModel) -> int:
         return sampling.MAX_BATCH
     init_carry = partial(lm.model.apply, lm.variables, 1, method="init_carry")
     carry = jax.tree.leaves(jax.eval_shape(init_carry))
-    num_bytes = sum(a.size * a.dtype.itemsize for a in carry) + lm.max_len * 4  # and the tokens
+    # The carry and the tokens of one line.
+    num_bytes = sum(a.size * a.dtype.itemsize for a in carry) + lm.max_len * 4
     return max(sampling.MAX_BATCH, ACCELERATOR_BYTES // num_bytes)

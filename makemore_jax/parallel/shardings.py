@@ -12,8 +12,8 @@ wait for each other, and XLA aborts the process after a minute. Therefore:
 
 - A program with collectives runs through `serialize_on_cpu`, or its caller reads the result before
   it dispatches another program with collectives.
-- If sums of each device suffice, there is no collective: `fetch_sum` adds them on the host. Any
-  number of such programs may be in flight.
+- If each device only computes a sum, no collective is needed: `fetch_sum` adds the sums on the
+  host. Any number of such programs may be in flight.
 """
 
 import re
@@ -37,8 +37,9 @@ COMPUTED_SHARDED = {
     r"h_\d+/mlp/c_fc/(kernel|bias)": -1,
     r"h_\d+/mlp/c_proj/kernel": 0,
 }
-# These are stored sharded, but all-gathered for each step. In a shard of c_attn, queries, keys and
-# values are of different heads. A sharded recurrent state would be communicated at each character.
+# These are stored sharded, but all-gathered for each step. A shard of c_attn would have
+# queries, keys and values of different heads. A sharded recurrent state would be communicated at
+# each character.
 STORED_SHARDED = {
     r"h_\d+/attn/c_attn/kernel": -1,
     r"cell/xh_to_\w+/kernel": -1,
@@ -46,7 +47,7 @@ STORED_SHARDED = {
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that every device holds as a whole."""
+    """Return the sharding of an array that every device stores completely."""
     return NamedSharding(mesh, P())
 
 
@@ -81,7 +82,7 @@ def infer_state_shardings(mesh: Mesh, config: MeshConfig, state: Any) -> StateSh
 def _infer_sharding(
     mesh: Mesh, over_model: dict[str, int], fsdp: bool, path: tuple, leaf: Any
 ) -> NamedSharding:
-    """Return the sharding of an array. An axis that does not divide is replicated."""
+    """Return the sharding of an array. An axis that can't be divided evenly is replicated."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     axes: list[str | None] = [None] * leaf.ndim
     for pattern, axis in over_model.items() if mesh.shape["model"] > 1 else ():
@@ -96,7 +97,7 @@ def _infer_sharding(
 
 
 def to_global_arrays(tree: Any, shardings: Any) -> Any:
-    """Shard arrays, which every process holds as a whole, over the devices of all processes.
+    """Shard arrays over the devices of all processes. Every process passes the whole arrays.
 
     `shardings` is one sharding for all arrays or a tree of them.
     """
@@ -137,12 +138,12 @@ def serialize_on_cpu(program: Callable, mesh: Mesh) -> Callable:
 
 
 def is_replicated(tree: Any) -> bool:
-    """Return whether every device holds the whole of each array; True for host arrays."""
+    """Return whether every device stores all arrays completely; True for host arrays."""
     return all(getattr(leaf, "is_fully_replicated", True) for leaf in jax.tree.leaves(tree))
 
 
 def fetch_sum(arrays: list[jax.Array]) -> np.ndarray:
-    """Return the sum over a list of arrays (D, ...) and over D, in float64. (...)
+    """Sum a list of arrays (D, ...) over the list and over D, in float64. -> (...)
 
     The first axis may be sharded over devices, including those of other processes.
     """

@@ -91,7 +91,7 @@ def paired_curves(curves: dict[str, dict[str, list[float]]], file: Path) -> None
 def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
     """Draw the losses of a run, and its activations before the first and after the last step.
 
-    `lines` are the lines of metrics.jsonl. The run has train.diagnose_every.
+    `lines` are the lines of metrics.jsonl, of a run with train.diagnose_every.
     """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     for name, line_style in (("train_loss", "-"), ("dev_loss", "o-")):

@@ -37,7 +37,7 @@ def draw(diagnostics: Diagnostics, folder: Path) -> None:
 def ratios(
     steps: list[int], by_matrix: dict[str, list[float]], title: str, file: Path, rule: float | None
 ) -> None:
-    """Draw a line for each matrix on a logarithmic scale. `rule` is a rule of thumb, also drawn."""
+    """Draw a line for each matrix on a log scale, and a gray line at `rule`, a rule of thumb."""
     size = 4.6, 3.2 + 0.18 * _legend_rows(len(by_matrix))
     figure, ax = plt.subplots(figsize=size, layout="constrained")
     if rule:

@@ -57,7 +57,7 @@ def characters(projection: Projection, labels: list[str], file: Path) -> None:
 
 def separate(points: np.ndarray, distance: float, rounds: int = 500) -> np.ndarray:
     """Move points (N, 2) apart to this minimum distance, in at most `rounds` iterations."""
-    # Equal points have no direction between them, so move each a little in its own direction.
+    # Equal points have no direction between them, so first move each point a little.
     angles = 2.4 * np.arange(len(points))
     positions = points + 1e-6 * distance * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for _ in range(rounds):
@@ -74,7 +74,7 @@ def separate(points: np.ndarray, distance: float, rounds: int = 500) -> np.ndarr
 
 
 def attention(weights: np.ndarray, labels: list[str], file: Path) -> None:
-    """Draw the weights (nh, T, T) of each head of a layer, in two columns. T labels."""
+    """Draw the weights (nh, T, T) of a layer, one panel per head, with T labels."""
     columns = min(2, len(weights))
     rows = -(-len(weights) // columns)
     figure, axes = plt.subplots(
@@ -97,7 +97,7 @@ def bigrams(table: np.ndarray, labels: list[str], largest: float, file: Path) ->
 
 
 def difference(tables: BigramTables, labels: list[str], file: Path) -> None:
-    """Draw learnt minus counted. Red pairs are too probable in the model."""
+    """Draw learnt minus counted probabilities. Pairs that the model overestimates are red."""
     table = tables.learnt - tables.counted
     largest = float(np.nanmax(np.abs(table))) or 1.0
     _table(table, labels, file, cmap="RdBu_r", vmin=-largest, vmax=largest)

@@ -31,7 +31,7 @@ def legend_below(figure: Any, ax: Any) -> None:
 
 
 def layer_name(name: str) -> str:
-    """Return the name of a layer from that of its only matrix."""
+    """Return the name of a layer, derived from the name of its matrix."""
     return name.removesuffix(".kernel").removesuffix(".embedding")
 
 

@@ -1,4 +1,4 @@
-"""The bigram statistics of a model's predictions, compared with those of the data."""
+"""The bigram statistics of a model's predictions and of the data."""
 
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables:
 def learnt_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) -> np.ndarray:
     """Average a model's predictions for each current token over the first lines. -> (V, V)
 
-    The average removes what the model knows from earlier tokens.
+    The average over lines removes the influence of earlier tokens.
     """
     size, batch_size, V = min(split.size, max_lines), split.batch_size(), lm.vocab.size
 

@@ -31,7 +31,7 @@ MAX_TEXT_SAMPLES = 3  # samples of a model of one text; each is as long as many 
 
 
 class Report(NamedTuple):
-    """The content of a page. None or an empty list stands for what a run does not have."""
+    """The content of a page. Parts that a run does not have are None or an empty list."""
 
     title: str
     facts: dict[str, str]

@@ -46,7 +46,7 @@ def collect_facts(
 def changed_fields(config: Config) -> dict[str, Any]:
     """Return the fields that differ from the defaults, by dotted name.
 
-    The path of the data and the context length are left out: a page shows them elsewhere.
+    The path of the data and the context length are left out, since the page shows them elsewhere.
     """
     defaults = config_lib.flatten(Config())
     return {

@@ -50,9 +50,9 @@ def _training(report: Report, pictures: dict[str, bytes]) -> str:
 DIAGNOSTICS = {
     "updates": (
         "update to weights by step, on a logarithmic scale",
-        "How far a step moves each matrix: the standard deviation of the update divided by that of "
-        "the weights. About 1/1000 is good. Far above it training is unstable, far below it the "
-        "matrix learns slowly.",
+        "How far a step moves each matrix: the standard deviation of the update divided by the "
+        "standard deviation of the weights. About 1/1000 is good. Far above it training is "
+        "unstable, far below it the matrix learns slowly.",
     ),
     "ratios": (
         "gradient to weights by step, on a logarithmic scale",

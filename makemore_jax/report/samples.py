@@ -37,7 +37,7 @@ def describe_samples(samples: list[Sample], dataset: KnownLines | None) -> list[
 def nearest_words(texts: list[str], words: list[str]) -> list[tuple[str, int]]:
     """Return the nearest word to each text, and its edit distance.
 
-    Ties go to the word whose length is closest to that of the text, then to the first.
+    Ties go to the word with the length closest to the text's, then to the first word.
     """
     words = list(dict.fromkeys(words))
     sizes = np.array([len(word) for word in words])
@@ -45,7 +45,7 @@ def nearest_words(texts: list[str], words: list[str]) -> list[tuple[str, int]]:
 
 
 def _nearest_word(text: str, words: list[str], min_edits: np.ndarray) -> tuple[str, int]:
-    """`min_edits` (N,) are lower bounds of the distances; words with small bounds come first."""
+    """Try words in the order of `min_edits` (N,), the lower bounds of their distances."""
     order = np.argsort(min_edits, kind="stable")
     best, fewest = "", math.inf
     for start in range(0, len(order), WORD_BATCH):

@@ -9,14 +9,14 @@
 is trained with each of `--seeds` seeds, starting from the seed of the config.
 
 Each run computes what train.py computes for its settings. Runs that differ only in numbers of the
-optimizer share one step under `vmap`, split over the devices. Fields that change shapes or code are
+optimizer share one step under `vmap`, split over the devices. Runs that differ in other fields are
 trained in groups, one after the other.
 
 The sweep prints a table and writes sweep.png and sweep.json into --workdir, sweep.json after each
 group. The run with the lowest dev loss is saved in best/ of that folder; sample.py can sample from
-it. A run has diverged if its loss is not finite, or if its final train loss is above both that of
-its first step and that of uniform guessing. After Ctrl-C, run the same command again to resume:
-finished groups are kept.
+it. A run has diverged if its loss is not finite, or if its final train loss is above both the loss
+of its first step and the loss of uniform guessing. After Ctrl-C, run the same command again to
+resume: finished groups are kept.
 """
 
 import importlib.util
@@ -87,7 +87,7 @@ def main() -> None:
 def read_axes() -> dict[str, list[Any]]:
     """Return the values of each field in --over. UserError if a flag is not usable."""
     if not OVER.value:
-        raise UserError("--over is missing, as --over optimizer.learning_rate=1e-4:1e-1:16")
+        raise UserError("--over is missing; try --over optimizer.learning_rate=1e-4:1e-1:16")
     if SEEDS.value < 1:
         raise UserError(f"--seeds: {SEEDS.value} must be at least 1")
     if importlib.util.find_spec("matplotlib") is None:  # report it now, not after the training
@@ -99,9 +99,9 @@ def read_axes() -> dict[str, list[Any]]:
 
 
 def check_best_folder(folder: Path) -> None:
-    """UserError if the folder of the best run holds something else, which would be deleted."""
+    """UserError if the folder for the best run has other files, which would be deleted."""
     if folder.exists() and not (folder / "config.json").exists():
-        raise UserError(f"--workdir: {folder} would be replaced, but holds no run; move it away")
+        raise UserError(f"--workdir: {folder} would be replaced, but it is not a run; move it away")
 
 
 def write_record(config: Config, results: list[Result], seconds: float, folder: Path) -> None:

@@ -42,7 +42,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
             values = sorted({round(value) for value in values})
         return name, values
     if not values_text:
-        raise UserError(f"--over: {text}: values are missing, as {name}=A,B,C or LOW:HIGH:NUM")
+        raise UserError(f"--over: {text}: values are missing; write {name}=A,B,C or LOW:HIGH:NUM")
     return name, [_parse_value(name, word.strip()) for word in values_text.split(",")]
 
 

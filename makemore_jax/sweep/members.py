@@ -46,7 +46,7 @@ def stack_members(
     datasets: dict[int, Dataset],
     mesh: Mesh,
 ) -> Members:
-    """Create the state of each run and stack the arrays of all. `datasets` are by seed."""
+    """Create the state of each run and stack the arrays of all runs. `datasets` has all seeds."""
     # Arrays have their sharding from the start; otherwise the second training call would compile
     # again.
     sharding = NamedSharding(mesh, P("member"))

@@ -1,4 +1,4 @@
-"""The compiled functions of a group: those of one run under `vmap`, split over the devices.
+"""The compiled functions of a group: the functions of one run under `vmap`, split over devices.
 
 Every argument and result has a leading axis of length M, one entry per run.
 """
@@ -36,7 +36,7 @@ class Programs(NamedTuple):
 
 
 def make_programs(config: Config, model: nn.Module, mesh: Mesh, dev_split: Split) -> Programs:
-    """Return the compiled functions. `dev_split` is that of any run, for its sizes."""
+    """Return the compiled functions. `dev_split` is the split of any run; only its size is used."""
     return Programs(
         _make_train_steps(config, model, mesh),
         _make_evaluate(model, mesh, dev_split),
@@ -93,7 +93,7 @@ def _with_arrays(config: OptimizerConfig, values: dict[str, Array]) -> Optimizer
 def _make_evaluate(
     model: nn.Module, mesh: Mesh, template: Split
 ) -> Callable[[Any, Split], np.ndarray]:
-    """Return the exact evaluation. `template` has the size of each run's split."""
+    """Return the exact evaluation. `template` is a split of the same size as each run's."""
     size, batch_size = template.size, template.batch_size()
 
     def sum_batch(variables: Any, split: Split, indices: Array) -> Array:

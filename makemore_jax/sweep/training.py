@@ -23,7 +23,7 @@ from makemore_jax.training.state import TrainState
 
 
 class History(NamedTuple):
-    """What the training of M runs returns."""
+    """The states, losses and times of M runs that were trained together."""
 
     state: TrainState  # after the last step
     best_state: TrainState  # of each run at its best evaluation
@@ -104,7 +104,7 @@ def _train(
 
 
 def _call_ends(config: TrainConfig) -> list[int]:
-    """Return the step after each compiled call: where a loss is logged or evaluated."""
+    """Return the step at which each compiled call ends: a loss is logged or evaluated there."""
     ends = [0]
     while ends[-1] < config.steps:
         ends.append(next_due(ends[-1], [config.log_every, config.eval_every], [config.steps]))
@@ -114,7 +114,7 @@ def _call_ends(config: TrainConfig) -> list[int]:
 def _make_results(members: list[Values], history: History, vocab_size: int) -> list[Result]:
     """Return the result of each run. The best run has its states, for a run directory."""
     train_loss, dev_loss = history.train_losses[-1], history.dev_losses[-1]
-    # A loss above both that of the first step and that of uniform guessing.
+    # The run diverged if its loss exceeds both its first loss and the loss of uniform guessing.
     is_worse = train_loss > np.maximum(history.first_loss, math.log(vocab_size))
     diverged = is_worse | ~np.isfinite(train_loss + dev_loss)
     best = np.where(diverged, np.nan, np.fmin.reduce(history.dev_losses))[: len(members)]
@@ -147,7 +147,7 @@ def _make_trained_run(history: History, i: int, best_dev_loss: float) -> Trained
 
 
 def _metrics_lines(history: History, i: int) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl of run number `i`. The time is that of all runs."""
+    """Return the lines of metrics.jsonl of run number `i`. The time is for all runs."""
     lines = []
     dev_losses = dict(zip(history.eval_steps, history.dev_losses[:, i].tolist(), strict=True))
     train_losses = history.train_losses[:, i].tolist()

@@ -55,7 +55,7 @@ class Text(Split):
 
 @struct.dataclass
 class Crops(Text):
-    """Some crops of a token file, on the device: those at `indices`. `tokens` is (M, T + 1)."""
+    """The crops of a token file at `indices`, on the device. `tokens` is (M, T + 1)."""
 
     indices: Array = None  # (M,) int32, ascending
 
@@ -75,8 +75,9 @@ class TextFile(Text):
     def load(self, indices: Callable[[], np.ndarray]) -> Crops:
         """Return the crops at `indices()` (any shape), read from the file."""
         indices = np.sort(np.asarray(indices()).ravel())
-        # Reads instead of a memory map: the kernel maps more pages than are accessed and counts
-        # them as memory of the process (1.7 GiB after 800 steps on a file of 2 GiB).
+        # Read instead of mapping the file into memory: the operating system maps more pages than
+        # are accessed and counts them as memory of the process (1.7 GiB after 800 steps on a file
+        # of 2 GiB).
         crops = np.zeros((len(indices), self.block_size + 1), self.dtype)
         with open(self.file, "rb", buffering=0) as file:
             for crop, index in zip(crops, indices.tolist(), strict=True):

@@ -96,11 +96,11 @@ def _prefill(
 def stream(
     lm: LanguageModel, key: Array, numbers: np.ndarray, prompt: str, decoding: Decoding
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the tokens of endless texts with these numbers (B,).
+    """Yield the tokens of endless texts, one text for each of `numbers` (B,).
 
     Each item has some tokens (B, n) and their log-probabilities (B, n). A text depends only on the
     key, its number and the prompt. Without a prompt it starts as if after the end of a line.
-    UserError, already in this call, if the vocabulary lacks a character of the prompt.
+    This call, not the iterator, raises UserError if the vocabulary lacks a character of the prompt.
     """
     sample_rules.check_prompt(lm.vocab, prompt)
     sample_rules.check_decoding(decoding)
@@ -137,7 +137,9 @@ def _generate(
 def num_new_chars(prompt: str, max_len: int) -> int:
     """Return the number of characters to sample after a prompt. UserError if there are none."""
     if len(prompt) >= max_len:
-        raise UserError(f"--prompt: {len(prompt)} characters leave none of {max_len} to sample")
+        raise UserError(
+            f"--prompt: {len(prompt)} characters must be fewer than --max_len={max_len}"
+        )
     return max_len - len(prompt)
 
 

@@ -27,7 +27,7 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     with _reporting(config):
         sha256 = hash_text(config.path)
     occurs, num_chars = np.zeros(0x110000, bool), 0
-    known = b""  # the ASCII characters so far; dropping them first leaves few to look up
+    known = b""  # ASCII characters seen so far; removing them first saves most of the work
     for part in _read_parts(config):
         num_chars += len(part)
         if rest := part.encode("utf-8", "surrogatepass").translate(None, known):
@@ -82,7 +82,7 @@ def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: 
         except ValueError:
             raise UserError(f"{metadata_file} is damaged; delete it") from None
         if not is_same:
-            raise UserError(f"{file} holds another text than {config.path}; delete it")
+            raise UserError(f"{file} has the tokens of another text than {config.path}; delete it")
         size, expected = file.stat().st_size, num_chars * dtype.itemsize
         if size != expected:
             raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete it")

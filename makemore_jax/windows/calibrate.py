@@ -13,17 +13,17 @@ MAX_EXAMPLES = 200_000  # in one forward pass
 
 
 def make_calibrate(model: nn.Module) -> Callable[[Any, Split], dict[str, Any]]:
-    """Return the compiled function (variables, split) -> model state for the whole split.
+    """Return the compiled function (variables, split) -> model state.
 
-    The statistics are those of the first 200,000 examples in one batch. (Ioffe and Szegedy 2015,
+    Compute the statistics of the first 200,000 examples in one batch. (Ioffe and Szegedy 2015,
     algorithm 2, average over several batches.) Each layer reads the output of calibrated layers.
     """
 
     @jax.jit
     def calibrate(variables: Any, split: Split) -> dict[str, Any]:
-        whole = model.clone(momentum=1.0)  # use the statistics of this batch only
+        one_batch_model = model.clone(momentum=1.0)  # use the statistics of this batch only
         inputs = split.take(jnp.arange(min(split.size, MAX_EXAMPLES))).inputs
-        _, updated = whole.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        _, updated = one_batch_model.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return dict(updated)
 
     return calibrate

@@ -1,4 +1,4 @@
-"""`windows`: the lectures' data. Every character of a line is predicted from those before it.
+"""`windows`: the lectures' data. Predict every character of a line from those before it.
 
 Bengio et al. 2003, A Neural Probabilistic Language Model, JMLR 3, section 2.
 """

@@ -2,7 +2,7 @@
 # # 1. Bigrams: a language model that counts
 #
 # A language model gives every possible next character a probability. The simplest one looks at a
-# single character and knows how often each other character followed it. This notebook builds that
+# single character and knows how often each character followed it. This notebook builds that
 # model twice: first by counting, then as a one-layer neural network trained by gradient descent.
 # Both end at the same loss.
 #
@@ -108,7 +108,7 @@ for name in bigram_counts.sample(sample_key, uniform, vocab, num=10)[:3]:
 # %% [markdown]
 # ## How good is the model?
 #
-# A good model gives the names that really occur a high probability. Their probability is the
+# A good model gives a high probability to the names that really occur. Their probability is the
 # product of the probabilities of all their pairs. Such a product is tiny, so we take its logarithm,
 # flip the sign and divide by the number of pairs. The result is the *negative log likelihood* in
 # nats per character. Lower is better.
@@ -184,7 +184,7 @@ new_W = W - learning_rate * gradient
 print(f"loss {loss(W):.4f} -> {loss(new_W):.4f}")
 
 # %% [markdown]
-# A training is this step, repeated. `bigram_counts.train` puts it into `jax.lax.scan`, a loop that
+# To train is to repeat this step. `bigram_counts.train` puts it into `jax.lax.scan`, a loop that
 # JAX compiles together with its body, and returns the final `W` and the loss before each step.
 #
 # The learning rate matters. Since `train` is a pure function, `jax.vmap` can run it for several

@@ -166,9 +166,9 @@ loss = autograd.squared_error(jax.tree.map(Value, params), XS, YS)
 print(f"loss {loss.data:.4f}, from a graph of {len(autograd.nodes(loss))} nodes")
 
 # %% [markdown]
-# `train_step` computes the loss, all gradients with one backward pass, and returns new parameters.
-# The old ones are still there, unchanged. No gradient has to be reset to zero before the next step,
-# which is easy to forget in PyTorch.
+# `train_step` computes the loss and, with one backward pass, all gradients. It returns new
+# parameters. The old ones are still there, unchanged. No gradient has to be reset to zero before
+# the next step, which is easy to forget in PyTorch.
 
 # %%
 print(inspect.getsource(autograd.train_step))

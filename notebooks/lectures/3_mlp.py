@@ -6,7 +6,7 @@
 # becomes a learned vector, the three vectors go through one hidden layer, and the output is a
 # distribution over the next character.
 #
-# On the way, we write a complete training in JAX: a pure loss, a pure step, and a compiled loop.
+# On the way, we write the complete training in JAX: a pure loss, a pure step, and a compiled loop.
 # It follows the course's lecture
 # [Building makemore part 2: MLP](https://youtu.be/TCH_1BHY58I).
 

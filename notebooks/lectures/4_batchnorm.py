@@ -4,7 +4,7 @@
 # The network of notebook 3 trains, but it starts badly. This notebook looks at the numbers inside
 # it, finds two faults in its initial values, and repairs them. Then it makes the network six layers
 # deep (five hidden layers and the output layer), where good initial values are hard to find, and
-# adds batch norm, which makes them easy.
+# adds batch norm, which tolerates bad ones.
 #
 # It follows the course's lecture
 # [Building makemore part 3: Activations & Gradients, BatchNorm](https://youtu.be/P6sfmUTpUmc).
@@ -111,7 +111,7 @@ Markdown(
 
 # %% [markdown]
 # With `normal` the loss starts far above 3.30. Training spends its first steps only on making the
-# logits smaller. A small output layer removes that.
+# logits smaller. A small output layer avoids that.
 #
 # ## Fault 2: saturated units
 #
@@ -316,7 +316,7 @@ Markdown(f"| hidden weights times | {' | '.join(columns)} |\n|---|---|---|\n" + 
 #
 # With batch norm the output for one example depends on the other examples of its batch. For a
 # single name there is no batch. So the model keeps *running statistics*: averages of mean and
-# variance over the batches of training, used instead of those of the batch.
+# variance over the training batches. They replace the statistics of the batch.
 #
 # These averages are not parameters: no gradient changes them. In JAX they cannot be updated in the
 # background, so the model returns them, and the training step carries them in the state:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6. WaveNet: joining characters step by step
 #
-# The MLP of notebook 3 puts all characters of the window into one layer at once. With eight
+# The MLP of notebook 3 feeds all characters of the window into one layer at once. With eight
 # characters that layer has to combine everything in a single step. This notebook joins neighbors
 # in pairs instead, layer by layer, like the tree of
 # [WaveNet](https://arxiv.org/abs/1609.03499), and compares both networks at the same number of

@@ -171,7 +171,7 @@ except UserError as error:
 # %% [markdown]
 # The lecture's GPT has 10.8 million parameters and needs a GPU. This notebook trains a smaller one,
 # for two CPU cores: 2 layers, 4 heads, 96 channels, a context of 32 characters, no dropout. On a
-# GPU or TPU, skip this cell and set `steps = 5_000` to train the lecture's, which has 6 heads.
+# GPU or TPU, skip the next cell and set `steps = 5_000` to train the lecture's GPT, with 6 heads.
 
 # %%
 config.data.block_size = 32
@@ -216,7 +216,7 @@ print(assemble.sample(lm, sample_key, num=1, prompt=prompt)[0].text)
 # %% [markdown]
 # ## Where does it look?
 #
-# The four heads of the first block on a line of text. Row by row, the picture shows from which
+# The picture shows the four heads of the first block on a line of text: row by row, from which
 # characters (columns) each position takes its information. The weights come from the function
 # `attention_weights` above, applied to the queries and keys of the trained model.
 
@@ -256,8 +256,8 @@ plt.show()
 #
 # Two runs of this kind have published losses. `python -m benchmarks.shakespeare` measures the
 # first on two CPU cores. The second needs a GPU or TPU; the project has no measurement of it yet.
-# Losses are in nats per character on the last tenth of the text, or on the first 32,000 characters
-# of it for this notebook.
+# Losses are in nats per character on the last tenth of the text. For this notebook they are on the
+# first 32,000 characters of that tenth.
 
 # %%
 file = resources.FOLDER / "docs" / "shakespeare" / "results.json"
