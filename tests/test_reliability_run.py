@@ -214,7 +214,7 @@ def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):
         if text.startswith("step 10"):
             raise OSError("the terminal is gone")
 
-    monkeypatch.setattr(progress.TrainingProgress, "print", fail)
+    monkeypatch.setattr(progress.TrainingProgress, "_print", fail)
     with pytest.raises(OSError, match="the terminal is gone"):
         assemble.train(small_config("bigram", steps=20, eval_every=10), str(tmp_path))
     assert latest_step(tmp_path) == 10
@@ -387,7 +387,8 @@ def test_json_from_a_stranger_is_refused(name, content, small_runs, tmp_path):
 @needs_linux
 def test_a_run_names_a_file_without_end_as_its_data(small_runs, tmp_path):
     """The samples of such a run are not marked; nothing is read."""
-    folder = edited_run(small_runs / "bigram", tmp_path / "run", data_file="/dev/zero")
+    names = {"data_file": "/dev/zero", "config__data__path": "/dev/zero"}
+    folder = edited_run(small_runs / "bigram", tmp_path / "run", **names)
     assert assemble.find_data(read(folder), folder) is None
 
 
