@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from makemore_jax.training.state import TrainState, num_params
 
@@ -42,7 +43,7 @@ def in_short_calls(
         parts: list[Any] = []
         while len(parts) < num_steps // length and not (parts and stop()):
             state, metrics = train_steps(state, split, key, length)
-            parts.append(jax.block_until_ready(metrics))  # otherwise all calls would be queued
-        return state, jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+            parts.append(jax.tree.map(np.asarray, metrics))  # waits; else all calls would be queued
+        return state, jax.tree.map(lambda *arrays: jnp.asarray(np.concatenate(arrays)), *parts)
 
     return train_shortly
