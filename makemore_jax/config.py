@@ -9,6 +9,7 @@ config file is an error.)
 import dataclasses
 import json
 import math
+import operator
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -179,15 +180,7 @@ def fields() -> dict[str, dataclasses.Field]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Return every value by its dotted name: {"seed": 3407, "data.path": "names.txt", ...}."""
-    return _flatten(to_json(config))
-
-
-def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        is_group = isinstance(value, dict)
-        flat |= {f"{name}.{leaf}": v for leaf, v in value.items()} if is_group else {name: value}
-    return flat
+    return {name: operator.attrgetter(name)(config) for name in fields()}
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -198,11 +191,13 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: dict[str, Any]) -> Config:
     """Return the valid config that `to_json` was called with. UserError for an unknown field."""
     config, known = Config(), fields()
-    for name, value in _flatten(tree).items():
-        if name not in known:
-            raise UserError(f"{name}: no such field{did_you_mean(name, known)}")
-        group, _, leaf = name.rpartition(".")
-        setattr(getattr(config, group) if group else config, leaf, value)
+    for group, content in tree.items():
+        is_group = isinstance(content, dict)
+        for leaf, value in content.items() if is_group else [(group, content)]:
+            name = f"{group}.{leaf}" if is_group else group
+            if name not in known:
+                raise UserError(f"{name}: no such field{did_you_mean(name, known)}")
+            setattr(getattr(config, group) if is_group else config, leaf, value)
     validate(config)
     return config
 

@@ -1,4 +1,4 @@
-"""Lines that know which samples are in train, dev or test, and which are new."""
+"""A dataset of lines that finds samples in train, dev and test, and tells which are new."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

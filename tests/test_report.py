@@ -144,8 +144,10 @@ def test_embeddings_of_all_tokens(kind):
 
 def test_classes_of_characters():
     kinds = {c: char_class(c) for c in "aEéöxñ•7-я"}
-    assert [c for c, kind in kinds.items() if kind == "vowel"] == list("aEéö")
-    assert [c for c, kind in kinds.items() if kind == "other"] == list("•7-")
+    vowels, consonants = list("aEéöя"), list("xñ")
+    assert [c for c, kind in kinds.items() if kind == "vowel"] == vowels
+    assert [c for c, kind in kinds.items() if kind == "consonant"] == consonants
+    assert (kinds["•"], kinds["7"], kinds["-"]) == ("other", "number", "punctuation")
 
 
 def test_bigrams_of_the_bigram_model_are_its_table():

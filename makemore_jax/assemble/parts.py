@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 
 def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rules about the fields of data that has no lines."""
+    """Yield the rule that `data.long_lines` needs data with lines."""
     is_met = config.data.long_lines == "refuse" or config.data.kind == "lines"
     yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
@@ -131,7 +131,7 @@ def find_data(
 ) -> Dataset | None:
     """Return the data of the run in `folder`. None if the file is missing or has changed.
 
-    `path` is the place of the file, if the user names it: then UserError instead of None.
+    `path` is the file that the user names, if any. It must be usable: UserError instead of None.
     """
     files = [path] if path is not None else moved_data.data_files(run, folder)
     for file in files:

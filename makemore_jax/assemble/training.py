@@ -37,7 +37,7 @@ TIMED_STEP_MIN_FLOPS = CPU_FLOPS_PER_SECOND  # about a second
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
-    """Return `parts.load_data`, with warnings about the data on stderr."""
+    """Load data as `parts.load_data` does, and print warnings about it on stderr."""
     dataset = parts.load_data(config, seed, folder)
     if processes.is_primary():
         for warning in data_warnings(config, dataset):
@@ -96,9 +96,9 @@ def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
 
 
 def begin(run: Run, state: TrainState) -> list[Hook]:
-    """Describe a run that starts, and return its hooks.
+    """Print a description of a run that starts. Return its hooks.
 
-    They are those for calibration, diagnostics and an early estimate of the time.
+    The hooks are calibration, diagnostics and an early estimate of the time.
     """
     config, dataset, hooks = run.config, run.dataset, []
     start, num_params = int(state.step), state_lib.num_params(state.params)

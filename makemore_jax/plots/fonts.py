@@ -1,4 +1,4 @@
-"""Fonts for the characters of a figure, of any script that the computer has a font for."""
+"""Choose fonts for the characters of a figure, from all fonts of the computer."""
 
 import functools
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from matplotlib import font_manager
 from makemore_jax.cli import command_line
 from makemore_jax.report.labels import code_point
 
-# These have a glyph for every character, or symbols at the numbers of other characters.
+# These have a placeholder for every character, or symbols at the code points of letters.
 NO_TEXT_FONTS = ("Last Resort", "LastResort", "Adobe Blank", "STIX", "cm")
 
 
 def drawable(labels: Sequence[str]) -> list[str]:
     """Return labels that figures can show, and let matplotlib use the fonts that they need.
 
-    A character that no font has becomes its number, as "U+4E2D", with one warning. Call this before
-    matplotlib creates the text.
+    A character that no font has becomes its code point, such as "U+4E2D", with one warning. Call
+    this before matplotlib creates the text.
     """
     fonts = {char: _font_with(char) for label in labels for char in label}
     if None in fonts.values():
@@ -33,7 +33,7 @@ def drawable(labels: Sequence[str]) -> list[str]:
 def _font_with(char: str) -> str | None:
     """Return the family of a font that has a glyph for a character. None if there is none.
 
-    The default font has the first choice, as "sans-serif".
+    Try the default font, "sans-serif", first.
     """
     default = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
     if ord(char) in _code_points(default):
@@ -66,6 +66,6 @@ def _code_points(file: str) -> frozenset[int]:
 @functools.cache
 def _warn_once() -> None:
     command_line.warn(
-        "the fonts of this computer lack some of the characters; figures show their numbers, as in "
-        "U+4E2D. The font family Noto Sans has all scripts"
+        "the fonts of this computer lack some of the characters; figures show code points, such as "
+        "U+4E2D, instead. Install Noto Sans fonts to show all scripts"
     )

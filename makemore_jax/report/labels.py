@@ -37,7 +37,7 @@ def char_label(char: str) -> str:
 
 
 def code_point(char: str) -> str:
-    """Return the number of a character, as "U+200D"."""
+    """Return the code point of a character, such as "U+200D"."""
     return f"U+{ord(char):04X}"
 
 

@@ -20,10 +20,10 @@ from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.config import Config, OptimizerConfig
 from makemore_jax.data import draw, draw_indices
 from makemore_jax.data.lines import encode
-from makemore_jax.data.splits import torch_randperm
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.losses import mean_loss
 from makemore_jax.models import MODELS, layers
+from makemore_jax.original_splits import torch_randperm
 from makemore_jax.torch_parity import compiled, idioms, weights
 from makemore_jax.torch_parity.difference import Difference, worst_relative
 from makemore_jax.torch_parity.pairs import FAMILIES, Pair
@@ -57,6 +57,8 @@ def measure(pair: Pair, kind: str) -> Difference:
         return _function(pair, kind)
     if pair.measured_as == "initial_values":
         return _initial_values(kind)
+    if pair.measured_as == "nothing":
+        return Difference()
     return TOPICS[pair.measured_as]()
 
 
@@ -77,14 +79,19 @@ def both(kind: str) -> tuple[nn.Module, Any, torch.nn.Module]:
 
     Noise is added to the initial parameters, so that none are zero.
     """
-    config = config_of(kind)
-    model = create_model(config.model, VOCAB_SIZE, SIZES["T"])
-    tokens = jnp.zeros((1, SIZES["T"]), jnp.int32)
+    config, block_size = config_of(kind), _block_size(kind)
+    model = create_model(config.model, VOCAB_SIZE, block_size)
+    tokens = jnp.zeros((1, block_size), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(3), tokens)["params"]
     noise = np.random.RandomState(5)
     params = jax.tree.map(lambda a: jnp.asarray(a + 0.1 * noise.randn(*a.shape)), params)
-    module = weights.reference(config, VOCAB_SIZE, SIZES["T"]).double()
+    module = weights.reference(config, VOCAB_SIZE, block_size).double()
     return model, params, weights.load_into(module, params, kind)
+
+
+def _block_size(kind: str) -> int:
+    """Return the context length. Families on windows read several windows of T tokens."""
+    return 3 if hasattr((MODELS | EXTENSION_MODELS)[kind], "window") else SIZES["T"]
 
 
 def _inputs(shapes: tuple[str, ...]) -> list[np.ndarray]:

@@ -31,6 +31,7 @@ h3 { border-top: 1px solid #e3e7ec; padding-top: 1rem }
              font-size: .78rem }
 .sides figcaption b { color: #1c2430 }
 .measured { font-variant-numeric: tabular-nums; color: #1c2430 }
+.value { white-space: nowrap }
 .exceeded { color: #b00020; font-weight: 600 }
 .k { color: #7a1fa2 } .s { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
 @media (max-width: 40rem) { .sides pre { font-size: .7rem } }
@@ -83,6 +84,8 @@ def _pair(section: Section, pair: Pair, differences: Differences) -> str:
     measured = f"Difference in {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
     if pair.bounds.gradient is not None:
         measured += f"; in the gradient: {_value(gradient, pair.bounds.gradient)}"
+    if pair.measured_as == "nothing":
+        measured = "Not compared."
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
     title = f"{section.title}: {pair.title}" if section.kind else pair.title
     head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'
@@ -116,12 +119,12 @@ def highlight(code: str) -> str:
 def _value(value: float | None, bound: float | None) -> str:
     """Return a difference and its bound."""
     if bound is None:
-        return "-"
+        return "none"
     shown = "missing" if value is None else f"{value:.1e}" if value else "0"
     is_within = value is not None and value <= bound
     allowed = f"at most {bound:g}" if bound else "equal"
     shown = shown if is_within else f'<span class="exceeded">{shown}</span>'
-    return f"{shown} ({allowed})"
+    return f'<span class="value">{shown} ({allowed})</span>'
 
 
 def _names() -> str:

@@ -1,4 +1,12 @@
-"""The page as Markdown, without measured numbers, so that it only changes with the code."""
+"""The page as Markdown, without measured numbers, so that it only changes with the code.
+
+    python -m makemore_jax.torch_parity.page_markdown docs/jax-beside-pytorch.md
+
+does not need torch.
+"""
+
+import sys
+from pathlib import Path
 
 from makemore_jax.torch_parity.page_content import (
     COMMAND,
@@ -48,6 +56,8 @@ def _pair(section: Section, pair: Pair) -> list[str]:
 
 def _bounds(pair: Pair) -> str:
     output, gradient = pair.bounds
+    if pair.measured_as == "nothing":
+        return "Not compared."
     parts = [f"{pair.value}: at most {output:g}" if output else f"{pair.value}: equal"]
     if gradient is not None:
         parts.append(f"gradient: at most {gradient:g}")
@@ -63,3 +73,9 @@ def _names() -> str:
     rows = ["| `state_dict` | shape | tree | shape |", "|---|---|---|---|"]
     rows += [f"| `{a}` | {b} | `{c}` | {d} |" for a, b, c, d in parameter_names()]
     return "The parameters of a transformer with one layer:\n\n" + "\n".join(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("page_markdown: give the file to write, such as docs/jax-beside-pytorch.md")
+    Path(sys.argv[1]).write_text(as_markdown(), "utf-8")

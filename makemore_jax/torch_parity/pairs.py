@@ -90,11 +90,12 @@ def family(
     forward: tuple[str, ...] = (),
     step: tuple[str, ...] = (),
     folder: str = "models",
+    init_differs: str = "",
 ) -> Family:
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
     `torch_init` and `torch_forward` name code of `torch_parity/models.py`, the others code of the
-    family's file.
+    family's file. `init_differs` says why the initial values of the two sides are not compared.
     """
     path = f"{folder}/{file}.py"
     first = Pair(
@@ -102,9 +103,9 @@ def family(
         (Code(REFERENCES, torch_init or (f"{cls}.__init__",)),),
         (Code(path, init or (f"{cls}.setup",)),),
         "`__init__` creates the parameters inside of the module. `setup` only declares them; "
-        "`model.init(key, tokens)` returns them as a tree.",
-        Bounds(output=0.1, gradient=None),
-        measured_as="initial_values",
+        f"`model.init(key, tokens)` returns them as a tree.{init_differs and ' ' + init_differs}",
+        Bounds(output=None if init_differs else 0.1, gradient=None),
+        measured_as="nothing" if init_differs else "initial_values",
         value="mean and spread of many draws",
     )
     whole = Pair(
@@ -129,13 +130,18 @@ def family(
 
 
 def _read_by_prefixes(module: Any, tokens: Any) -> Any:
-    """Return the logits of each position, computed from the tokens up to it. (B, T, V)"""
+    """Return the logits of each position, computed from the tokens up to it. (B, T, V)
+
+    A family on windows has zeros before the first token.
+    """
     import torch
 
     from makemore_jax.torch_parity.idioms import next_logits
 
-    T = tokens.shape[1]
-    return torch.stack([next_logits(module, tokens[:, : t + 1], T) for t in range(T)], dim=1)
+    T, window = tokens.shape[1], getattr(module, "window", 1)
+    tokens = torch.nn.functional.pad(tokens, (window - 1, 0))
+    ends = range(window, window + T)
+    return torch.stack([next_logits(module, tokens[:, :end], window + T) for end in ends], dim=1)
 
 
 def _part(
@@ -412,7 +418,7 @@ TOPICS = (
             Pair(
                 "Seeds",
                 (Code(IDIOMS, ("shuffled",)),),
-                (Code("data/splits.py", ("torch_randperm",)),),
+                (Code("original_splits.py", ("torch_randperm",)),),
                 "Equal seeds give different numbers in PyTorch and JAX. To have makemore's split "
                 "of the data, this project computes PyTorch's permutation without torch.",
                 EXACT,

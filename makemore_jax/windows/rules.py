@@ -19,5 +19,5 @@ def window_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "train.batch_size", train.batch_size > 1, "above 1 for model.batch_norm"
     if model.fuse is not None and data.block_size is not None:
         reach = model.fuse**model.n_layer
-        rule = f"{reach}, which {model.n_layer} layers join by {model.fuse}"
+        rule = f"{reach}, model.fuse to the power of model.n_layer"
         yield "data.block_size", data.block_size == reach, rule
