@@ -408,6 +408,18 @@ def test_training_does_not_follow_a_link_out_of_its_folder(name, small_runs, tmp
     assert target.read_text("utf-8") == "mine"
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "../../few.txt", "pipe"])
+@needs_linux
+def test_a_manifest_names_no_file_outside_of_its_checkpoint(name, small_runs, tmp_path):
+    folder = edited_run(small_runs / "bigram", tmp_path / "run")
+    for checkpoint in (folder / "checkpoints").iterdir():
+        os.mkfifo(checkpoint / "pipe")  # nobody writes to it
+        manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
+        (checkpoint / "manifest.json").write_text(json.dumps(manifest | {name: ""}), "utf-8")
+    with pytest.raises(UserError, match=f"{name} in its manifest is no file of the checkpoint"):
+        assemble.load_language_model(folder, read(folder))
+
+
 def npz_member(shape: tuple, values: bytes) -> bytes:
     """Return a member of an .npz file whose header announces another shape."""
     out = io.BytesIO()

@@ -205,7 +205,7 @@ def test_the_data_of_a_moved_project_is_found(project, tmp_path):
     elsewhere.write_text("\n".join(NAMES), "utf-8")
     with pytest.raises(UserError, match=r"--data: .*renamed.txt is not the file that the run was"):
         assemble.find_data(run, folder, str(elsewhere))
-    with pytest.raises(UserError, match=r"--data: .*gone.txt does not exist"):
+    with pytest.raises(UserError, match=r"--data: .*gone.txt does not exist$"):
         assemble.find_data(run, folder, str(tmp_path / "gone.txt"))
 
 

@@ -1,7 +1,9 @@
 """Train with all extensions: the parts and hooks of a run."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, in_short_calls, step_flops
-from makemore_jax.cli import command_line, interrupts, resources
+from makemore_jax.cli import command_line, interrupts, paths, resources
 from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import Diverged
 from makemore_jax.integrity import resume
+from makemore_jax.integrity.failures import reporting_storage_failures
 from makemore_jax.metrics import Metrics
 from makemore_jax.parallel import processes
 from makemore_jax.text.prefetch import make_load
@@ -51,9 +54,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
-    latest = 0
-    if (folder / "checkpoints").is_dir():
-        latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest", 0)
+    latest = parts.open_checkpoints(folder).steps().get("latest", 0)
     is_finished = latest >= config.train.steps
     summary = resume.read_summary(folder, latest) if is_finished else None
     if summary:
@@ -212,8 +213,11 @@ def make_parts() -> Parts:
 
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train with all extensions; see `training.run.train`."""
+    directory = paths.local(directory)
+    config = replace(config, data=replace(config.data, path=os.path.expanduser(config.data.path)))
     try:
-        return run.train(config, directory, make_parts())
+        with reporting_storage_failures(Path(directory)):
+            return run.train(config, directory, make_parts())
     except Diverged as error:
         rate = make_schedule(config.optimizer, config.train.steps)(error.step - 1)
         latest = parts.open_checkpoints(directory, read_only=True).steps().get("latest")

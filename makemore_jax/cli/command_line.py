@@ -2,13 +2,22 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 
 from absl import flags
 
 from makemore_jax import config as config_lib
-from makemore_jax.cli import config_flag, help_text, interrupts, missing_device, output, progress
+from makemore_jax.cli import (
+    config_flag,
+    help_text,
+    interrupts,
+    missing_device,
+    output,
+    paths,
+    progress,
+)
 from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
@@ -118,9 +127,10 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
         # All other mistakes are reported above, so the config file itself raised this.
         lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(f"--config: the file fails with {lines[-1]}") from None
+    paths.expand_flags()
     if positional and not takes_arguments:
         raise UserError(f"{positional[0]}: not a flag{config_flag.intended_flag(positional[0])}")
-    return positional
+    return [os.path.expanduser(argument) for argument in positional]
 
 
 def _similar_flag(flag: str) -> str:

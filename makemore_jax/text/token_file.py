@@ -42,8 +42,8 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     return Vocab(chars, has_end=False), num_chars, sha256
 
 
-def hash_text(path: str) -> str:
-    """Return the hash of a file with \\n as the end of lines, as `data.files.read` does."""
+def hash_text(path: str | Path) -> str:
+    """Return the sha256 of a file with \\n as the end of lines, as `data.files.read` does."""
     digest, part = hashlib.sha256(), b""
     with open(path, "rb") as file:
         while chunk := file.read(BYTES_PER_HASH):

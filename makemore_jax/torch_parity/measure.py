@@ -100,8 +100,10 @@ def _inputs(shapes: tuple[str, ...]) -> list[np.ndarray]:
     arrays = []
     for names in map(str.split, shapes):
         size = [SIZES[name] for name in names if name != "tokens"]
-        has_tokens = "tokens" in names
-        arrays.append(random.randint(VOCAB_SIZE, size=size) if has_tokens else random.randn(*size))
+        if "tokens" in names:
+            arrays.append(random.randint(VOCAB_SIZE, size=size, dtype=np.int32))
+        else:
+            arrays.append(random.randn(*size))
     return arrays
 
 
@@ -137,7 +139,7 @@ def compare_functions(
     indices = [i for i, array in enumerate(inputs) if array.dtype.kind == "f"]
 
     def weighted_sum(params: Any, floats: list[jax.Array]) -> jax.Array:
-        arrays = list(inputs)
+        arrays = list(map(jnp.asarray, inputs))
         for i, array in zip(indices, floats, strict=True):
             arrays[i] = array
         return (run_jax(params, *arrays) * factors).sum()
@@ -148,7 +150,12 @@ def compare_functions(
     our_grads |= {f"input {i}": np.asarray(g) for i, g in zip(indices, input_grads, strict=True)}
 
     module.zero_grad(set_to_none=True)
-    tensors = [torch.tensor(array, requires_grad=array.dtype.kind == "f") for array in inputs]
+    tensors = [
+        torch.tensor(array, requires_grad=True)
+        if i in indices
+        else torch.tensor(array, dtype=torch.long)
+        for i, array in enumerate(inputs)
+    ]
     theirs = run_torch(*tensors)
     (theirs * torch.tensor(factors)).sum().backward()
     parameters = dict(module.named_parameters(remove_duplicate=False))
