@@ -5,15 +5,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from conftest import BLOCK, assert_same, on_devices, run, small_model
 
 from makemore_jax.assemble import open_checkpoints
 from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.config import OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.integrity import manifest
 from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.versions
 
@@ -39,6 +42,16 @@ def test_restore_is_bit_exact(tmp_path):
     restored = open_checkpoints(tmp_path).restore("latest", state_at(0))
     assert_same(restored, state_at(10))
     assert restored.step.dtype == jnp.int32
+
+
+def test_the_state_of_muon_is_restored(tmp_path):
+    """It has one part for matrices and one for all other parameters."""
+    optimizer = make_optimizer(OptimizerConfig("muon"), steps=20)
+    state = state_at(10, optimizer)
+    noise = np.random.RandomState(3)
+    state = jax.tree.map(lambda a: jnp.asarray(noise.uniform(1, 9, a.shape), a.dtype), state)
+    open_checkpoints(tmp_path).save(state, 2.0)
+    assert_same(open_checkpoints(tmp_path).restore("latest", state_at(0, optimizer)), state)
 
 
 def test_only_the_latest_and_the_best_are_kept(tmp_path):

@@ -362,6 +362,71 @@ class WindowMLP(nn.Module):
         return self.norm_f(logits) if hasattr(self, "norm_f") else logits
 
 
+def rms_norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotate the pairs of channels of (B, nh, T, hs) by the position of each row."""
+    T, head_size = x.shape[-2:]
+    frequencies = 10_000 ** (
+        -torch.arange(0, head_size, 2, dtype=x.dtype, device=x.device) / head_size
+    )
+    angles = torch.arange(T, dtype=x.dtype, device=x.device)[:, None] * frequencies
+    pairs = torch.complex(*x.chunk(2, dim=-1))
+    rotated = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([rotated.real, rotated.imag], dim=-1)
+
+
+class ModernAttention(nn.Module):
+    def __init__(self, n_head: int, n_embd: int):
+        super().__init__()
+        self.n_head = n_head
+        self.c_q = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_k = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_v = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = (*x.shape[:2], self.n_head, -1)
+        q, k, v = (f(x).view(heads).transpose(1, 2) for f in (self.c_q, self.c_k, self.c_v))
+        q, k = rms_norm(rotate(q)), rms_norm(rotate(k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.c_proj(y.transpose(1, 2).reshape(x.shape))
+
+
+class ModernBlock(nn.Module):
+    def __init__(self, n_head: int, n_embd: int):
+        super().__init__()
+        self.attn = ModernAttention(n_head, n_embd)
+        self.mlp = nn.ModuleDict(
+            {
+                "c_fc": nn.Linear(n_embd, 4 * n_embd, bias=False),
+                "c_proj": nn.Linear(4 * n_embd, n_embd, bias=False),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(rms_norm(x))
+        return x + self.mlp["c_proj"](F.relu(self.mlp["c_fc"](rms_norm(x))).square())
+
+
+class Modern(nn.Module):
+    """The block of nanochat: RMSNorm, rotary positions, QK norm, relu squared, no biases."""
+
+    def __init__(self, vocab_size: int, n_layer: int, n_head: int, n_embd: int, **_):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.h = nn.ModuleList(ModernBlock(n_head, n_embd) for _ in range(n_layer))
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = rms_norm(self.wte(tokens))
+        for block in self.h:
+            x = block(x)
+        return self.lm_head(rms_norm(x))
+
+
 MODELS = {
     "bigram": Bigram,
     "mlp": MLP,
@@ -372,4 +437,5 @@ MODELS = {
     "bow": BoW,
     "transformer": Transformer,
     "window_mlp": WindowMLP,
+    "modern": Modern,
 }

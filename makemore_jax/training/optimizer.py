@@ -43,6 +43,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
     decay="matrices" what has one axis, biases and norms, does not decay, as in nanoGPT.
+
+    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices; AdamW updates the rest. With
+    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
+    (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
     # Given only where it is needed: it changes the tree of the state, which is in checkpoints.
@@ -50,6 +54,15 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.name == "adamw":
         descend = optax.adamw(
             schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **which
+        )
+    elif config.name == "muon":
+        descend = optax.contrib.muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay if config.decay == "all" else 0.0,
+            consistent_rms=0.2,
         )
     else:
         decay = optax.add_decayed_weights(config.weight_decay, **which)
