@@ -19,10 +19,11 @@ from test_checkpoint import saved, state_at
 from benchmarks import damage
 from makemore_jax import assemble, workdir
 from makemore_jax.assemble import open_checkpoints
-from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.checkpoint import METRICS, Checkpoints
 from makemore_jax.cli import paths
 from makemore_jax.errors import UserError
 from makemore_jax.integrity import lock as lock_lib
+from makemore_jax.integrity import manifest
 from makemore_jax.integrity.failures import StorageFailure
 from makemore_jax.metrics import RunFiles
 
@@ -103,6 +104,17 @@ def test_no_damage_is_restored_silently(victim, tmp_path, capsys):
         assert_same(restored, expected[other])
         (line,) = capsys.readouterr().err.splitlines()
         assert f"checkpoints/{step} is DAMAGED" in line, file
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"dev_loss": "low"}', "no JSON"])
+def test_a_dev_loss_that_is_no_number_is_damage(content, tmp_path):
+    """Also if the manifest agrees: a stranger can write both."""
+    saved(tmp_path, 2.0)
+    folder = tmp_path / "checkpoints" / "10"
+    (folder / METRICS).write_text(content, "utf-8")
+    manifest.write(folder)
+    with pytest.raises(UserError, match=f"10 is damaged: {METRICS} holds no dev loss"):
+        open_checkpoints(tmp_path, read_only=True).steps()
 
 
 def test_training_goes_on_from_the_newest_intact_checkpoint(tmp_path, capsys):

@@ -128,11 +128,13 @@ class VerifiedCheckpoints(Checkpoints):
             if step not in self._intact:
                 manifest.verify(folder, only=METRICS if self._read_only else None)
                 self._intact.add(step)
-            return read_dev_loss(folder)
+            return float(read_dev_loss(folder))
         except Damaged as error:
             self._add_damage(step, error)
         except FileNotFoundError:
             pass  # replaced between two accesses
+        except (ValueError, KeyError, TypeError, RecursionError):  # not written by this project
+            self._add_damage(step, Damaged(f"{METRICS} holds no dev loss"))
         return None
 
     def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
