@@ -17,6 +17,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.text.dataset import SAMPLE_LEN, TextDataset
 from makemore_jax.torch_parity import files, infer, moments, weights
 from makemore_jax.torch_parity.files import Stored
+from makemore_jax.torch_parity.meta_file import read_meta
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
@@ -103,7 +104,7 @@ def load_dataset(config: Config, meta: Path | None, has_text: bool) -> Dataset:
     """
     if meta is None:
         return load_data(config.data, config.seed)
-    vocab, sha256 = files.read_meta(meta)
+    vocab, sha256 = read_meta(meta)
     if config.data.kind != "text":
         raise UserError(f"--meta: nanoGPT's models read text, not data.kind={config.data.kind}")
     if has_text:
