@@ -27,6 +27,7 @@ MARKS = {
     "h.0.conv.linear.weight": "cnn",
     "transformer.wpe.weight": "transformer",
     "h.0.weight": "window_mlp",
+    "h.0.attn.c_q.weight": "modern",
 }
 DATA_KINDS = {"window_mlp": "windows"}  # what the other families read: lines, or nanoGPT's text
 
@@ -101,9 +102,10 @@ def model_fields(stored: Stored, file: Path, batch_norm: str) -> tuple[dict[str,
     if kind == "bow":
         result["data.block_size"] = sizes.axis("wpe.weight", 0)
         return result | {"model.n_embd2": sizes.axis("context_block.mlp.c_fc.weight", 0)}, V
-    result["model.n_embd2"] = sizes.axis(HEAD, 1)
-    if kind in ("cnn", "window_mlp"):
+    if kind in ("cnn", "window_mlp", "modern"):
         result["model.n_layer"] = sizes.count("h.")
+    if kind != "modern":
+        result["model.n_embd2"] = sizes.axis(HEAD, 1)
     if kind == "window_mlp":
         result |= _window_fields(sizes, C, result["model.n_embd2"], batch_norm)
     return result, V
