@@ -1,4 +1,4 @@
-"""The configs of configs/ by name. Each of the eight families has a config of its name."""
+"""The configs of configs/ by name. Each family on lines has a config of its name."""
 
 import importlib.util
 from pathlib import Path

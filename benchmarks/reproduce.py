@@ -1,15 +1,15 @@
-"""Losses of all eight models, compared with published ones: python -m benchmarks.reproduce
+"""Losses of all nine models, compared with published ones: python -m benchmarks.reproduce
 
 Trains every config twice: on makemore's list and split, where PyTorch's losses are known, and
 on names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
 with the command of each row). `--check` writes nothing. It trains again and fails unless every loss
 equals the one in docs/results.json to the last digit, as it does on the same machine with the same
-versions.
+versions. With `--models` the page keeps the results of the other models.
 
 `--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty
 compilation cache (first run) and with the cache of that run (later runs). It writes
-docs/times.json, docs/times.md, and the table of the README. With `--models` it keeps the times of
-the other models.
+docs/times.json, docs/times.md, and the table of the README, and also keeps the times of the other
+models.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -28,11 +28,11 @@ from makemore_jax.download import locate
 from makemore_jax.versions import device, versions
 from makemore_jax.workdir import write_json
 
-MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer")
+MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer", "modern")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
 
 # Test losses of makemore's models in PyTorch 2.13 after COLUMNS steps: default settings, seed 3407,
-# mean per token over all 1,000 test words. makemore has no cnn and no lstm.
+# mean per token over all 1,000 test words. makemore has no cnn, lstm and modern.
 PUBLISHED = {
     "bigram": (2.965, 2.744, 2.501, 2.455, 2.450),
     "bow": (2.283, 2.255, 2.214, 2.188, 2.166),
@@ -101,8 +101,8 @@ def as_markdown(results: dict) -> str:
         "## makemore's list and split, compared with makemore in PyTorch",
         "",
         "Test loss by step, and in brackets the difference from makemore's model in PyTorch 2.13",
-        "(same data, split, sizes and optimizer; other random numbers). makemore has no cnn and no",
-        "lstm. The list: `python -m makemore_jax.download names`.",
+        "(same data, split, sizes and optimizer; other random numbers). makemore has no cnn, lstm",
+        "and modern. The list: `python -m makemore_jax.download names`.",
         "",
         "| model | parameters | " + " | ".join(f"@{step:,}" for step in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -133,7 +133,24 @@ def as_markdown(results: dict) -> str:
             f"| {s['train_loss']:.3f} | {s['dev_loss']:.3f} | {s['test_loss']:.3f} "
             f"| {run['wall_seconds']:.0f} |"
         )
+    lines += [
+        "",
+        "## Ten years of changes to the block, and another optimizer",
+        "",
+        "`python -m benchmarks.modern` trains the blocks of GPT-2 and of nanochat, with AdamW and",
+        "with Muon. All rows of a text have the same data, sizes, learning rate, steps and seed:",
+        "those of `configs/transformer.py` on `names.txt`, and those of",
+        "`configs/shakespeare_cpu.py` on Tiny Shakespeare. Each row is one run, and its losses are",
+        "those of the step with the lowest dev loss.",
+        "",
+        (ROOT / "docs/benchmarks/modern.md").read_text("utf-8").strip(),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def write_page(results: dict) -> None:
+    """Write docs/results.md."""
+    (ROOT / "docs" / "results.md").write_text(as_markdown(results), "utf-8")
 
 
 def measure_times(model: str) -> dict[str, float]:
@@ -199,12 +216,15 @@ def main() -> None:
             print(f"reproduce: {model} on {part} differs from {stored.name}", file=sys.stderr)
         print(f"{len(measured) - len(differing)} of {len(measured)} runs equal to the last digit")
         sys.exit(1 if differing else 0)
-    elif len(arguments.models) == len(MODELS):
-        for part in ("makemore", "names"):  # remove paths of this machine
-            for run in results[part].values():
+    else:
+        kept = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
+        for part in ("makemore", "names"):
+            for run in results[part].values():  # remove paths of this machine
                 run["command"] = [word for word in run["command"] if "data.path" not in word]
+            runs = kept.get(part, {}) | results[part]
+            results[part] = {model: runs[model] for model in MODELS if model in runs}
         write_json(stored, results)
-        stored.with_suffix(".md").write_text(as_markdown(results), "utf-8")
+        write_page(results)
 
 
 if __name__ == "__main__":

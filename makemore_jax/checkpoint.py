@@ -1,24 +1,28 @@
 """Save and restore train states. The only file that imports orbax.
 
+    checkpoints/500/  params, batch_stats (if the model has any), rest, metrics
+
 Two checkpoints are kept: the latest, and the best by dev loss. The parameters, the batch statistics
-(if the model has any) and the rest are separate items, so that sampling reads no optimizer state.
-orbax renames a step to its final name after writing all of it, so a killed process leaves no
-partial checkpoint.
+and the rest are separate items, so that sampling reads no optimizer state. A checkpoint is written
+to a folder with another name and renamed when it is complete, so a killed process leaves no partial
+checkpoint.
 """
 
+import glob
+import json
 import logging
 import math
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from makemore_jax.errors import UserError
 
-ITEMS = ("params", "batch_stats", "rest")
+METRICS = "metrics/metrics"  # the file in a checkpoint with its dev loss, if that was measured
 
 # orbax logs each of its steps, and logs an error with its traceback before raising it.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -27,41 +31,32 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 class Checkpoints:
     """The checkpoints of a working directory."""
 
-    def __init__(self, workdir: str | Path, read_only: bool = False):
+    def __init__(self, workdir: str | Path):
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self._read_only = read_only
 
     @cached_property
-    def _manager(self) -> ocp.CheckpointManager:
-        # best_fn with max_to_keep=1 would delete the latest checkpoint; hence the policy.
-        best = checkpoint_managers.BestN(
-            get_metric_fn=_dev_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), best])
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_dev_loss,
-            best_mode="min",
-            preservation_policy=policy,
-            enable_async_checkpointing=False,
-            create=not self._read_only,
-            read_only=self._read_only,
-        )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS}
-        return ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
+    def _checkpointer(self) -> ocp.Checkpointer:
+        # With OCDBT, orbax takes the path for a glob pattern and saves nothing in a folder [x].
+        ocdbt = glob.escape(str(self.folder)) == str(self.folder)
+        items = ("params", "batch_stats", "rest")
+        handlers = {name: ocp.StandardCheckpointHandler(use_ocdbt=ocdbt) for name in items}
+        handlers["metrics"] = ocp.JsonCheckpointHandler("metrics")
+        return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
 
     def steps(self) -> dict[str, int]:
         """Return the steps of the checkpoints: {"latest": 500, "best": 400}, or {} without any."""
-        self._manager.reload()
-        latest, best = self._manager.latest_step(), self._manager.best_step()
-        if latest is None:
+        if not (losses := self._dev_losses()):
             return {}
-        return {"latest": latest, "best": latest if best is None else best}
+        return {"latest": max(losses), "best": min(losses, key=lambda step: (losses[step], -step))}
 
     def best_dev_loss(self) -> float:
         """Return the dev loss of the best checkpoint, or infinity without one."""
-        steps = self.steps()
-        metrics = self._manager.metrics(steps["best"]) if steps else None
-        return _dev_loss(metrics) if metrics else math.inf
+        return min(self._dev_losses().values(), default=math.inf)
+
+    def _dev_losses(self) -> dict[int, float]:
+        """Return the dev loss of each saved step."""
+        folders = [folder for folder in self.folder.glob("*") if folder.name.isdecimal()]
+        return {int(folder.name): read_dev_loss(folder) for folder in folders}
 
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a train state, with its dev loss if that was measured at this step.
@@ -69,15 +64,25 @@ class Checkpoints:
         Return False, without writing, if the step is saved already.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if (self.folder / str(step)).exists():
             return False
         items = {"rest": {"step": state.step, "opt_state": state.opt_state}, **state.variables}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        # orbax would take NaN for the best metric.
-        metrics = None if dev_loss is None or math.isnan(dev_loss) else {"dev_loss": dev_loss}
-        self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
-        self._manager.wait_until_finished()
+        if dev_loss is not None and not math.isnan(dev_loss):
+            args["metrics"] = ocp.args.JsonSave({"dev_loss": dev_loss})
+        partial = self.folder / f"{step}.partial"
+        self._checkpointer.save(partial, args=ocp.args.Composite(**args), force=True)
+        self._commit(step, partial, items)
         return True
+
+    def _commit(self, step: int, partial: Path, items: dict[str, Any]) -> None:
+        """Rename a complete checkpoint, and delete those that it replaces."""
+        partial.rename(self.folder / str(step))
+        kept = {str(step) for step in self.steps().values()}
+        for folder in self.folder.iterdir():  # includes what killed processes have left
+            if folder.name.partition(".")[0].isdecimal() and folder.name not in kept:
+                # Renamed first, so that no reader sees a part of a checkpoint.
+                shutil.rmtree(folder.rename(folder.with_suffix(".partial")), ignore_errors=True)
 
     def restore(self, name: str, template: Any) -> Any:
         """Return the `latest` or `best` state, with the shapes, dtypes and shardings of `template`.
@@ -97,15 +102,17 @@ class Checkpoints:
         step = self.steps().get(name)
         if step is None:
             raise UserError(f"{self.folder}: no checkpoint has been saved yet")
-        return self._read(step, items)
+        return self._read(self.folder / str(step), items)
 
-    def _read(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, folder: Path, items: dict[str, Any]) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**args)))
+        return dict(self._checkpointer.restore(folder, args=ocp.args.Composite(**args)))
 
 
-def _dev_loss(metrics: dict[str, float]) -> float:
-    return metrics["dev_loss"]
+def read_dev_loss(folder: Path) -> float:
+    """Return the dev loss of a checkpoint, infinity if it was not measured."""
+    file = folder / METRICS
+    return json.loads(file.read_text("utf-8"))["dev_loss"] if file.exists() else math.inf
 
 
 def _abstract(tree: Any) -> Any:

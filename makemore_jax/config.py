@@ -79,17 +79,17 @@ class ModelConfig:
     """The model and its sizes. Each kind reads the fields that it needs."""
 
     kind: str = setting(
-        "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, window_mlp"
+        "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, modern, window_mlp"
     )
-    n_layer: int = setting(4, "layers (transformer, cnn, window_mlp)", AT_LEAST_1)
-    n_head: int = setting(4, "attention heads (transformer)", AT_LEAST_1)
-    n_embd: int = setting(64, "width of the embeddings; of all layers (transformer)", AT_LEAST_1)
-    n_embd2: int = setting(64, "width of hidden layers and states (not transformer)", AT_LEAST_1)
+    n_layer: int = setting(4, "layers (GPTs, cnn, window_mlp)", AT_LEAST_1)
+    n_head: int = setting(4, "attention heads (GPTs: transformer, modern)", AT_LEAST_1)
+    n_embd: int = setting(64, "width of embeddings, in GPTs of all layers", AT_LEAST_1)
+    n_embd2: int = setting(64, "width of hidden layers and states (not in GPTs)", AT_LEAST_1)
 
     # transformer only
     dropout: float = setting(0.0, "dropout rate", BELOW_1)
     dropout_rng: str = choice("threefry2x32, rbg", "dropout generator; rbg: faster on TPU")
-    activation: str = choice("gelu, relu", "activation in the MLPs")
+    activation: str = choice("gelu, gelu_exact, relu", "activation in the MLPs; gelu: tanh form")
     bias: bool = setting(True, "biases in linear layers and norms")
     tied: bool = setting(False, "share the weights of embedding and output layer")
     init_scheme: str = choice("pytorch, gpt2", "initial values")
@@ -115,17 +115,18 @@ class ModelConfig:
 class OptimizerConfig:
     """The optimizer. Fields have the meaning that PyTorch's AdamW, SGD and StepLR give them."""
 
-    name: str = choice("adamw, sgd", "optimizer")
+    name: str = choice("adamw, sgd, muon", "optimizer; muon: matrices by Muon, the rest by AdamW")
     learning_rate: float = setting(5e-4, "peak learning rate", POSITIVE)
-    b1: float = setting(0.9, "adamw: decay of the first moment", BELOW_1)
-    b2: float = setting(0.99, "adamw: decay of the second moment", BELOW_1)
-    weight_decay: float = setting(0.01, "adamw: decoupled; sgd: L2 penalty", AT_LEAST_0)
+    b1: float = setting(0.9, "adamw, muon: decay of the first moment", BELOW_1)
+    b2: float = setting(0.99, "adamw, muon: decay of the second moment", BELOW_1)
+    weight_decay: float = setting(0.01, "adamw, muon: decoupled; sgd: L2 penalty", AT_LEAST_0)
     decay: str = choice("all, matrices", "parameters with weight decay; matrices: two or more axes")
-    schedule: str = choice("constant, step, cosine", "learning rate schedule")
+    schedule: str = choice("constant, step, cosine, nanogpt", "learning rate schedule")
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
     step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
     gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
     min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
+    decay_steps: int | None = setting(None, "end of the cosine; None: train.steps", AT_LEAST_1)
     grad_clip: float | None = setting(None, "clip gradients to this global norm", POSITIVE)
 
 
@@ -244,9 +245,12 @@ def _size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     model, train = config.model, config.train
     is_divisor = train.batch_size % train.accumulate == 0
     yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
-    if model.kind == "transformer":
+    if model.kind in ("transformer", "modern"):
         is_divisible = model.n_embd % model.n_head == 0
         yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
+    if model.kind == "modern":  # rotary positions rotate pairs of channels
+        has_pairs = model.n_embd % (2 * model.n_head) == 0
+        yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
 
 
 RULES = [_size_rules]  # extensions add those of their fields

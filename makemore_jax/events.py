@@ -1,5 +1,7 @@
 """The TensorBoard file of a run: curves, histograms, samples, hyperparameters."""
 
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.hparams import summary_v2
 from tensorboard.plugins.text import metadata as text_plugin
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 LOSSES = r"^(train|dev|test)_loss$"  # tags in the chart of all losses
@@ -27,11 +28,14 @@ class Events:
 
     def __init__(self, workdir: Path, start: int):
         is_first = not any(workdir.glob("events.out.*"))
-        self._writer = EventFileWriter(str(workdir))
+        # TensorBoard's own writer has a thread, which prints a traceback if the disk is full.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter((workdir / name).open("ab"))
+        self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if not is_first:
             restart = SessionLog(status=SessionLog.START)
             event = Event(wall_time=time.time(), step=start + 1, session_log=restart)
-            self._writer.add_event(event)
+            self._write_event(event)
 
     def write_values(self, step: int, values: dict[str, Any]) -> None:
         """Write numbers by tag, or the numbers and histograms of `diagnostics` by kind and name.
@@ -65,11 +69,15 @@ class Events:
         self._write(0, _tensor_summary(tag, layout.SerializeToString(), metadata))
 
     def close(self) -> None:
-        """Write pending events and close the file."""
+        """Close the file."""
         self._writer.close()
 
     def _write(self, step: int, summary: Summary) -> None:
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._write_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write_event(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
 
 def append_final_values(workdir: Path, step: int, values: dict[str, float]) -> None:

@@ -53,7 +53,7 @@ TIMEOUT = 300  # seconds per command, enough for a slow and busy machine
 CACHE_MAX_BYTES = 2**30  # size limit of the tests' compilation cache
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows can't send SIGINT or SIGTERM")
 # The models with stored arrays, a PyTorch counterpart and a config file.
-FAMILIES = ["bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer"]
+FAMILIES = ["bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer", "modern"]
 # All models that read lines, including one that a user adds.
 ON_LINES = [kind for kind in models.MODELS if kind != "window_mlp"]
 
@@ -63,7 +63,8 @@ def small_config(kind: str, **train) -> Config:
     config = Config(seed=11)
     config.data.path = str(ROOT / "names.txt")
     config.model.kind = kind
-    set_sizes(config.model, n_layer=2, n_head=2, n_embd=10, n_embd2=11)
+    n_embd = 12 if kind == "modern" else 10  # modern has an even head size
+    set_sizes(config.model, n_layer=2, n_head=2, n_embd=n_embd, n_embd2=11)
     config.train.batch_size, config.train.num_samples = 5, 3
     for name, value in train.items():
         setattr(config.train, name, value)

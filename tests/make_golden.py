@@ -47,6 +47,6 @@ def record(kind: str) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     folder = Path(__file__).parent / "golden"
     folder.mkdir(exist_ok=True)
-    for kind in MODELS:
+    for kind in MODELS.keys() - {"window_mlp"}:  # which reads windows; test_convert.py compares it
         np.savez_compressed(folder / f"{kind}.npz", **record(kind))
         print(folder / f"{kind}.npz")

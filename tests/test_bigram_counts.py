@@ -11,6 +11,7 @@ from makemore_jax.data.lines import split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import bigram_counts as bc
+from makemore_jax.lectures.command import read_words
 from makemore_jax.losses import token_losses
 
 KEY = jax.random.key(7)
@@ -331,4 +332,4 @@ def test_mistakes_print_one_line_and_write_nothing(options, message, tmp_path, c
 
 
 def test_names_txt_can_be_read():
-    assert bc._read(str(ROOT / "names.txt"))[0] == "aaban"
+    assert read_words(str(ROOT / "names.txt"))[0] == "aaban"

@@ -209,7 +209,7 @@ def test_help_explains_every_field_and_shows_the_value_of_the_config():
     for name, field in config_lib.fields().items():
         (text,) = (text for entry, text in entries.items() if entry.startswith(f"{name}="))
         assert text.startswith(field.metadata["meaning"])
-    meaning = "learning rate schedule [constant, step, cosine]"
+    meaning = "learning rate schedule [constant, step, cosine, nanogpt]"
     assert entries["optimizer.schedule=cosine"] == meaning
     assert entries["train.steps=7"] == "training steps [int, at least 1]"
     assert list(entries).index("--workdir") < list(entries).index("--distributed")

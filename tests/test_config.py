@@ -122,6 +122,14 @@ def test_bad_values(name, value, message):
         config_lib.validate(config)
 
 
+def test_modern_needs_pairs_of_channels_in_each_head():
+    config = Config()
+    config.model = dataclasses.replace(config.model, kind="modern", n_head=4, n_embd=68)
+    message = "model.n_embd: 68 must be divisible by 2 * model.n_head=8"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        config_lib.validate(config)
+
+
 def test_every_field_has_a_meaning_and_a_default_that_fits_its_rule():
     for name, field in config_lib.fields().items():
         assert field.metadata["meaning"], name

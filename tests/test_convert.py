@@ -7,23 +7,34 @@ import json
 import os
 import pickle
 
+import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, run
+from conftest import FAMILIES, ROOT, assert_close, assert_same, make_batch_step, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
 else:
     torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
-from makemore_jax import models
-from makemore_jax.assemble import create_model
+from makemore_jax import assemble, models
+from makemore_jax.assemble import create_model, open_checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
-from makemore_jax.torch_parity import weights
+from makemore_jax.torch_parity import convert, files, weights
 from makemore_jax.torch_parity.models import MODELS
+from makemore_jax.torch_parity.moments import find_moments
+from makemore_jax.torch_parity.step import (
+    make_torch_optimizer,
+    make_torch_step,
+    torch_mean_loss,
+)
+from makemore_jax.training import state as state_lib
+from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.state import TrainState
 
 pytestmark = pytest.mark.slow
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 CONVERT = ("-m", "makemore_jax.torch_parity.convert")
 QUICK = ("--config.train.steps=20", "--config.train.eval_every=10", "--config.train.log_every=10")
 
@@ -78,7 +89,7 @@ def test_state_dicts_match_makemore(kind):
 
 
 def test_every_family_has_a_reference():
-    assert list(MODELS) == FAMILIES
+    assert list(MODELS) == [*FAMILIES, "window_mlp"]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -103,7 +114,7 @@ def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
         torch_model(kind, seed=6).load_state_dict(result, strict=True)
         result = {name: tensor.numpy() for name, tensor in result.items()}
     else:
-        result = weights.read(back)
+        result = files.read(back).tensors
     known = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     assert result.keys() == known.keys()
     for name, tensor in known.items():
@@ -136,7 +147,7 @@ def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
         back = tmp_path / f"back.{suffix}"
         done = run(*CONVERT, "to-torch", "--workdir", tmp_path / "run", back)
         assert done.returncode == 0, done.stderr
-        result = weights.read(back)
+        result = files.read(back).tensors
         assert result.keys() == known.keys()
         for name, tensor in known.items():
             assert result[name].shape == tensor.shape
@@ -211,7 +222,7 @@ def bad_files(folder, case: str):
         message = "other is not a tensor of a gru with the sizes of the config"
     elif case == "kind":
         tensors = torch_model("rnn").state_dict()
-        message = "cell.xh_to_hbar.bias is missing"
+        message = f"model.kind: the config has gru, but {file} has rnn"
     elif case == "integers":
         tensors["lm_head.bias"] = torch.zeros(27, dtype=torch.int64)
         message = "lm_head.bias has dtype int64"
@@ -257,7 +268,119 @@ def test_another_context_length_is_refused(tmp_path):
         *CONVERT, "from-torch", tmp_path / "model.pt", *config, "--workdir", tmp_path / "run"
     )
     assert done.returncode == 2
-    assert "transformer.h.0.attn.bias is (1, 1, 15, 15), for a context of 15" in done.stderr
+    assert "data.block_size: the config has 20, but " in done.stderr
+    assert done.stderr.endswith("model.pt has 15\n")
+
+
+def window_config(**options) -> Config:
+    config = config_of("window_mlp", n_embd=5, n_embd2=7, init_scale="fan_in", **options)
+    config.data.kind, config.data.block_size = "windows", 8
+    return config
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_layer": 3, "fuse": 2, "batch_norm": "running"},
+        {"n_layer": 2, "batch_norm": "calibrated", "output_norm": True},
+        {"n_layer": 1},
+    ],
+    ids=["wavenet", "deep", "mlp"],
+)
+def test_window_mlp_in_lockstep_and_converted(options, tmp_path):
+    """The same losses and statistics over 5 steps of both; then the file becomes a run."""
+    config = window_config(**options)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.1
+    model = create_model(config.model, 27, 8)
+    rng = np.random.RandomState(3)
+    shapes = models.variable_shapes(model, 8)
+    variables = jax.tree.map(lambda a: np.float32(0.2 + 0.3 * rng.rand(*a.shape)), shapes)
+    stats = {k: v for k, v in variables.items() if k != "params"}
+    module = weights.reference(config, 27, 8)
+    weights.load_into(module, variables["params"], "window_mlp", stats.get("batch_stats"))
+    tokens = rng.randint(0, 27, (3, 13))
+    logits = model.apply(variables, tokens)
+    assert logits.shape == (3, 13 - 8 + 1, 27)
+    assert_close(module.eval()(torch.tensor(tokens)).detach(), logits, 1e-6)
+
+    optimizer = make_optimizer(config.optimizer, 5)
+    params = variables["params"]
+    state = TrainState(jax.numpy.int32(0), params, optimizer.init(params), stats)
+    step = jax.jit(make_batch_step(model, optimizer))
+    torch_step = make_torch_step(module.train(), config.optimizer, 5)
+    for seed in range(5):
+        tokens = np.random.RandomState(seed).randint(0, 27, (11, 9))
+        inputs, targets = tokens[:, :8], tokens[:, 8:]
+        state, metrics = step(state, (inputs, targets), jax.random.key(seed))
+        loss = torch_step(torch.tensor(inputs), torch.tensor(targets))
+        assert float(metrics["train_loss"]) == pytest.approx(loss, abs=1e-5)
+    ours = weights.to_torch(state.params, "window_mlp")
+    ours |= weights.to_torch(state.model_state.get("batch_stats", {}), "window_mlp")
+    for name, tensor in module.state_dict().items():
+        assert_close(ours[name], tensor, 1e-4)
+
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    given = Config()
+    given.model.batch_norm = options.get("batch_norm", "none")
+    convert.from_torch(tmp_path / "model.pt", given, tmp_path / "run", str(ROOT / "names.txt"))
+    read = assemble.read_run(tmp_path / "run").config
+    for name, value in options.items():
+        assert getattr(read.model, name) == value
+    assert convert.to_torch(tmp_path / "run", tmp_path / "back.pt", "best") == "makemore"
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(back[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", ["bow", "gru"])
+def test_the_optimizer_of_makemore_comes_along(kind, tmp_path):
+    """Train in PyTorch, convert, and train 20 more steps on both sides in float64."""
+    config, module = config_of(kind), torch_model(kind)
+    generator = torch.Generator().manual_seed(7)
+    batches = torch.randint(0, 27, (25, 3, 6), generator=generator)
+    optimizer = make_torch_optimizer(module, config.optimizer)
+
+    def torch_step(module, optimizer, tokens):
+        loss = torch_mean_loss(module(tokens[:, :-1]), tokens[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    for tokens in batches[:5]:
+        torch_step(module, optimizer, tokens)
+    torch.save(
+        {"model": module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "m.pt"
+    )
+    made = convert.from_torch(
+        tmp_path / "m.pt", Config(), tmp_path / "run", str(ROOT / "names.txt")
+    )
+    assert (made.step, made.has_moments, made.config.model.kind) == (5, True, kind)
+
+    model = create_model(made.config.model, 27, 15)
+    ours = make_optimizer(made.config.optimizer, 100)
+    state = open_checkpoints(tmp_path / "run").restore("latest", state_lib.shapes(model, ours, 15))
+    # The order of the moments in the file does not depend on the config.
+    other = Config()
+    other.optimizer.decay = "matrices"
+    convert.from_torch(tmp_path / "m.pt", other, tmp_path / "other", str(ROOT / "names.txt"))
+    template = state_lib.shapes(model, make_optimizer(other.optimizer, 100), 15)
+    same = open_checkpoints(tmp_path / "other").restore("latest", template)
+    assert_same(find_moments(same.opt_state), find_moments(state.opt_state))
+    saved, module = optimizer.state_dict(), module.double()
+    optimizer = make_torch_optimizer(module, config.optimizer)
+    optimizer.load_state_dict(saved)
+    with enable_x64(True):
+        state = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, state)
+        step = jax.jit(make_batch_step(model, ours))
+        for tokens in batches[5:]:
+            inputs, targets = tokens[:, :-1].numpy(), tokens[:, 1:].numpy()
+            state, metrics = step(state, (inputs, targets), jax.random.key(0))
+            expected = torch_step(module, optimizer, tokens)
+            assert float(metrics["train_loss"]) == pytest.approx(expected, abs=1e-9)
+        params = weights.to_torch(state.params, kind)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(params[name], parameter.detach(), rtol=0, atol=1e-9)
 
 
 def test_torch_2_9_reads_and_writes_everything_but_pickles(tmp_path, monkeypatch):
@@ -266,9 +389,9 @@ def test_torch_2_9_reads_and_writes_everything_but_pickles(tmp_path, monkeypatch
     torch.save(state, tmp_path / "model.pt")
     np.savez(tmp_path / "model.npz", **state)
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    assert weights.read(tmp_path / "model.npz").keys() == state.keys()
+    assert files.read(tmp_path / "model.npz").tensors.keys() == state.keys()
     with pytest.raises(UserError, match=r"torch 2.9.1\+cpu can't open pickles safely"):
-        weights.read(tmp_path / "model.pt")
+        files.read(tmp_path / "model.pt")
 
 
 def test_only_torch_parity_imports_torch():

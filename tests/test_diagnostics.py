@@ -90,6 +90,7 @@ TAPS = {
     "lstm": ["sigmoid 1", "sigmoid 2", "tanh 1", "sigmoid 3", "tanh 2"],
     "cnn": ["h_0 tanh", "h_0 sigmoid", "h_1 tanh", "h_1 sigmoid", "tanh 1", "tanh 2"],
     "transformer": ["h_0.mlp tanh", "h_1.mlp tanh"],
+    "modern": ["h_0.mlp relu", "h_1.mlp relu"],
 }
 
 

@@ -233,7 +233,10 @@ def test_initial_values_of_gpt2():
             assert float(leaf.std()) == pytest.approx(std, rel=5 / (2 * leaf.size) ** 0.5)
 
 
-@pytest.mark.parametrize(("activation", "expected"), [("relu", 0.0), ("gelu", -0.15880801)])
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [("relu", 0.0), ("gelu", -0.15880801), ("gelu_exact", -0.15865525)],
+)
 def test_the_activation_of_the_mlp(activation, expected):
     """All weights are zero except one, which shows the activation of -1."""
     options = {"activation": activation, "n_layer": 1}

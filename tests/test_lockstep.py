@@ -10,6 +10,9 @@ import re
 import pytest
 from conftest import AS_USERS_RUN, FAMILIES, on_devices, run
 
+from makemore_jax.config import Config, OptimizerConfig
+from makemore_jax.errors import UserError
+
 if not os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
 
@@ -54,6 +57,14 @@ def test_a_family_of_each_type_in_float64(kind, tmp_path):
     assert result["differences"]["logits"] <= 1e-12
     assert result["differences"]["gradients"] <= 1e-11
     assert result["differences"]["parameters"] <= 1e-9
+
+
+def test_windows_with_batch_norm_in_lockstep(tmp_path):
+    """Both sides also have the same running statistics, which their continuations use."""
+    config = ("--config", "configs/lecture_wavenet.py", "--config.model.n_embd2=31")
+    (result,) = compare(config, "--float64", tmp_path)
+    check(result, "float64")
+    assert {"norms.0.weight", "norms.2.bias"} < result["differences"]["gradient_of_each"].keys()
 
 
 def check(result, dtype):
@@ -152,6 +163,13 @@ def test_bfloat16_is_not_compared(tmp_path):
         "compare: model.dtype: must be float32; JAX and PyTorch round bfloat16 differently\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_muon_is_not_compared():
+    from makemore_jax.torch_parity.compare import check_comparable
+
+    with pytest.raises(UserError, match=r"^optimizer.name: must be adamw or sgd"):
+        check_comparable(Config(optimizer=OptimizerConfig("muon")))
 
 
 BROKEN = """

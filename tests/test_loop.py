@@ -39,7 +39,7 @@ def final_state(config: Config, folder) -> state_lib.TrainState:
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     template = state_lib.create(model, optimizer, jax.random.key(0), dataset.block_size)
-    return Checkpoints(folder, read_only=True).restore("latest", template)
+    return Checkpoints(folder).restore("latest", template)
 
 
 TRAIN = """
@@ -254,7 +254,7 @@ def test_divergence_in_the_last_step_is_detected_and_not_saved(tmp_path):
     config.optimizer.weight_decay = 1e9
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step 1"):
         assemble.train(config, str(tmp_path))
-    assert Checkpoints(tmp_path, read_only=True).steps() == {}
+    assert Checkpoints(tmp_path).steps() == {}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text("utf-8")
     assert not (tmp_path / "summary.json").exists()
 
@@ -328,7 +328,7 @@ def test_sampling_while_training_and_sigterm(tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    step = Checkpoints(stopped, read_only=True).steps()["latest"]
+    step = Checkpoints(stopped).steps()["latest"]
     assert f"SIGTERM: saved at step {step}" in errors
     config.train.steps = step + 110
     for folder in (stopped, whole):

@@ -18,15 +18,16 @@ from makemore_jax.parallel.mesh import make_mesh
 
 MESHES = ["8x1", "8x1 fsdp", "4x2", "4x2 fsdp", "1x8"]
 # One family of each type on every mesh, and all other families on the mesh with all features. The
-# transformer and the recurrent families shard wide matrices over `model`; window_mlp has batch
+# GPTs and the recurrent families shard wide matrices over `model`; window_mlp has batch
 # norm; all others follow the sharding rule of the mlp.
 QUICK = [("transformer", "4x2 fsdp")]
 ALL = [(kind, mesh) for kind in ("transformer", "gru", "window_mlp") for mesh in MESHES]
-ALL += [(kind, "4x2 fsdp") for kind in ("bigram", "mlp", "cnn", "rnn", "lstm", "bow")]
+ALL += [(kind, "4x2 fsdp") for kind in ("bigram", "mlp", "cnn", "rnn", "lstm", "bow", "modern")]
 ALL += [("rnn", "1x8"), ("lstm", "1x8")]
 CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL]
 WIDE = {  # matrices that are sharded over `model`
     "transformer": r"c_attn/kernel$|attn/c_proj/kernel$|c_fc/(kernel|bias)$|mlp/c_proj/kernel$",
+    "modern": r"attn/c_(q|k|v|proj)/kernel$|c_fc/kernel$|mlp/c_proj/kernel$",
     **dict.fromkeys(("rnn", "gru", "lstm"), r"cell/xh_to_\w+/kernel$"),
 }
 

@@ -47,11 +47,12 @@ NUM_PARAMS = {
     "gru": 28_315,
     "lstm": 28_315 + 128 * 64 + 64 + 64,
     "transformer": 204_544,
+    "modern": 2 * 27 * 64 + 4 * 12 * 64**2,
 }
 
 # Number of tokens that a logit depends on, including its own; small_model's cnn has two layers.
 CONTEXT = {"bigram": 1, "cnn": 4} | dict.fromkeys(
-    ("bow", "rnn", "mlp", "gru", "lstm", "transformer"), BLOCK
+    ("bow", "rnn", "mlp", "gru", "lstm", "transformer", "modern"), BLOCK
 )
 
 
@@ -211,6 +212,41 @@ def test_transformer_block_matches_a_loop():
     h = 0.5 * h * (1 + np.tanh((2 / np.pi) ** 0.5 * (h + 0.044715 * h**3)))
     x = x + dense(block["mlp"]["c_proj"], h)
     expected = norm(params["ln_f"], x) @ params["lm_head"]["kernel"]
+    assert_close(model.apply({"params": params}, tokens), expected)
+
+
+def test_modern_block_matches_a_loop():
+    """Compare with loops over heads and positions, and rotations by complex numbers."""
+    config = small_config("modern").model
+    config.n_layer = 1
+    model = create_model(config, VOCAB, BLOCK)
+    tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)
+    params = model.init(jax.random.key(0), tokens)["params"]
+    block, hs = params["h_0"], config.n_embd // config.n_head
+    frequencies = np.array([1, 1e-4 ** (1 / 3), 1e-4 ** (2 / 3)])  # hs is 6
+
+    def norm(x):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+    def rotate(x, t):
+        pairs = (x[: hs // 2] + 1j * x[hs // 2 :]) * np.exp(1j * t * frequencies)
+        return norm(np.hstack([pairs.real, pairs.imag]))
+
+    x = norm(np.asarray(params["wte"]["embedding"])[tokens])
+    q, k, v = (norm(x) @ block["attn"][name]["kernel"] for name in ("c_q", "c_k", "c_v"))
+    y = np.zeros_like(q)
+    for b in range(B):
+        for head in range(config.n_head):
+            part = slice(head * hs, (head + 1) * hs)
+            keys = [rotate(np.asarray(k[b, s, part]), s) for s in range(T)]
+            for t in range(T):
+                scores = np.stack(keys[: t + 1]) @ rotate(np.asarray(q[b, t, part]), t)
+                weights = np.exp(scores / hs**0.5)
+                y[b, t, part] = weights / weights.sum() @ v[b, : t + 1, part]
+    x = x + y @ block["attn"]["c_proj"]["kernel"]
+    h = np.maximum(norm(x) @ block["mlp"]["c_fc"]["kernel"], 0) ** 2
+    x = x + h @ block["mlp"]["c_proj"]["kernel"]
+    expected = norm(x) @ params["lm_head"]["kernel"]
     assert_close(model.apply({"params": params}, tokens), expected)
 
 

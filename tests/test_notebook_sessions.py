@@ -94,7 +94,7 @@ def test_the_stop_button_saves_and_the_same_cell_resumes(tmp_path):
     assert later >= step + 60
     assert f"resuming from step {step}" in outputs[1]
     assert outputs[0].endswith("the kernel is alive\n")
-    assert Checkpoints(tmp_path / "run", read_only=True).steps()["latest"] == later
+    assert Checkpoints(tmp_path / "run").steps()["latest"] == later
 
 
 def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
@@ -108,7 +108,7 @@ def test_a_stopped_training_raises_and_can_be_resumed(tmp_path):
     button.cancel()
     assert info.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before
-    step = Checkpoints(tmp_path, read_only=True).steps()["latest"]
+    step = Checkpoints(tmp_path).steps()["latest"]
     assert step >= 20
     config.train.steps = step + 10
     assert assemble.train(config, str(tmp_path))["steps"] == step + 10

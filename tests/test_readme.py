@@ -17,7 +17,7 @@ USAGE = (ROOT / "docs/usage.md").read_text("utf-8")
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
-def test_the_ninth_model_passes_the_tests_that_the_readme_names(monkeypatch):
+def test_the_tenth_model_passes_the_tests_that_the_readme_names(monkeypatch):
     (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope = {"__name__": "trigram"}
     exec(source, scope)
@@ -28,14 +28,14 @@ def test_the_ninth_model_passes_the_tests_that_the_readme_names(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_ninth_model_as_the_readme_adds_it(tmp_path):
-    """Follow "Add a ninth model" in a copy of the project: its file, two lines, its commands."""
+def test_the_tenth_model_as_the_readme_adds_it(tmp_path):
+    """Follow "Add a tenth model" in a copy of the project: its file, two lines, its commands."""
     for folder in ("configs", "makemore_jax", "tests"):
         no_caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=no_caches)
     for file in ("names.txt", "pyproject.toml", "sample.py", "train.py"):
         shutil.copy(ROOT / file, tmp_path)
-    section = README.partition("## Add a ninth model\n")[2].partition("\n## ")[0]
+    section = README.partition("## Add a tenth model\n")[2].partition("\n## ")[0]
     (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "makemore_jax/models/trigram.py").write_text(source, "utf-8")
     import_line, entry = re.search(
@@ -97,7 +97,7 @@ def test_every_flag_that_a_page_names_is_known(page):
         re.findall(r'"(\w+)"', (ROOT / "makemore_jax/cli/sample_flags.py").read_text("utf-8"))
     )
     known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
-    known |= {"seeds", "all"}
+    known |= {"seeds", "all", "data"}
     assert flags - known == set()
 
 
@@ -168,7 +168,8 @@ def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
 
 
 def test_the_pages_show_what_the_benchmarks_wrote():
-    pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md"}
+    pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md", "microgpt": "lectures.md"}
+    pages |= {"modern": "results.md", "any_text": "reliability.md", "soak": "reliability.md"}
     tables = list((ROOT / "docs/benchmarks").glob("*.md"))
     assert len(tables) >= 8
     for table in tables:

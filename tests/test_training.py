@@ -1,5 +1,7 @@
 """The step, the optimizer and the evaluation, each compared with a direct computation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,35 @@ def test_sgd_with_weight_decay_and_steps_matches_pytorch():
         assert_close(result, p, 1e-6)
 
 
+def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
+    """All singular values of an update are nearly equal, and its RMS is that of AdamW, about 0.2.
+
+    Weight decay is decoupled, and decay="matrices" does not decay the rest.
+    """
+    noise = np.random.RandomState(3)
+    params = {"matrix": noise.randn(7, 5), "vector": noise.randn(5)}
+    grads = jax.tree.map(lambda a: noise.randn(*a.shape), params)
+    config = OptimizerConfig("muon", 0.1, b1=0.8, b2=0.95, weight_decay=0.0)
+
+    def first_update(config):
+        optimizer = make_optimizer(config, steps=1)
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    update = first_update(config)
+    _, expected, _ = np.linalg.svd(update["matrix"])
+    assert np.allclose(expected, 0.1 * 0.2 * 7**0.5, rtol=0.4)
+    assert np.ptp(np.linalg.svd(grads["matrix"])[1]) > 3
+    assert (np.einsum("ij,ij", update["matrix"], grads["matrix"])) < 0  # downhill
+    adam = optax.adamw(0.1, b1=0.8, b2=0.95, weight_decay=0.0, nesterov=True)
+    expected, _ = adam.update(grads["vector"], adam.init(params["vector"]), params["vector"])
+    assert_close(update["vector"], expected, 1e-6)
+    for decay, in_vector in (("all", 0.3), ("matrices", 0.0)):
+        decayed = first_update(dataclasses.replace(config, weight_decay=0.3, decay=decay))
+        difference = jax.tree.map(lambda a, b: a - b, decayed, update)
+        assert_close(difference["matrix"], -0.1 * 0.3 * params["matrix"], 1e-6)
+        assert_close(difference["vector"], -0.1 * in_vector * params["vector"], 1e-6)
+
+
 def test_clipping_is_by_the_global_norm():
     config = OptimizerConfig("sgd", 1.0, weight_decay=0.0, grad_clip=0.5)
     long, short = np.array([3.0, 4.0, 0.0], np.float32), np.array([0.3, 0.0, 0.0], np.float32)
@@ -131,6 +162,14 @@ def test_clipping_is_by_the_global_norm():
         (
             {"schedule": "cosine", "warmup_steps": 2, "min_learning_rate": 1.0},
             [1, 2, *(1.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))],
+        ),
+        (
+            {"schedule": "cosine", "decay_steps": 4, "min_learning_rate": 1.0},
+            [*(1.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 1, 1, 1, 1],
+        ),
+        (  # steps 0 and 1 have 1/3 and 2/3 of the learning rate, step 2 has all of it
+            {"schedule": "nanogpt", "warmup_steps": 2, "min_learning_rate": 1.0},
+            [2 / 3, 4 / 3, *(1.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))],
         ),
     ],
 )

@@ -26,6 +26,7 @@ from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
 from makemore_jax.text import streaming
+from makemore_jax.text.token_file import hash_text
 from makemore_jax.versions import versions
 from makemore_jax.windows import dataset as windows
 from makemore_jax.windows.rules import window_rules
@@ -133,20 +134,15 @@ def find_data(
 
     `path` is the file that the user names, if any. It must be usable: UserError instead of None.
     """
-    files = [path] if path is not None else moved_data.data_files(run, folder)
-    for file in files:
-        config = replace(run.config.data, path=file)
-        try:
-            dataset = load_data(config, run.config.seed, folder and Path(folder))
-        except UserError as error:
-            if path is not None:
-                raise UserError(str(error).replace("data.path:", "--data:", 1)) from None
-            continue
-        if dataset.sha256 == run.data_sha256:
-            return dataset
-    if path is not None:
-        raise UserError(f"--data: {path} is not the file that the run was trained on")
-    return None
+    if path is None:
+        path = moved_data.find_file(run, folder)
+    else:
+        with file_errors.reporting(path, run.config.data.encoding, "--data"):
+            sha256 = hash_text(path)
+        if sha256 != run.data_sha256:
+            raise UserError(f"--data: {path} is not the file that the run was trained on")
+    config = replace(run.config.data, path=path)
+    return load_data(config, run.config.seed, folder and Path(folder)) if path else None
 
 
 @contextlib.contextmanager

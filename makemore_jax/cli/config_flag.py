@@ -4,6 +4,7 @@
 first, because `config_flags` reports many mistakes as a bare KeyError or not at all.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def read(flag: flags.FlagHolder) -> Config:
     config = flag.value
     if not isinstance(config, Config):
         raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
+    config.data.path = os.path.expanduser(config.data.path)
     if config.data.path == Config().data.path and not Path(config.data.path).exists():
         config.data.path = str(resources.FOLDER / config.data.path)
     return config
@@ -50,9 +52,9 @@ def name() -> str:
 
 def find(name: str) -> str:
     """Return the config file at this path, or the bundled config with this name. UserError."""
-    file = Path(name)
+    file = Path(name).expanduser()
     if file.is_file():
-        return name
+        return str(file)
     bundled = resources.CONFIGS / f"{name.removesuffix('.py')}.py"
     if file.name == name and bundled.is_file():
         return str(bundled)

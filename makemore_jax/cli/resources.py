@@ -19,8 +19,9 @@ def config_names() -> list[str]:
 
 
 def program_name() -> str:
-    """Return the name that starts every message: train.py, or makemore-train."""
-    return Path(sys.argv[0]).name
+    """Return the name that starts every message: train.py, makemore-train, or plots (-m)."""
+    program = Path(sys.argv[0])
+    return program.parent.name if program.name == "__main__.py" else program.name
 
 
 def command(name: str) -> str:

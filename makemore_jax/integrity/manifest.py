@@ -1,17 +1,20 @@
-"""The manifest of a checkpoint: the SHA-256 of each of its files, verified when it is restored."""
+"""The manifest of a checkpoint: the SHA-256 of each of its files, verified when it is restored.
+
+It is written before the checkpoint gets its name, so a checkpoint without one is damaged.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.stranger import check_json
 
 NAME = "manifest.json"
 
 
-def exists(folder: Path) -> bool:
-    """Return whether the checkpoint in `folder` has a manifest."""
-    return (folder / NAME).exists()
+class Damaged(UserError):
+    """The files of a checkpoint are not those that were saved."""
 
 
 def write(folder: Path) -> None:
@@ -19,24 +22,36 @@ def write(folder: Path) -> None:
     hashes = {
         file.relative_to(folder).as_posix(): _hash(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith(NAME)
+        if file.is_file() and file.name != NAME
     }
-    partial = folder / f"{NAME}.partial"
-    partial.write_text(json.dumps(hashes, indent=1), "utf-8")
-    partial.replace(folder / NAME)
+    (folder / NAME).write_text(json.dumps(hashes, indent=1), "utf-8")
 
 
-def verify(folder: Path) -> None:
-    """UserError if a file differs from the manifest."""
-    if not exists(folder):
-        return  # the training was killed after the commit, before the manifest was written
-    for name, expected in json.loads((folder / NAME).read_text("utf-8")).items():
-        if _hash(folder / name) != expected:
-            raise UserError(
-                f"{folder / name} is damaged: its sha256 is not that of its manifest; "
-                f"delete {folder} to use an earlier checkpoint, if there is one"
-            )
+def verify(folder: Path, only: str | None = None) -> None:
+    """Damaged if a file differs from the manifest. `only` names one file to verify."""
+    try:
+        if (folder / NAME).exists():
+            check_json(folder / NAME)
+        hashes = dict(json.loads((folder / NAME).read_text("utf-8")))
+    except FileNotFoundError:
+        raise Damaged(f"{NAME} is missing") from None
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise Damaged(f"{NAME} can't be read") from None
+    if only and only not in hashes and (folder / only).exists():
+        raise Damaged(f"{only} is not in its manifest")
+    for name in hashes if only is None else hashes.keys() & {only}:
+        file = folder / name
+        is_outside = Path(name).is_absolute() or ".." in Path(name).parts
+        if is_outside or (file.exists() and not file.is_file()):  # such as /dev/zero
+            raise Damaged(f"{name} in its manifest is no file of the checkpoint")
+        try:
+            is_same = _hash(file) == hashes[name]
+        except OSError as error:
+            raise Damaged(f"{name} can't be read: {error.strerror}") from None
+        if not is_same:
+            raise Damaged(f"the sha256 of {name} is not that of its manifest")
 
 
 def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -20,9 +20,6 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.cli import file_errors
-from makemore_jax.data import files
-from makemore_jax.data.lines import split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
@@ -234,7 +231,7 @@ def _run(arguments: argparse.Namespace) -> None:
     command.need_matplotlib("counts.png")
     from makemore_jax.lectures import pictures
 
-    words = _read(arguments.data)
+    words = command.read_words(arguments.data)
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
     if arguments.num < 1:
@@ -256,17 +253,6 @@ def _run(arguments: argparse.Namespace) -> None:
     print("\nsamples from the table:")
     print("\n".join(sample(sample_key, probs, vocab, arguments.num)))
     print(f"\n{file} shows the count matrix")
-
-
-def _read(path: str) -> list[str]:
-    """The words of a file. UserError if it can't be read or has none."""
-    with command.reading_data(), file_errors.reporting(files.find(path), "utf-8"):
-        text, _ = files.read(path, "utf-8")
-        file_errors.check_characters(set(text), path, "utf-8", "data.path")
-    words = split_lines(text)
-    if not words:
-        raise UserError(f"--data: {path} is empty; it needs one word per line")
-    return words
 
 
 def symbols(vocab: Vocab) -> list[str]:

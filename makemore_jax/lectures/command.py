@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from makemore_jax.cli import startup
+from makemore_jax.cli import file_errors, startup
+from makemore_jax.data import files
+from makemore_jax.data.lines import split_lines
 from makemore_jax.errors import UserError
 
 
@@ -82,3 +84,14 @@ def reading_data() -> Iterator[None]:
         message, encoding_hint, _ = str(error).partition("; name its encoding")
         hint = "; convert it" if encoding_hint else ""
         raise UserError(message.replace("data.path:", "--data:", 1) + hint) from None
+
+
+def read_words(path: str) -> list[str]:
+    """Return the lines of a file. UserError if it can't be read or has none."""
+    with reading_data(), file_errors.reporting(files.find(path), "utf-8"):
+        text, _ = files.read(path, "utf-8")
+        file_errors.check_characters(set(text), path, "utf-8", "data.path")
+    words = split_lines(text)
+    if not words:
+        raise UserError(f"--data: {path} is empty; it needs one word per line")
+    return words

@@ -40,6 +40,7 @@ from makemore_jax.models.bigram import Bigram
 from makemore_jax.models.bow import BoW
 from makemore_jax.models.cnn import CNN
 from makemore_jax.models.mlp import MLP
+from makemore_jax.models.modern import Modern
 from makemore_jax.models.recurrent import GRU, LSTM, RNN
 from makemore_jax.models.transformer import Transformer
 
@@ -52,6 +53,7 @@ MODELS = {
     "lstm": LSTM,
     "bow": BoW,
     "transformer": Transformer,
+    "modern": Modern,
 }
 
 

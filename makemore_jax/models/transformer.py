@@ -12,6 +12,8 @@ from makemore_jax.models.layers import LayerNorm, Linear, Positions, embedding, 
 Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
 Carry = tuple[Array, list[Cache]]  # the position and the caches of all layers
 
+ACTIVATIONS = {"gelu": nn.gelu, "gelu_exact": partial(nn.gelu, approximate=False), "relu": nn.relu}
+
 
 class BlockConfig(NamedTuple):
     """The options of a block."""
@@ -65,7 +67,10 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """A two-layer perceptron, four times as wide inside; GELU in its tanh form, as in GPT-2."""
+    """A two-layer perceptron, four times as wide inside.
+
+    GPT-2 and makemore have GELU in its tanh form, nanoGPT in its exact form.
+    """
 
     config: BlockConfig
 
@@ -76,8 +81,8 @@ class MLP(nn.Module):
         self.drop_output = nn.Dropout(self.config.dropout)
 
     def __call__(self, x: Array, train: bool) -> Array:
-        activation = nn.relu if self.config.activation == "relu" else nn.gelu
-        return self.drop_output(self.c_proj(activation(self.c_fc(x))), deterministic=not train)
+        y = ACTIVATIONS[self.config.activation](self.c_fc(x))
+        return self.drop_output(self.c_proj(y), deterministic=not train)
 
 
 class Block(nn.Module):

@@ -147,6 +147,12 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(bits).view(np.float64).sum(axis=0)
 
 
+def has_ended(error: Exception) -> bool:
+    """Return whether an error says that another process has ended or can't be reached."""
+    is_from_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+    return is_distributed() and is_from_jax
+
+
 @contextlib.contextmanager
 def exit_together() -> Iterator[None]:
     """Run the block. If it fails in this or another process, exit at once with one line.
@@ -174,7 +180,7 @@ def exit_together() -> Iterator[None]:
         os._exit(error.exit_code)
     except Exception as error:
         message = _first_line(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+        if has_ended(error):
             reason = "another process has ended or can't be reached"
             message = f"{reason}; {RESUME_HINT} ({message:.120})"
         else:

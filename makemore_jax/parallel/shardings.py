@@ -41,7 +41,7 @@ COMPUTED_SHARDED = {
 # queries, keys and values of different heads. A sharded recurrent state would be communicated at
 # each character.
 STORED_SHARDED = {
-    r"h_\d+/attn/c_attn/kernel": -1,
+    r"h_\d+/attn/c_(attn|[qkv])/kernel": -1,
     r"cell/xh_to_\w+/kernel": -1,
 }
 

@@ -1,6 +1,5 @@
-"""The attention weights of a transformer."""
+"""The attention weights of the families transformer and modern."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,16 +20,17 @@ def attention_weights(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
     outputs = capture_outputs(lm, names)
     if not outputs:
         return []
-    by_layer = [_weights(layer["c_attn"], lm.model.n_head) for layer in outputs]
+    by_layer = [_weights(*_queries_and_keys(layer, lm.model.n_head)) for layer in outputs]
     by_name = np.stack(by_layer, axis=1)  # (B, n_layer, nh, T, T)
     sizes = [len(name) + 1 for name in names]
     return [weights[..., :T, :T] for weights, T in zip(by_name, sizes, strict=True)]
 
 
 def capture_outputs(lm: LanguageModel, names: list[str]) -> list[dict[str, Array]]:
-    """Return the outputs of the linear layers of each attention block.
+    """Return outputs inside each attention block.
 
-    The list has {"c_attn": (B, T, 3 C), "c_proj": (B, T, C)} for each layer.
+    The list has {"c_attn": (B, T, 3 C), "c_proj": (B, T, C)} for each layer. For the family modern,
+    "project" takes the place of "c_attn": queries, keys and values, each (B, T, nh, hs).
     """
     params = lm.variables["params"]
     blocks = [f"h_{i}" for i in range(len(params))]
@@ -40,27 +40,40 @@ def capture_outputs(lm: LanguageModel, names: list[str]) -> list[dict[str, Array
     width = max(map(len, names)) + 1
     tokens, *_ = encode(names, lm.vocab, lm.max_len).take(jnp.arange(len(names)), width)
 
+    def is_captured(module: Any, method: str) -> bool:
+        return method == "project" or module.name in ("c_attn", "c_proj")
+
     @jax.jit
     def intermediates(variables: Any) -> Any:
         _, captured = lm.model.apply(
             variables,
             tokens,
-            capture_intermediates=lambda module, _: module.name in ("c_attn", "c_proj"),
+            capture_intermediates=is_captured,
             mutable=["intermediates"],
         )
         return captured["intermediates"]
 
     captured = intermediates(lm.variables)
     return [
-        {name: output["__call__"][0] for name, output in captured[block]["attn"].items()}
+        {
+            name: (output if name == "project" else output["__call__"])[0]
+            for name, output in captured[block]["attn"].items()
+        }
         for block in blocks
     ]
 
 
-@partial(jax.jit, static_argnums=1)
-def _weights(qkv: Array, n_head: int) -> Array:
-    """(B, T, 3 C) -> (B, nh, T, T)"""
-    B, T, _ = qkv.shape
-    q, k, _ = (a.reshape(B, T, n_head, -1) for a in jnp.split(qkv, 3, axis=-1))
+def _queries_and_keys(outputs: dict[str, Any], n_head: int) -> tuple[Array, Array]:
+    """Return (B, T, nh, hs) each."""
+    if "project" in outputs:
+        return outputs["project"][:2]
+    q, k, _ = jnp.split(outputs["c_attn"], 3, axis=-1)
+    return tuple(a.reshape(*a.shape[:2], n_head, -1) for a in (q, k))
+
+
+@jax.jit
+def _weights(q: Array, k: Array) -> Array:
+    """(B, T, nh, hs) each -> (B, nh, T, T)"""
+    T = q.shape[1]
     scores = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
     return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((T, T), bool)), scores, -jnp.inf))

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -24,8 +24,8 @@ MAX_CHARS = 2**31 - 2**20  # the int32 index of a crop plus its length must not 
 
 def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     """Return the vocabulary of a text, its number of characters and the sha256 of its file."""
-    with _reporting(config), open(config.path, "rb") as file:
-        sha256 = _sha256(file)
+    with _reporting(config):
+        sha256 = hash_text(config.path)
     occurs, num_chars = np.zeros(0x110000, bool), 0
     known = b""  # ASCII characters seen so far; removing them first saves most of the work
     for part in _read_parts(config):
@@ -42,14 +42,15 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
     return Vocab(chars, has_end=False), num_chars, sha256
 
 
-def _sha256(file: BinaryIO) -> str:
-    """Return the hash of a file with \\n as the end of lines, as `data.files.read` does."""
+def hash_text(path: str | Path) -> str:
+    """Return the sha256 of a file with \\n as the end of lines, as `data.files.read` does."""
     digest, part = hashlib.sha256(), b""
-    while chunk := file.read(BYTES_PER_HASH):
-        part += chunk
-        num = len(part) - part.endswith(b"\r")  # its \n may be in the next chunk
-        digest.update(part[:num].replace(b"\r\n", b"\n"))
-        part = part[num:]
+    with open(path, "rb") as file:
+        while chunk := file.read(BYTES_PER_HASH):
+            part += chunk
+            num = len(part) - part.endswith(b"\r")  # its \n may be in the next chunk
+            digest.update(part[:num].replace(b"\r\n", b"\n"))
+            part = part[num:]
     digest.update(part)
     return digest.hexdigest()
 

@@ -59,6 +59,7 @@ from makemore_jax.workdir import write_json
 
 SNAPSHOTS = (1, 10, 100, 200)  # steps after which the parameters are compared
 MAX_PROMPT = 3  # characters
+LECTURE_WINDOW = 8  # characters that window_mlp reads, with --all
 MAX_CONTINUATION = 100  # characters of a text; with a context of 256 more would take minutes
 
 # Tolerances: absolute for loss and loss curve; for logits relative to the largest one if that is
@@ -91,15 +92,17 @@ def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, 
     init_key, key = jax.random.split(jax.random.key(config.seed))
     keys = jax.random.split(key)
     start = state_lib.create(model, optimizer, init_key, block_size)
-    params = jax.tree.map(lambda a: a.astype(dtype), start.params)
-    start = state = state_lib.TrainState(start.step, params, optimizer.init(params))
+    variables = jax.tree.map(lambda a: a.astype(dtype), start.variables)
+    params = variables.pop("params")
+    start = state = state_lib.TrainState(start.step, params, optimizer.init(params), variables)
     module = weights.reference(config, dataset.vocab.size, block_size)
-    module = weights.load_into(module.to(getattr(torch, dtype.__name__)), params, kind)
+    module = module.to(getattr(torch, dtype.__name__))
+    weights.load_into(module, params, kind, variables.get("batch_stats"))
 
     batch_size = config.train.batch_size
     draw = jax.jit(lambda i: data.draw(split, step_keys(keys, i)[0], batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
-    differences = _first_step(model, module, params, batches[0], kind)
+    differences = _first_step(model, module, start.variables, batches[0], kind)
     torch_grads = {name: p.grad.numpy().copy() for name, p in _named_parameters(module)}
     train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
     torch_step = make_torch_step(module, config.optimizer, steps)
@@ -168,20 +171,30 @@ def check_comparable(config: Config) -> None:
         raise UserError("model.dtype: must be float32; JAX and PyTorch round bfloat16 differently")
     if config.model.batch_norm != "none":
         raise UserError('model.batch_norm: must be "none"; batch statistics are not compared')
+    if config.optimizer.name == "muon":
+        raise UserError("optimizer.name: must be adamw or sgd; the comparison has no PyTorch Muon")
 
 
 def _first_step(
-    model: Any, module: torch.nn.Module, params: Any, batch: tuple, kind: str
+    model: Any, module: torch.nn.Module, variables: dict[str, Any], batch: tuple, kind: str
 ) -> dict[str, Any]:
-    """Compare logits, loss and the gradient of each parameter before the first step."""
+    """Compare logits, loss and the gradient of each parameter before the first step.
+
+    Batch norm uses the statistics of the batch. Its running statistics do not change.
+    """
     inputs, targets = batch
-    logits = jax.jit(model.apply)({"params": params}, inputs)
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
+        variables, options = {"params": params, **model_state}, {"mutable": list(model_state)}
+        logits, _ = model.apply(variables, inputs, train=True, **options)
+        return mean_loss(logits, targets), logits
+
+    grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, logits), gradients = grad_fn(variables["params"])
     torch_logits = module(torch.tensor(np.asarray(inputs), dtype=torch.long))
-
-    def loss_fn(params: Any) -> jax.Array:
-        return mean_loss(model.apply({"params": params}, inputs), targets)
-
-    loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
+    module.load_state_dict(buffers, strict=False)
     torch_loss = torch_mean_loss(torch_logits, torch.tensor(np.asarray(targets), dtype=torch.long))
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
@@ -227,16 +240,32 @@ def _continuations(
 
 @torch.no_grad()
 def _continue_in_torch(lm: LanguageModel, module: torch.nn.Module, prompt: str) -> str:
-    """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one."""
-    # A family on windows has zeros before the first token.
-    start = [0] * getattr(module, "window", 1) if lm.vocab.has_end else []
+    """Continue as makemore and nanoGPT do: read the last `block_size` tokens for each new one.
+
+    A family that reads windows needs a full one: zeros before the first token.
+    """
+    start = [0] * getattr(module.eval(), "window", 1) if lm.vocab.has_end else []
     tokens = start + lm.vocab.encode(prompt)
-    while len(tokens) < lm.max_len + max(len(start) - 1, 0):
+    while len(tokens) - len(start) < lm.max_len - lm.vocab.has_end:
         token = int(module(torch.tensor([tokens[-lm.block_size :]]))[0, -1].argmax())
         if lm.vocab.has_end and token == 0:
             break
         tokens.append(token)
     return lm.vocab.decode_rows(np.array([tokens[len(start) :]]))[0]
+
+
+def _with_kind(config: Config, kind: str) -> Config:
+    """Return the config for another family. window_mlp reads windows, as in the lectures."""
+    config = replace(config, model=replace(config.model, kind=kind))
+    if (kind == "window_mlp") == (config.data.kind == "windows"):
+        return config
+    is_window = kind == "window_mlp"
+    data_config = replace(
+        config.data,
+        kind="windows" if is_window else "lines",
+        block_size=LECTURE_WINDOW if is_window else None,
+    )
+    return replace(config, data=data_config)
 
 
 def main() -> None:
@@ -251,7 +280,7 @@ def main() -> None:
         raise UserError("--config is missing; give one, such as --config gru, or --all")
     config = config_flag.read(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
-    configs = [replace(config, model=replace(config.model, kind=kind)) for kind in kinds]
+    configs = [_with_kind(config, kind) for kind in kinds]
     results = [compare(config, STEPS.value, COMPILED.value) for config in configs]
     print(as_table(results))
     for r in results:
@@ -285,7 +314,7 @@ if __name__ == "__main__":
         "config", None, "config file, or the name of one in configs/"
     )
     ALL = flags.DEFINE_bool(
-        "all", False, "compare all eight families, with the other settings of the config"
+        "all", False, "compare all families, with the other settings of the config"
     )
     STEPS = flags.DEFINE_integer("steps", 200, "number of training steps")
     FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")

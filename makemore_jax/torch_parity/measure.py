@@ -69,6 +69,8 @@ def config_of(kind: str) -> Config:
     declared = (MODELS | EXTENSION_MODELS)[kind].__dataclass_fields__
     for name in declared.keys() & SIZES.keys():
         setattr(config.model, name, SIZES[name])
+    if kind == "modern":
+        config.model.n_head = 5  # an even number of channels in each head
     config.train.batch_size = BATCH_SIZE
     return config
 

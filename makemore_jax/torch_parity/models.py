@@ -1,9 +1,9 @@
-"""The eight model families in PyTorch, as references for `makemore_jax/models/`.
+"""The model families in PyTorch, as references for `makemore_jax/models/` and `windows/`.
 
 The state_dicts of the six families that makemore has use makemore's names and shapes, including
-buffers (the causal masks), so a `model.pt` can be exchanged in both directions. cnn and lstm follow
-the same style. All sizes are keyword arguments with the names of the config. Initial values are
-PyTorch's defaults.
+buffers (the causal masks), so a `model.pt` can be exchanged in both directions. cnn, lstm and
+window_mlp follow the same style. All sizes are keyword arguments with the names of the config.
+Initial values are PyTorch's defaults.
 """
 
 import torch
@@ -256,7 +256,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
         h = self.mlp["c_fc"](self.ln_2(x))
-        h = F.relu(h) if self.activation == "relu" else F.gelu(h, approximate="tanh")
+        if self.activation == "relu":
+            h = F.relu(h)
+        else:
+            h = F.gelu(h, approximate="none" if self.activation == "gelu_exact" else "tanh")
         return x + self.mlp["c_proj"](h)
 
 
@@ -298,6 +301,132 @@ class Transformer(nn.Module):
         return self.lm_head(parts["ln_f"](x))
 
 
+class BatchNorm(nn.Module):
+    """Batch norm as in the lectures: variances are divided by B - 1, also in the normalization."""
+
+    def __init__(self, n: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("running_mean", torch.zeros(n))
+        self.register_buffer("running_var", torch.ones(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            rows = x.flatten(0, -2)  # positions of a window count as examples
+            mean, var = rows.mean(dim=0), rows.var(dim=0)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var, self.momentum)
+        return self.weight * (x - mean) / torch.sqrt(var + 1e-5) + self.bias
+
+
+class WindowMLP(nn.Module):
+    """The networks of the lectures. (B, S) -> (B, S - T + 1, V), for windows of T tokens."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_embd: int,
+        n_embd2: int,
+        fuse: int | None = None,
+        batch_norm: str = "none",
+        momentum: float = 0.1,
+        output_norm: bool = False,
+        **_,
+    ):
+        super().__init__()
+        has_norm, self.window = batch_norm != "none", block_size
+        self.num_joined = [fuse] * n_layer if fuse else [block_size] + [1] * (n_layer - 1)
+        widths = [n_embd] + [n_embd2] * (n_layer - 1)
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.h = nn.ModuleList(
+            nn.Linear(n * width, n_embd2, bias=not has_norm)
+            for n, width in zip(self.num_joined, widths, strict=True)
+        )
+        if has_norm:
+            self.norms = nn.ModuleList(BatchNorm(n_embd2, momentum) for _ in range(n_layer))
+        self.lm_head = nn.Linear(n_embd2, vocab_size, bias=not output_norm)
+        if output_norm:
+            self.norm_f = BatchNorm(vocab_size, momentum)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.wte(tokens.unfold(1, self.window, 1))  # (B, S - T + 1, T, C)
+        for i, (n, linear) in enumerate(zip(self.num_joined, self.h, strict=True)):
+            x = linear(x.unflatten(2, (-1, n)).flatten(3))  # concatenate n neighbors
+            x = torch.tanh(self.norms[i](x) if hasattr(self, "norms") else x)
+        logits = self.lm_head(x.squeeze(2))
+        return self.norm_f(logits) if hasattr(self, "norm_f") else logits
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotate the pairs of channels of (B, nh, T, hs) by the position of each row."""
+    T, head_size = x.shape[-2:]
+    frequencies = 10_000 ** (
+        -torch.arange(0, head_size, 2, dtype=x.dtype, device=x.device) / head_size
+    )
+    angles = torch.arange(T, dtype=x.dtype, device=x.device)[:, None] * frequencies
+    pairs = torch.complex(*x.chunk(2, dim=-1))
+    rotated = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([rotated.real, rotated.imag], dim=-1)
+
+
+class ModernAttention(nn.Module):
+    def __init__(self, n_head: int, n_embd: int):
+        super().__init__()
+        self.n_head = n_head
+        self.c_q = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_k = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_v = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = (*x.shape[:2], self.n_head, -1)
+        q, k, v = (f(x).view(heads).transpose(1, 2) for f in (self.c_q, self.c_k, self.c_v))
+        q, k = rms_norm(rotate(q)), rms_norm(rotate(k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.c_proj(y.transpose(1, 2).reshape(x.shape))
+
+
+class ModernBlock(nn.Module):
+    def __init__(self, n_head: int, n_embd: int):
+        super().__init__()
+        self.attn = ModernAttention(n_head, n_embd)
+        self.mlp = nn.ModuleDict(
+            {
+                "c_fc": nn.Linear(n_embd, 4 * n_embd, bias=False),
+                "c_proj": nn.Linear(4 * n_embd, n_embd, bias=False),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(rms_norm(x))
+        return x + self.mlp["c_proj"](F.relu(self.mlp["c_fc"](rms_norm(x))).square())
+
+
+class Modern(nn.Module):
+    """The block of nanochat: RMSNorm, rotary positions, QK norm, relu squared, no biases."""
+
+    def __init__(self, vocab_size: int, n_layer: int, n_head: int, n_embd: int, **_):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.h = nn.ModuleList(ModernBlock(n_head, n_embd) for _ in range(n_layer))
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = rms_norm(self.wte(tokens))
+        for block in self.h:
+            x = block(x)
+        return self.lm_head(rms_norm(x))
+
+
 MODELS = {
     "bigram": Bigram,
     "mlp": MLP,
@@ -307,4 +436,6 @@ MODELS = {
     "lstm": LSTM,
     "bow": BoW,
     "transformer": Transformer,
+    "window_mlp": WindowMLP,
+    "modern": Modern,
 }

@@ -18,6 +18,7 @@ import jax
 from jax import Array
 
 from makemore_jax.kernels import causal_mask, token_positions
+from makemore_jax.models.modern import rotate
 
 REFERENCES = "torch_parity/models.py"
 IDIOMS = "torch_parity/idioms.py"
@@ -321,7 +322,46 @@ FAMILIES: dict[str, Family] = {
             *("Transformer.init_carry", "Transformer.step"),
         ),
     ),
+    "modern": family(
+        "modern",
+        "Modern",
+        _part(
+            "Rotary positions",
+            ("rotate",),
+            ("rotate",),
+            "models/modern.py",
+            "PyTorch rotates complex numbers, JAX pairs of real ones. The input is one head.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: _torch_rotate(x),
+            run_jax=lambda apply, x: apply(
+                lambda m: rotate(x[:, :, None], token_positions(x, None))[:, :, 0]
+            ),
+        ),
+        _part(
+            "Block",
+            ("rms_norm", "ModernAttention.forward", "ModernBlock.forward"),
+            ("norm", "CausalSelfAttention", "MLP", "Block.__call__"),
+            "models/modern.py",
+            "Queries and keys are rotated and then normalized. No layer has a bias or a gain.",
+            inputs=(STREAM,),
+            run_torch=lambda module, x: module.h[0](x),
+            run_jax=lambda apply, x: apply(
+                lambda m: m.h[0](x, causal_mask(x.shape[1], None), None)
+            ),
+        ),
+        about="The block of nanochat (Karpathy 2025): RMSNorm, rotary positions, normalized "
+        "queries and keys, relu squared.",
+        torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
+        init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
+        step=("CausalSelfAttention.step", "Block.step", "Modern.init_carry", "Modern.step"),
+    ),
 }
+
+
+def _torch_rotate(x: Any) -> Any:
+    from makemore_jax.torch_parity.models import rotate
+
+    return rotate(x)
 
 
 def _causal_average(x: Array) -> Array:

@@ -35,16 +35,18 @@ def make_torch_schedule(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return a scheduler for the learning rate; call its `step` after each training step."""
 
+    end = config.decay_steps or steps
+
     def factor(i: int) -> float:
         """Return the learning rate of step i, relative to the peak."""
         if i < config.warmup_steps:
-            return (i + 1) / config.warmup_steps
+            return (i + 1) / (config.warmup_steps + (config.schedule == "nanogpt"))
         i -= config.warmup_steps
         if config.schedule == "step":
             return config.gamma ** (i // config.step_size)
-        if config.schedule == "cosine":
+        if config.schedule in ("cosine", "nanogpt"):
             floor = config.min_learning_rate / config.learning_rate
-            progress = min(1.0, i / max(1, steps - config.warmup_steps))
+            progress = min(1.0, i / max(1, end - config.warmup_steps))
             return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
         return 1.0
 

@@ -10,10 +10,7 @@ Tied weights of a transformer have two names in PyTorch and occur once in the tr
 Values are copied, so a round trip is bit-exact.
 """
 
-import pickle
 import re
-import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,10 +19,9 @@ import numpy as np
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
-MIN_SAFE_TORCH = (2, 10)  # earlier versions of torch.load(weights_only=True) have security holes
-
 # Last part of a name: Flax -> PyTorch.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
+_LEAVES |= {"mean": "running_mean", "var": "running_var"}  # of batch norm
 
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # the same tensor if tied
 
@@ -33,7 +29,7 @@ HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # the same tensor 
 def torch_name(path: tuple[str, ...], kind: str) -> str:
     """Return the PyTorch name of the leaf at `path` of a model."""
     *modules, leaf = path
-    parts = [re.sub(r"^(h|mlp)_(\d+)$", r"\1.\2", module) for module in modules]
+    parts = [re.sub(r"^(h|mlp|norms)_(\d+)$", r"\1.\2", module) for module in modules]
     is_in_body = kind == "transformer" and path[0] != "lm_head"
     return ".".join([*(["transformer"] if is_in_body else []), *parts, _LEAVES.get(leaf, leaf)])
 
@@ -48,7 +44,7 @@ def _walk(tree: Any, kind: str) -> dict[tuple[str, ...], tuple[str, Any]]:
 
 
 def _is_tied(tree: Any, kind: str) -> bool:
-    return kind == "transformer" and "lm_head" not in tree
+    return kind == "transformer" and "wte" in tree and "lm_head" not in tree
 
 
 def to_torch(params: Any, kind: str) -> dict[str, np.ndarray]:
@@ -89,6 +85,20 @@ def from_torch(tensors: dict[str, np.ndarray], template: Any, kind: str) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
+def variables_from_torch(tensors: dict[str, np.ndarray], shapes: Any, kind: str) -> dict[str, Any]:
+    """Return the variables of a model, such as {"params": ..., "batch_stats": ...}.
+
+    `shapes` is a tree like the result. Errors as in `from_torch`.
+    """
+    split = {"params": {}, "batch_stats": {}}
+    for name, tensor in tensors.items():
+        is_statistic = name.endswith((".running_mean", ".running_var"))
+        split["batch_stats" if is_statistic else "params"][name] = tensor
+    shapes = {"batch_stats": {}, **shapes}
+    trees = {name: from_torch(split[name], tree, kind) for name, tree in shapes.items()}
+    return {name: tree for name, tree in trees.items() if tree}
+
+
 def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) -> dict:
     """Remove makemore's causal masks from the tensors. UserError for another context length."""
     pattern = {
@@ -97,68 +107,15 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
     }
     masks = [name for name in tensors if re.fullmatch(pattern.get(kind, "(?!)"), name)]
     for name in masks:
-        if tensors[name].shape[-2:] != (block_size, block_size):
+        shape = tensors[name].shape
+        if shape[-2:] != (block_size, block_size) or tensors[name].size != block_size**2:
             raise UserError(
-                f"{name} is {tensors[name].shape}, for a context of {tensors[name].shape[-1]}; "
-                f"the data and the config need one of {block_size}"
+                f"{name} is {shape}, for a context of {shape[-1] if shape else 0}; the data and "
+                f"the config need one of {block_size}"
             )
         if not (tensors[name] == np.tril(np.ones((block_size, block_size)))).all():
             raise UserError(f"{name} is not a causal mask")
     return {name: tensor for name, tensor in tensors.items() if name not in masks}
-
-
-def read(file: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a .pt, .npz or .safetensors file. UserError if that fails.
-
-    Pickle files are opened with weights_only=True, which is safe since torch 2.10. Everything else
-    works with torch 2.9.
-    """
-    if not file.is_file():
-        raise UserError(f"{file} does not exist")
-    try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as stored:
-                return dict(stored)
-        if file.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return load_file(file)
-        return _read_pickle(file)
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UserError(f"{file}: needs {error.name}: pip install {error.name}") from None
-    except Exception as error:  # each library raises other errors for damaged files
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(f"{file} can't be read as {file.suffix or 'a pickle'}: {reason}") from None
-
-
-def _read_pickle(file: Path) -> dict[str, np.ndarray]:
-    import torch
-
-    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < MIN_SAFE_TORCH:
-        raise UserError(
-            f"{file}: torch {torch.__version__} can't open pickles safely; install torch 2.10 or "
-            "newer, or convert the weights to .npz or .safetensors"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} was not loaded: it is incomplete or contains more than tensors"
-        ) from None
-    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-        raise UserError(f"{file} does not contain a state_dict (tensors by name)")
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def check_kind(kind: str) -> None:
-    """Raise UserError for a family without a PyTorch reference model."""
-    if kind == "window_mlp":
-        raise UserError(f"model.kind: {kind} has no PyTorch reference model")
 
 
 def reference(
@@ -167,20 +124,32 @@ def reference(
     """Return the PyTorch model of a config, in float32 and without dropout."""
     from makemore_jax.torch_parity.models import MODELS
 
-    check_kind(config.model.kind)
     names = ("n_layer", "n_head", "n_embd", "n_embd2", "activation", "bias", "tied")
+    names += ("fuse", "batch_norm", "momentum", "output_norm")
     sizes = {name: getattr(config.model, name) for name in names}
     sizes |= {"vocab_size": vocab_size, "block_size": block_size}
     return MODELS[config.model.kind](**sizes, fused_attention=fused_attention)
 
 
-def load_into(module: Any, params: Any, kind: str) -> Any:
-    """Load parameters into a reference model. Its masks do not change."""
+def shapes_only(config: Config, vocab_size: int) -> Any:
+    """Return the PyTorch model of a config without memory for its tensors."""
     import torch
 
-    tensors = {name: torch.tensor(value) for name, value in to_torch(params, kind).items()}
+    with torch.device("meta"):
+        return reference(config, vocab_size, config.data.block_size)
+
+
+def load_into(module: Any, params: Any, kind: str, batch_stats: Any = None) -> Any:
+    """Load parameters, and the statistics of batch norm, into a reference model.
+
+    Its masks do not change.
+    """
+    import torch
+
+    values = to_torch(params, kind) | to_torch(batch_stats or {}, kind)
+    tensors = {name: torch.tensor(value) for name, value in values.items()}
     missing, unexpected = module.load_state_dict(tensors, strict=False)
-    masks = {name for name, _ in module.named_buffers()}
+    masks = {name for name, _ in module.named_buffers()} - values.keys()
     if set(missing) != masks or unexpected:
         raise AssertionError(f"the two models differ: {missing} {unexpected}")
     return module

@@ -15,9 +15,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
     Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or
     times `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine
-    down to `min_learning_rate` at step `steps`.
+    down to `min_learning_rate` at `decay_steps`, by default `steps`. "nanogpt" is the cosine of
+    nanoGPT's train.py, with (i + 1) / (warmup_steps + 1) in the warm-up.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup, end = config.learning_rate, config.warmup_steps, config.decay_steps or steps
 
     # Written out, with Python floats, because optax's schedules divide the int32 step by an
     # integer, which gives float32 even where all else is float64.
@@ -26,12 +27,13 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         learning_rate = peak
         if config.schedule == "step":
             learning_rate = peak * config.gamma ** (after // config.step_size)
-        elif config.schedule == "cosine":
-            part = jnp.minimum(after / float(max(1, steps - warmup)), 1.0)
+        elif config.schedule in ("cosine", "nanogpt"):
+            part = jnp.minimum(after / float(max(1, end - warmup)), 1.0)
             floor = config.min_learning_rate
             learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * part))
         # From peak / warmup, not from 0: a first step without a learning rate would be lost.
-        return jnp.where(step < warmup, peak * (step + 1) / float(max(1, warmup)), learning_rate)
+        rise = max(1, warmup + (config.schedule == "nanogpt"))
+        return jnp.where(step < warmup, peak * (step + 1) / float(rise), learning_rate)
 
     return schedule
 
@@ -41,6 +43,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
     decay="matrices" what has one axis, biases and norms, does not decay, as in nanoGPT.
+
+    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices; AdamW updates the rest. With
+    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
+    (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
     # Given only where it is needed: it changes the tree of the state, which is in checkpoints.
@@ -48,6 +54,15 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.name == "adamw":
         descend = optax.adamw(
             schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **which
+        )
+    elif config.name == "muon":
+        descend = optax.contrib.muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay if config.decay == "all" else 0.0,
+            consistent_rms=0.2,
         )
     else:
         decay = optax.add_decayed_weights(config.weight_decay, **which)

@@ -1,0 +1,31 @@
+"""Paths that a user gives: ~ is expanded, and addresses such as gs://bucket/run are refused."""
+
+import os
+import re
+
+from absl import flags
+
+from makemore_jax.errors import UserError
+
+FLAGS = ("workdir", "out", "score", "doc")  # the flags of all programs that take a path
+
+
+def expand_flags() -> None:
+    """Replace the values of all path flags by `local` of them."""
+    for name in FLAGS:
+        if name not in flags.FLAGS or (value := flags.FLAGS[name].value) is None:
+            continue
+        if isinstance(value, list):
+            flags.FLAGS[name].value = [local(path, f"--{name}") for path in value]
+        else:
+            flags.FLAGS[name].value = local(value, f"--{name}")
+
+
+def local(path: str, name: str = "--workdir") -> str:
+    """Return a path with ~ expanded. UserError, about `name`, if it is an address."""
+    if match := re.match(r"(\w+)://", path):
+        advice = "mount the bucket and give its folder, or copy the run there afterwards"
+        if match[1] == "file":
+            advice = f"give {path[match.end() :] or 'a path'}"
+        raise UserError(f"{name}: {path} is an address, not a local folder; {advice}")
+    return os.path.expanduser(path)

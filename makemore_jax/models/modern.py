@@ -1,0 +1,129 @@
+"""Modern: a GPT with the block of karpathy/nanochat (2025). Its layers have no biases or gains.
+
+It differs from `transformer.py` in five ways: RMSNorm (Zhang and Sennrich 2019) instead of
+LayerNorm, also after the embedding; rotary positions (Su et al. 2021, RoFormer) instead of a table;
+normalized queries and keys (Henry et al. 2020); relu(x)^2 (So et al. 2021, Primer) instead of GELU;
+and separate matrices for queries, keys and values, which Muon treats one by one.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax.models.layers import Linear, Positions, embedding, kernels
+
+Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
+Carry = tuple[Array, list[Cache]]  # the position and the caches of all layers
+
+
+def norm(x: Array) -> Array:
+    """Divide by the root mean square of the last axis."""
+    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5)
+
+
+def rotate(x: Array, positions: Array) -> Array:
+    """Rotate each pair of channels i and i + hs / 2 by an angle. (..., nh, hs) -> (..., nh, hs)
+
+    The angle is the position times 10,000 ** (-2 i / hs), so the product of a query and a key
+    depends on the distance of their positions, not on the positions. (section 3.2.2)
+    """
+    exponents = jnp.linspace(0, -1, x.shape[-1] // 2, endpoint=False, dtype=x.dtype)
+    angles = positions[..., None, None] * 10_000.0**exponents
+    (a, b), cos, sin = jnp.split(x, 2, axis=-1), jnp.cos(angles), jnp.sin(angles)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+class CausalSelfAttention(nn.Module):
+    """Attention with rotated and normalized queries and keys."""
+
+    n_head: int
+    n_embd: int
+    blockwise: bool
+
+    def setup(self):
+        C = self.n_embd
+        self.c_q, self.c_k, self.c_v, self.c_proj = (Linear(C, C, False) for _ in range(4))
+
+    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values. (..., C) -> (..., nh, hs) each"""
+        heads = (*x.shape[:-1], self.n_head, -1)
+        q, k, v = (linear(x).reshape(heads) for linear in (self.c_q, self.c_k, self.c_v))
+        return norm(rotate(q, positions)), norm(rotate(k, positions)), v
+
+    def __call__(self, x: Array, mask: Array, positions: Positions) -> Array:
+        q, k, v = self.project(x, kernels.token_positions(x, positions))
+        k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))
+        y = kernels.attention(q, k, v, mask, blockwise=self.blockwise)
+        return self.c_proj(y.reshape(x.shape))
+
+    def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
+        q, k, v = (a.reshape(x.shape) for a in self.project(x, position))  # (B, C) each
+        cache = cache[0].at[position].set(k), cache[1].at[position].set(v)
+        y = kernels.decode_attention(q, *cache, position, self.n_head, self.blockwise)
+        return cache, self.c_proj(y)
+
+
+class MLP(nn.Module):
+    """A two-layer perceptron, four times as wide inside."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = Linear(x.shape[-1], 4 * x.shape[-1], False, name="c_fc")(x)
+        return Linear(h.shape[-1], x.shape[-1], False, name="c_proj")(jnp.square(nn.relu(h)))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each with a norm before it and a residual connection."""
+
+    n_head: int
+    n_embd: int
+    blockwise: bool
+
+    def setup(self):
+        self.attn = CausalSelfAttention(self.n_head, self.n_embd, self.blockwise)
+        self.mlp = MLP()
+
+    def __call__(self, x: Array, mask: Array, positions: Positions) -> Array:
+        x = x + self.attn(norm(x), mask, positions)
+        return x + self.mlp(norm(x))
+
+    def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
+        cache, y = self.attn.step(cache, norm(x), position)
+        x = x + y
+        return cache, x + self.mlp(norm(x))
+
+
+class Modern(nn.Module):
+    """A decoder-only transformer whose parameters are weight matrices only."""
+
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    blockwise: bool = True
+
+    def setup(self):
+        self.wte = embedding(self.vocab_size, self.n_embd)
+        self.h = [Block(self.n_head, self.n_embd, self.blockwise) for _ in range(self.n_layer)]
+        self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
+
+    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
+        x = norm(self.wte(tokens))  # (B, T, C)
+        mask = kernels.causal_mask(tokens.shape[1], positions)
+        for block in self.h:
+            x = block(x, mask, positions)
+        return self.lm_head(norm(x))  # (B, T, V)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
+        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
+        return jnp.zeros((), jnp.int32), [(empty, empty)] * self.n_layer
+
+    def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
+        position, caches = carry
+        x, new_caches = norm(self.wte(token)), []
+        for block, cache in zip(self.h, caches, strict=True):
+            cache, x = block.step(cache, x, position)
+            new_caches.append(cache)
+        return (position + 1, new_caches), self.lm_head(norm(x))
