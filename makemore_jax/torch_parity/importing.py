@@ -144,7 +144,8 @@ def to_state(
     if not 0 <= step < 2**31:
         raise UserError(f"{file}: iter_num is {step}, not a number of steps")
     opt_state = make_optimizer(config.optimizer, config.train.steps).init(params)
-    if stored.optimizer is not None:
+    has_moments = stored.optimizer is not None and config.optimizer.name == "adamw"
+    if has_moments:  # another optimizer starts anew
         module = weights.shapes_only(config, vocab_size)
         order = {name: tuple(p.shape) for name, p in module.named_parameters()}
         count, *both = moments.read(stored.optimizer, order, config.optimizer.decay, file)
@@ -152,7 +153,7 @@ def to_state(
         step = step if stored.model_args is not None else count
         opt_state = moments.replace_moments(opt_state, step, count, mu, nu)
     state = TrainState(jnp.int32(step), params, opt_state, variables)
-    return state, stored.optimizer is not None
+    return state, has_moments
 
 
 def _to_float32(tree: Any) -> Any:

@@ -26,6 +26,7 @@ MARKS = {
     "context_block.mlp.c_fc.weight": "bow",
     "h.0.conv.linear.weight": "cnn",
     "transformer.wpe.weight": "transformer",
+    "h.0.attn.c_q.weight": "modern",
     "h.0.weight": "window_mlp",
 }
 DATA_KINDS = {"window_mlp": "windows"}  # what the other families read: lines, or nanoGPT's text
@@ -101,6 +102,8 @@ def model_fields(stored: Stored, file: Path, batch_norm: str) -> tuple[dict[str,
     if kind == "bow":
         result["data.block_size"] = sizes.axis("wpe.weight", 0)
         return result | {"model.n_embd2": sizes.axis("context_block.mlp.c_fc.weight", 0)}, V
+    if kind == "modern":
+        return result | {"model.n_layer": sizes.count("h.")}, V
     result["model.n_embd2"] = sizes.axis(HEAD, 1)
     if kind in ("cnn", "window_mlp"):
         result["model.n_layer"] = sizes.count("h.")
