@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.cli import command_line, config_flag, process_flags
+from makemore_jax.cli import command_line, config_flag, output, process_flags
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as transformer"
@@ -32,6 +32,7 @@ def main() -> None:
 
     from makemore_jax.cli import startup  # imports jax, which --help and mistakes do not wait for
 
+    output.outlive_terminal()
     startup.use_compilation_cache()
     startup.use_cores()
     with process_flags.connected():

@@ -103,7 +103,7 @@ def train(kind: str, steps: int, folder: Path) -> None:
         if step % config.train.sample_every == 0 or step == steps:
             samples = generate(module, config.train.num_samples or 10, block_size)
             print(", ".join(decode(samples, chars)))
-    module.load_state_dict(torch.load(folder / "model.pt")["model"])
+    module.load_state_dict(torch.load(folder / "model.pt", weights_only=True)["model"])
     first = rest[: config.train.train_eval_examples]
     for name, part in (("train", first), ("dev", dev), ("test", test)):
         print(f"{name} loss {mean_loss(module, inputs[part], targets[part]):.4f}")
@@ -111,7 +111,7 @@ def train(kind: str, steps: int, folder: Path) -> None:
 
 def sample(num: int, folder: Path) -> None:
     """Sample `num` lines from the model that `train` saved."""
-    saved = torch.load(folder / "model.pt")
+    saved = torch.load(folder / "model.pt", weights_only=True)
     module = weights.reference(
         config_of(saved["kind"]), len(saved["chars"]) + 1, saved["block_size"]
     )

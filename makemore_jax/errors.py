@@ -16,9 +16,16 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """The loss is not finite. The command line was valid, so programs exit with code 1."""
+    """A value is not finite. The command line was valid, so programs exit with code 1."""
 
     exit_code = 1
+
+    def __init__(self, step: int, problem: str, details: str = ""):
+        self.step, self.problem = step, problem
+        super().__init__(
+            f"{problem} at step {step}: lower optimizer.learning_rate or set optimizer.grad_clip, "
+            f"and start again with another --workdir{details}"
+        )
 
 
 class Stopped(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """Logging of a training: metrics.jsonl, samples.txt, printed lines and the speed."""
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +12,12 @@ from jax import Array
 from makemore_jax.errors import Diverged
 
 
-def check_finite(step: int, loss: float) -> float:
-    """Return the loss. Diverged if it is not finite."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss is {loss} at step {step}: lower optimizer.learning_rate or set "
-            "optimizer.grad_clip, and start again with another --workdir"
-        )
-    return loss
+def finite_mean(step: int, losses: Any) -> float:
+    """Return the mean of the losses of the steps up to `step`. Diverged if one is not finite."""
+    losses = np.atleast_1d(losses)
+    for i in np.flatnonzero(~np.isfinite(losses)):
+        raise Diverged(step - len(losses) + 1 + int(i), f"the loss is {losses[i]}")
+    return float(np.mean(losses))
 
 
 class RunFiles:
@@ -54,7 +51,8 @@ class Metrics:
     """Pass the values of a training to `writers`, show them on `display`, measure the time.
 
     `seconds` is the training time before step `start`. `display` has the methods
-    `update(step, train_loss, rate, mean_rate)`, `print(text)` and `close()`.
+    `update(step, train_loss, rate, mean_rate)`, `print(text)`, `show()` and `close()`. It may wait
+    for `show`, so that a terminal that hangs does not come between a step and its checkpoint.
     """
 
     def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
@@ -86,15 +84,15 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Write the mean of the losses taken last. Diverged if it is not finite."""
+        """Write the mean of the losses taken last. Diverged if one is not finite."""
         if self._pending is None:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
         # The host computes the mean: a program on the device would wait for the next call.
-        train_loss = float(np.mean(np.asarray(losses)))
+        losses = np.asarray(losses)
         self._marks.append((step, time.perf_counter()))
         rate = _rate(self._marks[-2:])
-        check_finite(step, train_loss)
+        train_loss = finite_mean(step, losses)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
         self._display.update(step, train_loss, rate, self.steps_per_second)
@@ -115,11 +113,15 @@ class Metrics:
         """Print without disturbing the display."""
         self._display.print(text)
 
+    def show(self) -> None:
+        """Show everything that the display has not shown yet."""
+        self._display.show()
+
     def close(self) -> None:
-        """Close the display and the writers."""
-        self._display.close()
+        """Close the writers and the display."""
         for writer in self._writers:
             writer.close()
+        self._display.close()
 
 
 def _rate(marks: list[tuple[int, float]]) -> float | None:
@@ -140,6 +142,9 @@ class PrintedLines:
     def print(self, text: str) -> None:
         """Print a text."""
         print(text, flush=True)
+
+    def show(self) -> None:
+        """Nothing waits."""
 
     def close(self) -> None:
         """Nothing is open."""

@@ -10,7 +10,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, assert_close, make_batch_step, run
+from conftest import FAMILIES, ROOT, assert_close, assert_same, make_batch_step, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -23,6 +23,7 @@ from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import convert, files, weights
 from makemore_jax.torch_parity.models import MODELS
+from makemore_jax.torch_parity.moments import find_moments
 from makemore_jax.torch_parity.step import (
     make_torch_optimizer,
     make_torch_step,
@@ -359,6 +360,13 @@ def test_the_optimizer_of_makemore_comes_along(kind, tmp_path):
     model = create_model(made.config.model, 27, 15)
     ours = make_optimizer(made.config.optimizer, 100)
     state = open_checkpoints(tmp_path / "run").restore("latest", state_lib.shapes(model, ours, 15))
+    # The order of the moments in the file does not depend on the config.
+    other = Config()
+    other.optimizer.decay = "matrices"
+    convert.from_torch(tmp_path / "m.pt", other, tmp_path / "other", str(ROOT / "names.txt"))
+    template = state_lib.shapes(model, make_optimizer(other.optimizer, 100), 15)
+    same = open_checkpoints(tmp_path / "other").restore("latest", template)
+    assert_same(find_moments(same.opt_state), find_moments(state.opt_state))
     saved, module = optimizer.state_dict(), module.double()
     optimizer = make_torch_optimizer(module, config.optimizer)
     optimizer.load_state_dict(saved)

@@ -101,19 +101,47 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 def test_a_program_can_finish_its_work_after_the_first_ctrl_c():
     code = """
-import os, signal
+import os, signal, time
 from makemore_jax.cli import interrupts
 interrupts.exit_immediately()
-interrupts.delay()
-interrupts.check()
-os.kill(os.getpid(), signal.SIGINT)
-print("goes on")
-try:
-    interrupts.check()
-except KeyboardInterrupt:
-    print("raised")
-os.kill(os.getpid(), signal.SIGINT)
-print("not reached")
+with interrupts.StopSignals() as signals:
+    signals.check()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)  # a copy of the first, as `timeout -s INT` sends it
+    print("goes on")
+    try:
+        signals.check()
+    except KeyboardInterrupt:
+        print("raised")
+    time.sleep(interrupts.REPEAT_DELAY)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("not reached")
 """
     done = run("-c", code)
     assert (done.returncode, done.stdout) == (130, "goes on\nraised\n")
+
+
+def test_a_closed_terminal_may_send_sighup_more_than_once():
+    code = """
+import os, signal
+from makemore_jax.cli import interrupts
+with interrupts.StopSignals() as signals:
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+print(signals.received == signal.SIGHUP)
+"""
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+def test_nohup_keeps_a_training_alive_without_its_terminal():
+    code = """
+import os, signal
+from makemore_jax.cli import interrupts
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with interrupts.StopSignals() as signals:
+    os.kill(os.getpid(), signal.SIGHUP)
+print(signals.received)
+"""
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "0\n")

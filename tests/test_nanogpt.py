@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FixedBatch, read_metrics, run
+from conftest import FixedBatch, assert_same, read_metrics, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -29,6 +29,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.sampling import line_keys
 from makemore_jax.text import streaming
 from makemore_jax.torch_parity import convert, weights
+from makemore_jax.torch_parity.moments import find_moments
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step
@@ -135,6 +136,17 @@ def test_training_continues_as_in_nanogpt(changed, files, tmp_path):
     assert params.keys() == expected_params.keys()
     for name, value in expected_params.items():
         np.testing.assert_allclose(params[name], value, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_the_optimizer_of_the_config_may_differ(files, tmp_path):
+    """The settings are those of the config, the moments those of the file."""
+    config, folder = Config(), tmp_path / "run"
+    config.optimizer.learning_rate, config.optimizer.grad_clip = 0.25, 0.5
+    convert.from_torch(files / "ckpt.pt", config, folder, str(files / "text.txt"))
+    read, _, state = load_state(folder)
+    assert (read.optimizer.learning_rate, read.optimizer.grad_clip) == (0.25, 0.5)
+    moments = find_moments(load_state(files / "run")[2].opt_state)
+    assert_same(find_moments(state.opt_state), moments)
 
 
 def test_the_config_is_that_of_the_file(files):

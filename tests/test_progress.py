@@ -132,9 +132,8 @@ def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):
 
 
 def test_slow_first_steps_are_called_one_by_one():
-    config = small_config("transformer", batch_size=64)
-    assert not timed_steps(0, config, num_params=200_000, block_size=16)
-    timed = timed_steps(200, config, num_params=10_800_000, block_size=256)
+    assert not timed_steps(0, flops=1e9)
+    timed = timed_steps(200, flops=1e12)
     stops = [200]
     for _ in range(4):
         stops.append(next_due(stops[-1], [100], [*timed]))

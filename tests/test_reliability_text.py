@@ -93,12 +93,14 @@ def test_utf8_is_not_read_as_utf16(encoding, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"emma\n" * 50), "is compressed with gzip, not a text file"),
+        (gzip.compress(b"emma\n" * 50, mtime=0), "is compressed with gzip, not a text file"),
         (bz2.compress(b"emma\n" * 50), "is compressed with bzip2, not a text file"),
         (b"PK\x03\x04\x14\0", "is a zip archive, as Word documents are, not a text file"),
-        (b"emma\nolivia\0\n" * 20, "text: it has '\\x00'; it has control characters"),
+        (b"emma\nolivia\0\n" * 20, "text: it has '\\x00'; remove it, or give a text file"),
+        (b"emma\n" * 20_000 + b"\0", "text: it has '\\x00'; remove it, or give a text file"),
         ("\n".join(ACCENTS).encode("latin-1"), "at byte 4; name its encoding, as in"),
     ],
+    ids=["gzip", "bzip2", "zip", "a few NULs", "one NUL", "latin-1"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_files_that_are_not_text(kind, content, message, encoding, tmp_path):
@@ -298,6 +300,22 @@ def test_labels_are_visible_and_different():
     labels = [char_label(char) for char in chars]
     assert len(set(labels)) == len(chars)
     assert all(label.isprintable() and not label.isspace() for label in labels)
+
+
+def test_thousands_of_characters_have_readable_labels(tmp_path, monkeypatch):
+    """Some of them, which do not overlap. To move all labels apart would take minutes."""
+    pytest.importorskip("matplotlib")
+    from makemore_jax.plots import learned
+    from makemore_jax.report.embeddings import Projection
+
+    points = np.random.RandomState(2).randn(1_009, 2)
+    kept = points[learned.uncrowded(points, 0.5)]
+    gaps = np.linalg.norm(kept[:, None] - kept, axis=-1) + 9 * np.eye(len(kept))
+    assert len(kept) > 20 and gaps.min() >= 0.5
+    labels = [chr(ord("一") + i) for i in range(len(points))]
+    monkeypatch.delattr(learned, "separate")
+    learned.characters(Projection(points, np.array([0.5, 0.5])), labels, tmp_path / "all.png")
+    assert (tmp_path / "all.png").is_file()
 
 
 def test_figures_of_characters_without_a_font(tmp_path, capsys):

@@ -77,7 +77,7 @@ def test_fields_that_change_shapes_make_groups(monkeypatch):
     monkeypatch.setattr(
         groups,
         "train_together",
-        lambda config, members: sizes.append(len(members)) or train_together(config, members),
+        lambda config, members, _: sizes.append(len(members)) or train_together(config, members),
     )
     axes = {"model.n_embd2": [5, 8], "optimizer.learning_rate": [1e-3, 1e-2, 1e-1]}
     results = sweep.sweep(config, axes, num_seeds=1)
@@ -179,8 +179,9 @@ def test_parse_axis():
         ("optimizer.learning_rate=0:1:3", "0 < LOW < HIGH"),
         ("optimizer.learning_rate=a:b:3", "must be numbers"),
         ("optimizer.learning_rate=-1,1", "above 0"),
-        ("optimizer.learning_rate=fast", "not of type float"),
-        ("model.n_embd=3.5", "not of type int"),
+        ("optimizer.learning_rate=fast", "'fast' is not a number"),
+        ("model.n_embd=3.5", "'3.5' is not an integer"),
+        ("data.dedup=yes,no", "'yes' is neither true nor false"),
         ("seed=1,2", "--seeds"),
     ],
 )
@@ -267,7 +268,7 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
     axes, finished = {"train.batch_size": [3, 5, 7]}, FinishedGroups(tmp_path)
     trained, most = [], 2
 
-    def train_together(config, members):
+    def train_together(config, members, check_interrupt):
         if len(trained) == most:
             raise KeyboardInterrupt
         size = members[0]["train.batch_size"]
@@ -292,11 +293,13 @@ def test_a_finished_group_is_of_its_data(tmp_path):
     config, finished = sweep_config("bigram", steps=10), FinishedGroups(tmp_path)
     config.data.path = str(tmp_path / "lines.txt")
     (tmp_path / "lines.txt").write_text("anna\nbob\n", "utf-8")
-    finished.save(config, [{"seed": 1}], [0.5])
-    assert finished.load(config, [{"seed": 1}]) == [0.5]
-    assert finished.load(config, [{"seed": 2}]) is None
+    results = [Result({"optimizer.b1": 0.1}, 1, 0.1, 2.0, 2.0, [0.3])]
+    finished.create_folder()
+    finished.save(config, [{"seed": 1}], results)
+    assert finished.load(config, [{"seed": 1}], None) == results
+    assert finished.load(config, [{"seed": 2}], None) is None
     (tmp_path / "lines.txt").write_text("anna\nbea\n", "utf-8")
-    assert finished.load(config, [{"seed": 1}]) is None
+    assert finished.load(config, [{"seed": 1}], None) is None
 
 
 def test_the_band_of_the_picture_is_the_range_aggregate_seeds(tmp_path, monkeypatch):

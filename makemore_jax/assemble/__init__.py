@@ -2,6 +2,7 @@
 
 - `parts.py`: kinds of data, models, sampling, checkpoints and logging
 - `programs.py`: the compiled programs of a run
+- `short_calls.py`: calls of a few steps, so that a slow training stops soon after a signal
 - `training.py`: a run with all extensions
 """
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import jax
 from makemore_jax import workdir
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
+from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, in_short_calls, step_flops
 from makemore_jax.cli import command_line, interrupts, paths, resources
 from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
 from makemore_jax.decoding import LanguageModel, Sample
+from makemore_jax.errors import Diverged
 from makemore_jax.integrity import resume
 from makemore_jax.integrity.failures import reporting_storage_failures
 from makemore_jax.metrics import Metrics
@@ -26,14 +28,15 @@ from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
 from makemore_jax.training.loop import Run
-from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.optimizer import make_optimizer, make_schedule
+from makemore_jax.training.programs import Programs
 from makemore_jax.training.run import Parts
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
 from makemore_jax.versions import device, versions
 from makemore_jax.windows.calibrate import make_calibrate
 
-TIMED_STEP_MIN_FLOPS = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
+TIMED_STEP_MIN_FLOPS = CPU_FLOPS_PER_SECOND  # about a second
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
@@ -66,10 +69,21 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         processes.barrier("checked")
         if processes.is_primary():
+            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the old one
             stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
+            if new_schedule:
+                print(f"{folder}: {new_schedule}")
         processes.barrier("prepared")
         yield
+
+
+def find_new_schedule(folder: Path, config: Config) -> str | None:
+    """Return one line if a run resumes with another learning rate schedule, else None."""
+    if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
+        return None
+    step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
+    return step and resume.describe_new_schedule(parts.read_run(folder).config, config, step)
 
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
@@ -95,6 +109,7 @@ def begin(run: Run, state: TrainState) -> list[Hook]:
         f"context {dataset.block_size}\n"
         f"{run.folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
+    run.metrics.show()
     if config.train.diagnose_every:
         hooks.append(make_diagnose_hook(run, state))
     if config.model.batch_norm == "calibrated":
@@ -107,17 +122,17 @@ def begin(run: Run, state: TrainState) -> list[Hook]:
         train = config.train
         uses = train.eval_every, train.sample_every, train.checkpoint_every
         hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
-    steps = timed_steps(start, config, num_params, dataset.block_size)
+    flops = step_flops(state.params, config.train.batch_size * dataset.block_size)
+    steps = timed_steps(start, flops)
     return [*hooks, Hook(lambda state: state, steps=steps)]
 
 
-def timed_steps(start: int, config: Config, num_params: int, block_size: int) -> tuple[int, ...]:
+def timed_steps(start: int, flops: float) -> tuple[int, ...]:
     """Return the first two steps of a process if a step takes about a second or more on a CPU.
 
     They run one by one, for an early estimate of the time: `log_every` steps could take hours. The
     first step compiles, the second step is timed.
     """
-    flops = 6 * num_params * config.train.batch_size * block_size  # Kaplan et al. 2020, section 2.1
     is_slow = jax.default_backend() == "cpu" and flops > TIMED_STEP_MIN_FLOPS
     return (start + 1, start + 2) if is_slow else ()
 
@@ -143,13 +158,6 @@ def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
     return Hook(write_diagnostics, (config.train.diagnose_every,))
 
 
-@contextlib.contextmanager
-def catch_signals() -> Iterator[Any]:
-    """Yield a function that returns the signal that any process has received, or 0."""
-    with interrupts.StopSignals() as signals:
-        yield lambda: processes.all_max(signals.received)
-
-
 def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Return the summary of a run with its device and versions. Write and print it.
 
@@ -171,24 +179,48 @@ def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-PARTS = Parts(
-    load_data=load_data,
-    make_programs=make_programs,
-    open_checkpoints=parts.open_checkpoints,
-    open_metrics=open_metrics,
-    find_finished=find_finished,
-    make_load=make_load,
-    hold=hold,
-    begin=begin,
-    sample=sample,
-    catch_signals=catch_signals,
-    finish=finish,
-)
+def make_parts() -> Parts:
+    """Return the parts of one run."""
+    signals = interrupts.StopSignals()
+
+    def stop() -> int:
+        return processes.all_max(signals.received)
+
+    @contextlib.contextmanager
+    def catch_signals() -> Iterator[Callable[[], int]]:
+        with signals:
+            yield stop
+
+    def make_stoppable_programs(config: Config, dataset: Dataset) -> Programs:
+        programs = make_programs(config, dataset)
+        num_tokens = config.train.batch_size * dataset.block_size
+        return programs._replace(train_steps=in_short_calls(programs.train_steps, num_tokens, stop))
+
+    return Parts(
+        load_data=load_data,
+        make_programs=make_stoppable_programs,
+        open_checkpoints=parts.open_checkpoints,
+        open_metrics=open_metrics,
+        find_finished=find_finished,
+        make_load=make_load,
+        hold=hold,
+        begin=begin,
+        sample=sample,
+        catch_signals=catch_signals,
+        finish=finish,
+    )
 
 
 def train(config: Config, directory: str) -> dict[str, Any]:
     """Train with all extensions; see `training.run.train`."""
     directory = paths.local(directory)
     config = replace(config, data=replace(config.data, path=os.path.expanduser(config.data.path)))
-    with reporting_storage_failures(Path(directory)):
-        return run.train(config, directory, PARTS)
+    try:
+        with reporting_storage_failures(Path(directory)):
+            return run.train(config, directory, make_parts())
+    except Diverged as error:
+        rate = make_schedule(config.optimizer, config.train.steps)(error.step - 1)
+        latest = parts.open_checkpoints(directory, read_only=True).steps().get("latest")
+        kept = f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint"
+        details = f"; the learning rate was {float(rate):.3g}, {kept}"
+        raise Diverged(error.step, error.problem, details) from None

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from absl import flags
 
 from makemore_jax import config as config_lib
-from makemore_jax.cli import config_flag, help_text, interrupts, paths, progress
+from makemore_jax.cli import (
+    config_flag,
+    help_text,
+    interrupts,
+    missing_device,
+    output,
+    paths,
+    progress,
+)
 from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
@@ -24,19 +32,24 @@ def run(
     interactive session, such as IPython's %run, this returns instead of exiting.
     """
     name = name or program_name()
+    output.open_missing()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal can't show must not end a training. The streams of a
         # notebook accept all characters and can't be reconfigured.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     exit_code = 0
+    if not interrupts.is_interactive():
+        output.report_errors()
     try:
         takes_arguments = bool(inspect.signature(main).parameters)
         if help_text.HELP_FLAGS & set(sys.argv):
             help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
             return
         positional = _parse(sys.argv, config_required, takes_arguments)
-        main(positional) if takes_arguments else main()
+        with missing_device.reporting():
+            main(positional) if takes_arguments else main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         exit_code = error.exit_code

@@ -57,17 +57,23 @@ def check(path: str, encoding: str) -> None:
         raise UserError(f"data.path: {path} is {found}, not {encoding}; {hint}")
 
 
-def advice(path: str, flag: str, encoding: str) -> str:
-    """Return the part of a message that follows 'PATH is not utf-8'."""
+def advice(path: str, flag: str, encoding: str, is_decoded: bool = False) -> str:
+    """Return the part of a message that follows 'PATH is not utf-8'.
+
+    `is_decoded`: all bytes are valid in this encoding, but stand for no text.
+    """
     head = read_head(path)
     if kind := _no_text(head):
         return f"; it is {kind}"
     found = recognize(head)
-    found = None if found == _name(encoding) else found
+    if found == _name(encoding) or (is_decoded and found == "utf-8"):
+        found = None
     if flag != "data.path":
         return ", as the data of the run is" + (f"; it is {found}: convert it" if found else "")
     if found:
         return f"; name its encoding: --config.data.encoding={found}"
+    if is_decoded:
+        return "; remove it, or give a text file"
     if set(head) & CONTROL_BYTES:
         return "; it has control characters, as files that are not text have"
     return "; name its encoding, as in --config.data.encoding=latin-1"

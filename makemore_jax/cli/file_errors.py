@@ -40,7 +40,8 @@ def check_characters(chars: Iterable[str], path: str, encoding: str, flag: str) 
     NumPy drops a NUL at the end of a string, and UTF-8 has no surrogates.
     """
     if wrong := [c for c in chars if c == "\0" or "\ud800" <= c <= "\udfff"]:
-        raise wrong_encoding(path, encoding, f"text: it has {min(wrong)!r}", flag)
+        advice = encodings.advice(path, flag, encoding, is_decoded=True)
+        raise UserError(f"{flag}: {path} is not {encoding} text: it has {min(wrong)!r}{advice}")
 
 
 def wrong_encoding(path: str, encoding: str, problem: str, flag: str = "data.path") -> UserError:

@@ -1,9 +1,12 @@
-"""Handle Ctrl-C outside of the training loop. The loop has its own handlers.
+"""Handle the signals that ask a program to stop.
 
-Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, so a program
-that imports jax can't rely on it. This module imports nothing heavy: programs call
-`exit_immediately` before their other imports. A sweep, which must keep its results, uses `delay`
-and `check` afterwards.
+- `exit_immediately`: Ctrl-C ends the process at once, while it starts and computes.
+- `StopSignals`: a signal is recorded, so that a program with work to finish stops when it can.
+
+Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, and jax may
+lose an exception that is raised while it calls back into Python. A program that uses jax can't rely
+on either, so no handler here raises an exception, except in an interactive session. This module
+imports nothing heavy: programs call `exit_immediately` before their other imports.
 """
 
 import contextlib
@@ -11,21 +14,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterable
 
 EXIT_CODE = 128 + signal.SIGINT
+# Sent by kill, batch systems and shutdowns; by Ctrl-C; by a terminal that is closed.
+STOP_SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, n)]
+REPEAT_DELAY = 0.5  # seconds; within them, a second SIGINT is a copy of the first
 
 
 def exit_immediately() -> None:
     """End the process with exit code 130 on Ctrl-C, from this call on.
 
-    The training loop replaces this handler with its own. Nothing changes in an interactive session
-    (Ctrl-C must stop a cell, not the session), outside of the main thread (it alone can set signal
-    handlers), and in a process that already ignores or handles SIGINT.
+    `StopSignals` replaces this handler. Nothing changes in an interactive session (Ctrl-C must stop
+    a cell, not the session), outside of the main thread (it alone can set signal handlers), and in
+    a process that already ignores or handles SIGINT.
     """
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    if is_main_thread and not is_interactive():
-        _replace(signal.default_int_handler, _exit)
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default and _is_main_thread() and not is_interactive():
+        signal.signal(signal.SIGINT, _exit)
 
 
 def is_interactive() -> bool:
@@ -33,85 +40,52 @@ def is_interactive() -> bool:
     return hasattr(sys, "ps1")  # also set by IPython
 
 
-def delay() -> None:
-    """Record a Ctrl-C for `check`, from this call on. A second one ends the process at once.
-
-    An exception raised while jax calls back into Python may be lost. A program that has work to
-    finish after a Ctrl-C therefore calls `check` between two computations.
-    """
-    if threading.current_thread() is threading.main_thread():
-        _replace(_exit, _record)
-        _replace(signal.default_int_handler, _record)
-
-
-@contextlib.contextmanager
-def recorded() -> Iterator[Callable[[], None]]:
-    """Record Ctrl-C within the block; restore the previous handler at its end.
-
-    Yield a function that raises KeyboardInterrupt if there was a Ctrl-C. Outside the main thread,
-    which can't set signal handlers, nothing is recorded.
-    """
-    received: list[int] = []
-
-    def check_received() -> None:
-        if received:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check_received
-        return
-    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
-    try:
-        yield check_received
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed since `delay`."""
-    if _received:
-        raise KeyboardInterrupt
-
-
-_received: list[int] = []
-
-
-def _record(number: int, frame: object) -> None:
-    _received.append(number)
-    signal.signal(signal.SIGINT, _exit)
-
-
-def _replace(old: object, new: object) -> None:
-    if signal.getsignal(signal.SIGINT) is old:
-        signal.signal(signal.SIGINT, new)
-
-
-def _exit(number: int, frame: object) -> None:
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    os._exit(EXIT_CODE)
-
-
 class StopSignals:
-    """A context that records SIGTERM and SIGINT, so that training can end between two steps.
+    """A context that records the first of some signals, so that a program can stop between steps.
 
-    A second signal raises KeyboardInterrupt. Python allows signal handlers in the main thread only;
-    in another thread, nothing is recorded.
+    A second Ctrl-C ends the process at once; other signals that follow are ignored. Outside of the
+    main thread, which alone can set signal handlers, nothing is recorded.
     """
 
-    received: int = 0  # number of the signal, 0 for none
+    def __init__(self, numbers: Iterable[int] = STOP_SIGNALS):
+        self.received = 0  # number of the signal, 0 for none
+        self._numbers, self._time = numbers, 0.0
 
     def __enter__(self) -> "StopSignals":
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
-        self._before = {number: signal.signal(number, self._record) for number in numbers}
+        self._before = {}
+        for number in self._numbers if _is_main_thread() else ():
+            # nohup has a program ignore SIGHUP. Shells have the background jobs of a script ignore
+            # SIGINT, but `kill -INT` should still stop a training.
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _record(self, number: int, frame: object) -> None:
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal was received."""
         if self.received:
             raise KeyboardInterrupt
-        self.received = number
+
+    def _record(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._time = number, now
+        # A terminal that closes sends SIGHUP several times. `timeout` and `uv run` may pass on a
+        # SIGINT that the process has received from the terminal already.
+        elif number == signal.SIGINT and now - self._time > REPEAT_DELAY:
+            if is_interactive():
+                raise KeyboardInterrupt
+            _exit(number, frame)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _exit(number: int, frame: object) -> None:
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(EXIT_CODE)

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -123,7 +124,10 @@ class Estimate:
 
 
 class TrainingProgress:
-    """Shows a training: a bar, or one line per call without a terminal, and one estimate."""
+    """Shows a training: a bar, or one line per call without a terminal, and one estimate.
+
+    Nothing appears before `show`: a state is saved before anything is displayed.
+    """
 
     def __init__(self, start: int, steps: int, is_silent: bool = False):
         hidden = {"disable": True} if is_silent else {}
@@ -131,6 +135,7 @@ class TrainingProgress:
         self._bar = make_bar(total=steps, initial=start, **bar)
         self._step, self._steps, self._is_silent = start, steps, is_silent
         self._has_estimate = False
+        self._waiting: list[Callable[[], None]] = []
 
     def update(self, step: int, train_loss: float, rate: float, mean_rate: float | None) -> None:
         """Show the loss and the speed at a step.
@@ -138,24 +143,36 @@ class TrainingProgress:
         `rate` is that of the last call in steps per second; `mean_rate` that of all calls but the
         first, which compiles, or None after the first.
         """
+        self._waiting.append(partial(self._update, step, train_loss, rate, mean_rate))
+
+    def print(self, text: str) -> None:
+        """Print without disturbing the bar."""
+        self._waiting.append(partial(self._print, text))
+
+    def show(self) -> None:
+        """Show what waits, in its order."""
+        while self._waiting:
+            self._waiting.pop(0)()
+
+    def close(self) -> None:
+        """Show what waits, and close the bar."""
+        self.show()
+        self._bar.close()
+
+    def _update(self, step: int, train_loss: float, rate: float, mean_rate: float | None) -> None:
         self._bar.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
         self._bar.update(step - self._step)
         self._step, steps_left = step, self._steps - step
         if self._bar.disable:
             left = "" if mean_rate is None else f", {duration(steps_left / mean_rate)} left"
-            self.print(f"step {step}: train loss {train_loss:.4f}, {rate:.3g} steps/s{left}")
+            self._print(f"step {step}: train loss {train_loss:.4f}, {rate:.3g} steps/s{left}")
         if mean_rate is not None and not self._has_estimate:
             self._has_estimate = True
             if line := estimate(steps_left, mean_rate):
-                self.print(line)
+                self._print(line)
 
-    def print(self, text: str) -> None:
-        """Print without disturbing the bar."""
+    def _print(self, text: str) -> None:
         if self._is_silent:
             return
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-
-    def close(self) -> None:
-        """Close the bar."""
-        self._bar.close()

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -98,10 +99,9 @@ def print_stream(
     parts = streaming.stream(lm, key, np.arange(1), prompt, decoding)
     print(prompt, end="", flush=True)
     chars = (char for tokens, _ in parts for char in lm.vocab.decode_rows(tokens)[0])
-    # Ctrl-C is recorded: jax may lose an exception that is raised while it calls back into Python.
-    with interrupts.recorded() as check_interrupt:
+    with interrupts.StopSignals([signal.SIGINT]) as signals:
         for char in itertools.islice(chars, num_chars):
-            check_interrupt()
+            signals.check()
             print(char, end="", flush=True)
         print()
 

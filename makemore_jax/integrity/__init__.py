@@ -3,6 +3,8 @@
     manifest.py     hashes of the files of a checkpoint
     failures.py     a full disk or a folder that is gone, as one line
     checkpoints.py  `Checkpoints` with verification, fallback and several processes
+    finite.py       a state that has diverged is not saved
+    stranger.py     limits on a run folder that someone else made
     lock.py         one training per working directory
     runs.py         one-line errors for the files of a run
     resume.py       a run is resumed with the same data and model only

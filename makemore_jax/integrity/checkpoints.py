@@ -17,7 +17,7 @@ import numpy as np
 from makemore_jax.checkpoint import METRICS, Checkpoints, read_dev_loss
 from makemore_jax.cli.command_line import warn
 from makemore_jax.errors import UserError
-from makemore_jax.integrity import manifest
+from makemore_jax.integrity import finite, manifest, stranger
 from makemore_jax.integrity.failures import StorageFailure, ignore_closed_loops
 from makemore_jax.integrity.manifest import Damaged
 from makemore_jax.parallel import processes
@@ -52,11 +52,13 @@ class VerifiedCheckpoints(Checkpoints):
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a state with its manifest. All processes call this and wait for the end.
 
-        StorageFailure if it can't be written; then the previous checkpoints are unchanged.
+        StorageFailure if it can't be written, Diverged if a value is not finite; then the previous
+        checkpoints are unchanged.
         """
         if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(state)):
             # orbax writes host arrays faster: 0.07 instead of 0.14 s for the transformer on CPU.
             state = jax.device_get(state)
+        finite.check(int(state.step), state)
         ignore_closed_loops()
         try:
             self._check_workdir()
@@ -156,6 +158,7 @@ class VerifiedCheckpoints(Checkpoints):
 
     def _read_verified(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         folder = self.folder / str(step)
+        stranger.check_memory(items)
         manifest.verify(folder)
         self._check_shapes(folder, items)
         return self._read(folder, items)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.stranger import check_json
 
 NAME = "manifest.json"
 
@@ -29,16 +30,22 @@ def write(folder: Path) -> None:
 def verify(folder: Path, only: str | None = None) -> None:
     """Damaged if a file differs from the manifest. `only` names one file to verify."""
     try:
+        if (folder / NAME).exists():
+            check_json(folder / NAME)
         hashes = dict(json.loads((folder / NAME).read_text("utf-8")))
     except FileNotFoundError:
         raise Damaged(f"{NAME} is missing") from None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise Damaged(f"{NAME} can't be read") from None
     if only and only not in hashes and (folder / only).exists():
         raise Damaged(f"{only} is not in its manifest")
     for name in hashes if only is None else hashes.keys() & {only}:
+        file = folder / name
+        is_outside = Path(name).is_absolute() or ".." in Path(name).parts
+        if is_outside or (file.exists() and not file.is_file()):  # such as /dev/zero
+            raise Damaged(f"{name} in its manifest is no file of the checkpoint")
         try:
-            is_same = _hash(folder / name) == hashes[name]
+            is_same = _hash(file) == hashes[name]
         except OSError as error:
             raise Damaged(f"{name} can't be read: {error.strerror}") from None
         if not is_same:

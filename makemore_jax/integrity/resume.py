@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
-from makemore_jax.integrity import runs
+from makemore_jax.integrity import runs, stranger
+from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run
 
 # A resumed run must have the same data and model settings and these,
@@ -22,12 +25,32 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
 
     Settings that only change how long and how fast a run trains may differ.
     """
+    stranger.check_links(workdir)
     if (workdir / "config.json").exists():
         _check_same(runs.read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
         )
+
+
+def describe_new_schedule(saved: Config, new: Config, step: int) -> str | None:
+    """Return one line if the learning rate from `step` on is not that of the saved config."""
+    saved_rate, new_rate = (make_schedule(c.optimizer, c.train.steps) for c in (saved, new))
+    last = max(saved.train.steps, new.train.steps)
+    steps = jnp.linspace(step, last, 1_000).astype(jnp.int32)
+    if jnp.array_equal(saved_rate(steps), new_rate(steps)):
+        return None
+    fields = config_lib.flatten(saved), config_lib.flatten(new)
+    changes = [
+        f"{name} from {json.dumps(before)} to {json.dumps(fields[1][name])}"
+        for name, before in fields[0].items()
+        if name.startswith(("optimizer.", "train.steps")) and before != fields[1][name]
+    ]
+    return (
+        f"the learning rate was {float(saved_rate(step - 1)):.3g} at step {step} and is "
+        f"{float(new_rate(step)):.3g} at step {step + 1}: you changed {', '.join(changes)}"
+    )
 
 
 def _is_foreign(file: Path) -> bool:
@@ -56,7 +79,8 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
 def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
     """Return summary.json if the run ended after `steps` steps, else None."""
     try:
+        stranger.check_json(workdir / "summary.json")
         summary = json.loads((workdir / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return summary if summary["steps"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return summary if summary.get("steps") == steps else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from makemore_jax import workdir as workdir_lib
 from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.integrity import stranger
 from makemore_jax.workdir import Run, hash_file
 
 
@@ -15,9 +16,12 @@ def read(workdir: Path) -> Run:
     if not (workdir / "config.json").exists():
         raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
     try:
+        for name in ("config.json", "vocab.json"):
+            stranger.check_json(workdir / name)
         run = workdir_lib.read(workdir)
+        stranger.check_run(run)
         vocab_sha256 = json.loads((workdir / "config.json").read_text("utf-8"))["vocab_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None
     if hash_file(workdir / "vocab.json") != vocab_sha256:
         raise UserError(f"--workdir: {workdir / 'vocab.json'} is not the one of its config.json")

@@ -20,6 +20,7 @@ from absl import flags
 
 from makemore_jax.cli import command_line, startup
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.stranger import check_links
 from makemore_jax.report import comparison
 from makemore_jax.report.collect import collect
 
@@ -44,6 +45,8 @@ def write_page(workdir: Path, out: Path) -> None:
     """Write the page of one run."""
     from makemore_jax.plots.write import write  # UserError without matplotlib
 
+    if not OUT.value:
+        check_links(workdir)
     startup.use_compilation_cache()
     startup.use_cores()
     write(collect(workdir, NAMES.value, SEED.value, NUM.value, DATA.value), out)

@@ -22,16 +22,21 @@ COLORS = {
 }
 
 
+MAX_MOVED = 200  # more labels than this would not fit into the figure
+
+
 def characters(projection: Projection, labels: list[str], file: Path) -> None:
     """Draw the label of each token at its point, colored by its class.
 
-    Labels that would overlap are moved apart. A line connects each of them to its point.
+    Labels that would overlap are moved apart. A line connects each of them to its point. With more
+    than MAX_MOVED tokens, each is a dot, and those with space around them have a label.
     """
     figure, ax = plt.subplots(figsize=(4.6, 4.6), layout="constrained")
-    size = min(10.0, 80 / len(labels) ** 0.5)  # font size in points
+    size = min(10.0, 80 / min(len(labels), MAX_MOVED) ** 0.5)  # font size in points
     extent = float(np.ptp(projection.points, axis=0).max()) or 1.0
     distance = 1.25 * size * extent / (72 * 3.5)  # the axes are about 3.5 inches wide
-    positions = separate(projection.points, distance)
+    is_crowded = len(labels) > MAX_MOVED
+    positions = projection.points if is_crowded else separate(projection.points, distance)
     moved = np.linalg.norm(positions - projection.points, axis=1) > 0.3 * distance
     for start, end in zip(projection.points[moved], positions[moved], strict=True):
         ax.plot(*zip(start, end, strict=True), color="0.6", linewidth=0.6, zorder=1)
@@ -39,12 +44,14 @@ def characters(projection: Projection, labels: list[str], file: Path) -> None:
     for name, color in COLORS.items():
         members = positions[[c == name for c in classes]]
         if len(members):
-            area = (1.2 * size) ** 2
+            area = 4 if is_crowded else (1.2 * size) ** 2
             ax.scatter(*members.T, s=area, color=color, alpha=0.18, linewidths=0, label=name)
     labels = fonts.drawable(labels)
+    has_label = uncrowded(positions, 2 * distance) if is_crowded else [True] * len(labels)
     text_style = {"ha": "center", "va": "center", "weight": "bold"}
-    for (x, y), label, name in zip(positions, labels, classes, strict=True):
-        fontsize = size if len(label) <= 2 else size / 2  # U+4E2D
+    for i in np.flatnonzero(has_label):
+        (x, y), label, name = positions[i], labels[i], classes[i]
+        fontsize = size if len(label) <= 2 else 0.6 * size  # U+4E2D
         ax.text(x, y, label, color=COLORS[name], fontsize=fontsize, **text_style)
     ax.set_xlabel(f"first component, {projection.shares[0]:.0%} of the variance")
     ax.set_ylabel(f"second component, {projection.shares[1]:.0%}")
@@ -71,6 +78,15 @@ def separate(points: np.ndarray, distance: float, rounds: int = 500) -> np.ndarr
         sizes = np.linalg.norm(moves, axis=1, keepdims=True)
         positions = positions + moves * np.minimum(1, 0.2 * distance / np.maximum(sizes, 1e-30))
     return positions
+
+
+def uncrowded(points: np.ndarray, distance: float) -> np.ndarray:
+    """Return a mask (N,) of points (N, 2) with at least this distance between any two of them."""
+    kept: list[int] = []
+    for i, point in enumerate(points):
+        if (np.linalg.norm(points[kept] - point, axis=1) >= distance).all():
+            kept.append(i)
+    return np.isin(np.arange(len(points)), kept)
 
 
 def attention(weights: np.ndarray, labels: list[str], file: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.stranger import check_links
 from makemore_jax.plots import curves, diagnostics, learned
 from makemore_jax.report import page
 from makemore_jax.report.collect import Report
@@ -15,6 +16,7 @@ FIGURES = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bi
 
 def write(report: Report, folder: Path) -> None:
     """Write the figures and index.html. UserError if the folder can't be written."""
+    check_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in _figure_files(folder):  # an earlier call may have drawn more

@@ -12,6 +12,7 @@ from makemore_jax.data.lines import Lines
 from makemore_jax.decoding import LanguageModel
 
 MAX_LINES = 2_000  # lines over which the predictions are averaged
+MAX_VOCAB = 2_000  # tokens; the tables of 10,000 take gigabytes, and no cell of them is visible
 
 
 class BigramTables(NamedTuple):
@@ -26,8 +27,13 @@ class BigramTables(NamedTuple):
         return float(np.nanmean(np.abs(self.learnt - self.counted)))
 
 
-def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables:
-    """Return the table learned by a model and the table counted in a split."""
+def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables | None:
+    """Return the table learned by a model and the table counted in a split.
+
+    None if the vocabulary is larger than MAX_VOCAB, as of names in Chinese.
+    """
+    if lm.vocab.size > MAX_VOCAB:
+        return None
     return BigramTables(learnt_bigrams(lm, split), counted_bigrams(split, lm.vocab.size))
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from makemore_jax import workdir
+from makemore_jax.config import Config
 from makemore_jax.training.optimizer import make_schedule
 
 
@@ -19,7 +20,7 @@ class Curves(NamedTuple):
 
     train_loss: list[tuple[int, float]]
     dev_loss: list[tuple[int, float]]
-    learning_rate: list[tuple[int, float]]  # computed from the schedule
+    learning_rate: list[tuple[int, float]]  # as logged, or that of the config if it was not
     seconds: list[tuple[int, float]]  # training time so far at each logged step
 
 
@@ -61,18 +62,24 @@ class Diagnostics(NamedTuple):
 def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
     """Read the curves so far. None if nothing is logged, as in a converted run."""
     lines = _read_metrics(folder)
-    train, dev, seconds = (
+    train, dev, learning_rate, seconds = (
         [(line["step"], line[name]) for line in lines if name in line]
-        for name in ("train_loss", "dev_loss", "seconds")
+        for name in ("train_loss", "dev_loss", "learning_rate", "seconds")
     )
     if not train:
         return None
-    # The file has the learning rates of logged steps only. Compute the rates of up to 1,000 steps.
-    steps = np.unique(np.linspace(0, train[-1][0] - 1, 1_000).astype(int))
-    rates = make_schedule(run.config.optimizer, run.config.train.steps)(jnp.asarray(steps))
+    return Curves(train, dev, learning_rate or _schedule(run.config, train[-1][0]), seconds)
+
+
+def _schedule(config: Config, last_step: int) -> list[tuple[int, float]]:
+    """Return the learning rate of up to 1,000 steps, for a run of a sweep, which does not log it.
+
+    A run that was resumed with another schedule has the logged one only: config.json is the latest.
+    """
+    steps = np.unique(np.linspace(0, last_step - 1, 1_000).astype(int))
+    rates = make_schedule(config.optimizer, config.train.steps)(jnp.asarray(steps))
     rates = np.broadcast_to(np.asarray(rates), steps.shape)
-    learning_rate = list(zip((steps + 1).tolist(), rates.tolist(), strict=True))
-    return Curves(train, dev, learning_rate, seconds)
+    return list(zip((steps + 1).tolist(), rates.tolist(), strict=True))
 
 
 def read_diagnostics(folder: Path, parameter_order: list[str]) -> Diagnostics | None:

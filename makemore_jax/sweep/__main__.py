@@ -12,11 +12,11 @@ Each run computes what train.py computes for its settings. Runs that differ only
 optimizer share one step under `vmap`, split over the devices. Runs that differ in other fields are
 trained in groups, one after the other.
 
-The sweep prints a table and writes sweep.json and sweep.png into --workdir. The run with the lowest
-dev loss is saved in best/ of that folder; sample.py can sample from it. A run has diverged if its
-loss is not finite, or if its final train loss is above both the loss of its first step and the
-loss of uniform guessing. After Ctrl-C, run the same command again to resume: finished groups are
-kept.
+The sweep prints a table and writes sweep.png and sweep.json into --workdir, sweep.json after each
+group. The run with the lowest dev loss is saved in best/ of that folder; sample.py can sample from
+it. A run has diverged if its loss is not finite, or if its final train loss is above both the loss
+of its first step and the loss of uniform guessing. After Ctrl-C, run the same command again to
+resume: finished groups are kept.
 """
 
 import importlib.util
@@ -28,9 +28,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.cli import command_line, config_flag, interrupts, resources, startup
+from makemore_jax.cli import command_line, config_flag, interrupts, output, resources, startup
 from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
+from makemore_jax.integrity.runs import reporting_errors
 from makemore_jax.report.facts import show_value
 from makemore_jax.sweep.axes import parse_axis, with_values
 from makemore_jax.sweep.finished import FinishedGroups
@@ -56,20 +57,25 @@ def main() -> None:
     config, folder = config_flag.read(CONFIG), Path(WORKDIR.value)
     axes = read_axes()
     check_best_folder(folder / "best")
+    output.outlive_terminal()
     startup.use_compilation_cache()
     startup.use_cores()
     startup.announce_compiling()
-    interrupts.delay()
     began = time.perf_counter()
     finished = FinishedGroups(folder)
-    try:
-        results = sweep(config, axes, SEEDS.value, finished)
-    except KeyboardInterrupt:
-        num = len(list(finished.folder.glob("*.pickle")))
-        kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
-        print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
-        sys.exit(130)
-    write_results(config, results, time.perf_counter() - began, folder)
+
+    def write_so_far(results: list[Result]) -> None:
+        write_record(config, results, time.perf_counter() - began, folder)
+
+    with interrupts.StopSignals() as signals:
+        try:
+            results = sweep(config, axes, SEEDS.value, finished, signals.check, write_so_far)
+        except KeyboardInterrupt:
+            num = len(list(finished.folder.glob("*.npz")))
+            kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
+            print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
+            sys.exit(128 + signals.received)
+    print_results(config, results, time.perf_counter() - began, folder)
     if result := best_run(results):
         write_best_run(config, result, folder / "best")
     finished.delete()
@@ -98,11 +104,8 @@ def check_best_folder(folder: Path) -> None:
         raise UserError(f"--workdir: {folder} would be replaced, but it is not a run; move it away")
 
 
-def write_results(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
-    """Print the table, and write sweep.json and sweep.png."""
-    rows = aggregate_seeds(results)
-    print(as_table(rows))
-    folder.mkdir(parents=True, exist_ok=True)
+def write_record(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
+    """Write sweep.json with the results so far."""
     record = {
         "config": flatten(config),
         "seconds": seconds,
@@ -110,7 +113,14 @@ def write_results(config: Config, results: list[Result], seconds: float, folder:
         "versions": versions(),
         "members": [result.as_json() for result in results],
     }
-    write_json(folder / "sweep.json", record)
+    with reporting_errors(folder):
+        write_json(folder / "sweep.json", record)
+
+
+def print_results(config: Config, results: list[Result], seconds: float, folder: Path) -> None:
+    """Print the table and write sweep.png."""
+    rows = aggregate_seeds(results)
+    print(as_table(rows))
 
     from makemore_jax.plots.sweep import draw_sweep  # matplotlib, which is slow to import
 

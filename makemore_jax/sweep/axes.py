@@ -3,11 +3,12 @@
 import copy
 import math
 import re
+import typing
 from typing import Any
 
 import numpy as np
 
-from makemore_jax.cli.fields import check_name, field_types
+from makemore_jax.cli.fields import check_name, check_value, field_types
 from makemore_jax.config import Config, validate
 from makemore_jax.errors import UserError
 
@@ -42,22 +43,19 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         return name, values
     if not values_text:
         raise UserError(f"--over: {text}: values are missing; write {name}=A,B,C or LOW:HIGH:NUM")
-    return name, [_parse_value(name, word) for word in values_text.split(",")]
+    return name, [_parse_value(name, word.strip()) for word in values_text.split(",")]
 
 
 def _parse_value(name: str, word: str) -> Any:
-    """Return a word as a value of a field. A word of the wrong type stays a string."""
-    field_type = field_types()[name]
-    if word.lower() == "none":
+    """Return a word as a value of a field. UserError for a word that train.py refuses too."""
+    check_value(name, word)
+    hint = field_types()[name]
+    accepted = typing.get_args(hint) or (hint,)
+    if type(None) in accepted and word.lower() == "none":
         return None
-    if field_type is bool:
+    if accepted[0] is bool:
         return word.lower() in ("true", "1")
-    for number_type in (int, float) if field_type is not str else ():
-        try:
-            return number_type(word)
-        except ValueError:
-            pass
-    return word  # `validate` reports a wrong type
+    return accepted[0](word)
 
 
 def with_values(config: Config, values: Values) -> Config:

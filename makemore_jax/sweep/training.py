@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,15 @@ import numpy as np
 from tqdm import tqdm
 
 from makemore_jax.assemble import create_model, load_data
-from makemore_jax.cli import interrupts, progress
+from makemore_jax.cli import progress
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.sweep.axes import Values, with_values
 from makemore_jax.sweep.members import Members, make_mesh, stack_members
 from makemore_jax.sweep.programs import Programs, make_programs
 from makemore_jax.sweep.results import Result, TrainedRun
+from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import next_due
+from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
 
@@ -32,8 +35,22 @@ class History(NamedTuple):
     dev_losses: np.ndarray  # (evaluations, M)
 
 
-def train_together(config: Config, members: list[Values]) -> list[Result]:
-    """Train runs that differ only in VMAPPED_FIELDS and seed, all in one program."""
+def state_shapes(config: Config, members: list[Values]) -> TrainState:
+    """Return the shapes and dtypes of a group's states. UserError if the group can't be trained."""
+    config = with_values(config, members[0])
+    dataset = load_data(config.data, members[0]["seed"])
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    return state_lib.shapes(model, optimizer, dataset.block_size)
+
+
+def train_together(
+    config: Config, members: list[Values], check_interrupt: Callable[[], None] = lambda: None
+) -> list[Result]:
+    """Train runs that differ only in VMAPPED_FIELDS and seed, all in one program.
+
+    `check_interrupt` is called between two compiled calls and may raise KeyboardInterrupt.
+    """
     config = with_values(config, members[0])
     seeds = sorted({values["seed"] for values in members})
     datasets = {seed: load_data(config.data, seed) for seed in seeds}
@@ -43,12 +60,14 @@ def train_together(config: Config, members: list[Values]) -> list[Result]:
     stacked = stack_members(config, members, model, datasets, mesh)
     dev_split = dataset.splits["dev"].for_evaluation()
     programs = make_programs(config, model, mesh, dev_split)
-    history = _train(config, programs, stacked)
+    history = _train(config, programs, stacked, check_interrupt)
     return _make_results(members, history, dataset.vocab.size)
 
 
-def _train(config: Config, programs: Programs, members: Members) -> History:
-    """Run all steps. KeyboardInterrupt after a Ctrl-C, between two compiled calls."""
+def _train(
+    config: Config, programs: Programs, members: Members, check_interrupt: Callable[[], None]
+) -> History:
+    """Run all steps."""
     train, is_calibrated = config.train, config.model.batch_norm == "calibrated"
     steps, eval_steps = _call_ends(train), []
     state, best_state, best = members.state, None, np.inf
@@ -60,7 +79,7 @@ def _train(config: Config, programs: Programs, members: Members) -> History:
                 end - step, state, members.values, members.train_split, members.key_data
             )
             losses = np.asarray(losses)
-            interrupts.check()
+            check_interrupt()
             if step == 0:
                 first_loss = losses[:, 0]
             train_losses.append(losses.mean(axis=1))

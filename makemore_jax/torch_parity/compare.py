@@ -77,10 +77,11 @@ TOLERANCES = {
 }
 
 
-def compare(config: Config, steps: int) -> dict[str, Any]:
+def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, Any]:
     """Train both models for `steps` steps. Return the largest differences, the curves and times.
 
-    Both compute in float64 if jax_enable_x64 is set, else in float32.
+    Both compute in float64 if jax_enable_x64 is set, else in float32. In float32 the compiled
+    program of train.py is compared as well if `has_compiled` is set.
     """
     check_comparable(config)
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
@@ -131,7 +132,7 @@ def compare(config: Config, steps: int) -> dict[str, Any]:
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
     }
     tolerances, not_compared = TOLERANCES[dtype.__name__], {}
-    for num in compiled.DEVICE_COUNTS if dtype == jnp.float32 else ():
+    for num in compiled.DEVICE_COUNTS if has_compiled and dtype == jnp.float32 else ():
         if reason := compiled.why_not(num, batch_size):
             not_compared[num] = reason
             continue
@@ -280,7 +281,7 @@ def main() -> None:
     config = config_flag.read(CONFIG) if CONFIG.value else Config()
     kinds = list(MODELS) if ALL.value else [config.model.kind]
     configs = [_with_kind(config, kind) for kind in kinds]
-    results = [compare(config, STEPS.value) for config in configs]
+    results = [compare(config, STEPS.value, COMPILED.value) for config in configs]
     print(as_table(results))
     for r in results:
         for num, reason in r["not_compared"].items():
@@ -317,6 +318,9 @@ if __name__ == "__main__":
     )
     STEPS = flags.DEFINE_integer("steps", 200, "number of training steps")
     FLOAT64 = flags.DEFINE_bool("float64", False, "compute in float64 on both sides")
+    COMPILED = flags.DEFINE_bool(
+        "compiled", True, "in float32, also compare the compiled program of train.py"
+    )
     WORKDIR = flags.DEFINE_string("workdir", "runs/parity", "folder for parity.json and the figure")
     DOC = flags.DEFINE_string("doc", None, "Markdown page; replace its table of this precision")
     command_line.run(main, __doc__, config_required=False, name="compare")

@@ -8,18 +8,18 @@ from the same initial values, on one device and on two.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
 from makemore_jax.assemble import programs
 from makemore_jax.config import MeshConfig
-from makemore_jax.data import Split, draw_indices
+from makemore_jax.data import Split
 from makemore_jax.parallel import shardings
 from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
-from makemore_jax.training.step import step_keys
 
 DEVICE_COUNTS = (1, 2)
 
@@ -27,8 +27,35 @@ DEVICE_COUNTS = (1, 2)
 class Outcome(NamedTuple):
     """The results of the compiled steps."""
 
-    grads: Any  # of the mean loss of the first batch, a tree like the parameters, in NumPy
+    grads: Any  # of the mean loss of the first batch, a tree like the parameters
     losses: list[float]  # of each step
+
+
+class Recorded(NamedTuple):
+    """The state of `recording_first_gradients`."""
+
+    inner: Any  # of the optimizer
+    step: jax.Array
+    grads: Any  # of the first step
+
+
+def recording_first_gradients(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Return an optimizer that keeps the gradients of its first update in its state."""
+
+    def init(params: Any) -> Recorded:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return Recorded(optimizer.init(params), jnp.zeros((), jnp.int32), zeros)
+
+    def update(grads: Any, state: Recorded, params: Any) -> tuple[Any, Recorded]:
+        updates, inner = optimizer.update(grads, state.inner, params)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(state.step == 0, new, old), grads, state.grads
+        )
+        return updates, Recorded(inner, state.step + 1, kept)
+
+    return optax.GradientTransformation(init, update)
 
 
 def why_not(num_devices: int, batch_size: int) -> str | None:
@@ -57,16 +84,12 @@ def train(
     num_params = state_lib.num_params(start.params)
     mesh = make_mesh(MeshConfig(data=num_devices), batch_size, num_params)
     layouts, num_microbatches = programs.choose_layouts(split, model, batch_size, num_devices)
+    optimizer = recording_first_gradients(optimizer)
+    state = start.replace(opt_state=optimizer.init(start.params))
     replicated = shardings.replicated(mesh)
-    state = jax.device_put(jax.device_get(start), replicated)  # a copy: the program reuses memory
+    state = jax.device_put(jax.device_get(state), replicated)  # a copy: the program reuses memory
     split = jax.device_put(split, replicated)
-
-    gradient_fn = programs.make_gradient_fn(model, mesh, layouts, num_microbatches)
-    data_key, dropout_key = step_keys(jax.random.split(key), 0)
-    indices = draw_indices(split, data_key, batch_size)
-    sums = jax.device_get(jax.jit(gradient_fn)(state.variables, split, indices, dropout_key))
-
     steps = programs.compile_steps(model, optimizer, batch_size, layouts, mesh, num_microbatches)
-    _, metrics = steps(state, split, key, num_steps)
+    state, metrics = steps(state, split, key, num_steps)
     losses = np.asarray(metrics["train_loss"], np.float64).tolist()
-    return Outcome(jax.tree.map(lambda g: g / sums.count, sums.grads), losses)
+    return Outcome(jax.device_get(state.opt_state.grads), losses)

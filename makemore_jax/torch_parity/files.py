@@ -24,6 +24,7 @@ import numpy as np
 
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
+from makemore_jax.npz import read_npz
 
 MIN_SAFE_TORCH = (2, 10)  # earlier versions of torch.load(weights_only=True) have security holes
 COMPILED = "_orig_mod."  # torch.compile puts this before every name
@@ -63,8 +64,7 @@ def read(file: Path) -> Stored:
     try:
         _check_announced_size(file)
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                stored = Stored(dict(arrays))
+            stored = Stored(read_npz(file))
         elif file.suffix == ".safetensors":
             from safetensors.numpy import load_file
 

@@ -148,7 +148,7 @@ def to_state(
     if has_moments:  # another optimizer starts anew
         module = weights.shapes_only(config, vocab_size)
         order = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        count, *both = moments.read(stored.optimizer, order, config.optimizer.decay, file)
+        count, *both = moments.read(stored.optimizer, order, file)
         mu, nu = (_to_float32(weights.from_torch(m, shapes["params"], kind)) for m in both)
         step = step if stored.model_args is not None else count
         opt_state = moments.replace_moments(opt_state, step, count, mu, nu)

@@ -49,22 +49,23 @@ def optimizer_fields(state_dict: dict[str, Any], file: Path) -> dict[str, Any]:
     }
 
 
-def in_group_order(shapes: dict[str, tuple[int, ...]], decay: str) -> list[str]:
+def in_group_order(shapes: dict[str, tuple[int, ...]], num_groups: int) -> list[str]:
     """Return the names of parameters in the order in which PyTorch numbers them."""
-    if decay == "all":
+    if num_groups == 1:
         return list(shapes)
-    return sorted(shapes, key=lambda name: len(shapes[name]) < 2)  # sorting keeps the order else
+    return sorted(shapes, key=lambda name: len(shapes[name]) < 2)  # else in the order of `shapes`
 
 
 def read(
-    state_dict: dict[str, Any], shapes: dict[str, tuple[int, ...]], decay: str, file: Path
+    state_dict: dict[str, Any], shapes: dict[str, tuple[int, ...]], file: Path
 ) -> tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the number of steps and both moments by the names of the parameters.
 
     `shapes` has the names in the order of the module. UserError if anything is missing.
     """
-    names, state = in_group_order(shapes, decay), state_dict.get("state")
-    numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
+    groups, state = state_dict["param_groups"], state_dict.get("state")
+    names = in_group_order(shapes, len(groups))
+    numbers = [i for group in groups for i in group["params"]]
     if numbers != list(range(len(names))) or not isinstance(state, dict):
         raise UserError(
             f"{file}: its optimizer has {len(numbers)} parameters, its model {len(names)}"
@@ -121,7 +122,8 @@ def write(
 
     state_dict = make_torch_optimizer(module, config).state_dict()
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-    for i, name in enumerate(in_group_order(shapes, config.decay) if mu else []):
+    num_groups = len(state_dict["param_groups"])
+    for i, name in enumerate(in_group_order(shapes, num_groups) if mu else []):
         state_dict["state"][i] = {
             "step": torch.tensor(float(count)),
             "exp_avg": torch.tensor(mu[name]),

@@ -107,10 +107,11 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
     }
     masks = [name for name in tensors if re.fullmatch(pattern.get(kind, "(?!)"), name)]
     for name in masks:
-        if tensors[name].shape[-2:] != (block_size, block_size):
+        shape = tensors[name].shape
+        if shape[-2:] != (block_size, block_size) or tensors[name].size != block_size**2:
             raise UserError(
-                f"{name} is {tensors[name].shape}, for a context of {tensors[name].shape[-1]}; "
-                f"the data and the config need one of {block_size}"
+                f"{name} is {shape}, for a context of {shape[-1] if shape else 0}; the data and "
+                f"the config need one of {block_size}"
             )
         if not (tensors[name] == np.tril(np.ones((block_size, block_size)))).all():
             raise UserError(f"{name} is not a causal mask")

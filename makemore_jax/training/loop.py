@@ -13,7 +13,7 @@ from jax import Array
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config, TrainConfig
 from makemore_jax.data import Dataset, Split
-from makemore_jax.metrics import Metrics, check_finite
+from makemore_jax.metrics import Metrics, finite_mean
 from makemore_jax.training.hooks import Hook, next_due
 from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.training.programs import Programs
@@ -55,13 +55,13 @@ def train(
         num_steps = _next_stop(step, config, hooks_before + hooks_after) - step
         data = run.load(step, num_steps)
         state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
-        step += num_steps
+        step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
         is_last, dev_loss, is_best = step == config.steps, None, False
         metrics.write_steps(step, step_metrics["train_loss"], learning_rate(step - 1))
         state = _call(hooks_before, state, step, is_last)
         if is_last or step % config.eval_every == 0:
             metrics.flush()
-            dev_loss = check_finite(step, evaluate(state.variables, dev, config.eval_examples))
+            dev_loss = finite_mean(step, evaluate(state.variables, dev, config.eval_examples))
             is_best = dev_loss < best_dev_loss
             best_dev_loss = min(dev_loss, best_dev_loss)
             metrics.write(step, {"dev_loss": dev_loss})
@@ -70,6 +70,7 @@ def train(
         if is_last or is_best or step % config.checkpoint_every == 0:
             metrics.flush()
             checkpoints.save(state, dev_loss)
+        metrics.show()
     metrics.flush()
     if step < config.steps:
         state = _call(hooks_before, state, step, is_last=True)

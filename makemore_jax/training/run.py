@@ -104,8 +104,8 @@ def _train(
     with contextlib.closing(metrics), parts.catch_signals() as signal_number:
         state = loop.train(run, state, hooks, [make_sample_hook(run, parts.sample)], signal_number)
         step = int(state.step)
-        if step < config.train.steps:
-            raise Stopped(signal_number(), step)
+        if number := signal_number():
+            raise Stopped(number, step)
 
     best = checkpoints.restore_variables("best", state.variables)
     summary = {

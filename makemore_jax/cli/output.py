@@ -1,0 +1,73 @@
+"""Standard output and error that are closed, full, or lost with their terminal."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from makemore_jax.cli.resources import program_name
+from makemore_jax.errors import UserError
+
+
+def open_missing() -> None:
+    """Open os.devnull for each standard stream that the process was started without.
+
+    Otherwise the next file gets its file descriptor: XLA would log into a checkpoint.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+
+
+def report_errors() -> None:
+    """Report an stdout that can't be written in one line, from this call on."""
+    sys.stdout = _Stream(sys.stdout, is_needed=True)
+
+
+def outlive_terminal() -> None:
+    """Go on without stdout and stderr when they can't be written any more.
+
+    Training needs neither. Programs whose output is their result do not call this.
+    """
+    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+
+
+class OutputLost(UserError):
+    """The result of a program can't be written. Programs exit with code 1."""
+
+    exit_code = 1
+
+
+class _Stream:
+    """A text stream that drops its output after the first error."""
+
+    def __init__(self, stream: Any, is_needed: bool = False):
+        self._stream = stream._stream if isinstance(stream, _Stream) else stream
+        self._is_needed = is_needed  # by the program, which ends with the error
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, function: Callable[..., Any], *args: str) -> None:
+        try:
+            function(*args)
+        except OSError as error:  # the terminal or the reader of the pipe is gone, the disk is full
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())  # also for C++, and for what is buffered here
+            os.close(null)
+            if self._is_needed and isinstance(error, BrokenPipeError):
+                raise
+            message = f"{self._stream.name} can't be written: {error.strerror}"
+            if self._is_needed:
+                raise OutputLost(message) from None
+            print(f"{program_name()}: {message}; training goes on", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
