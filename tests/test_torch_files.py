@@ -142,6 +142,12 @@ INFERRED = {
         matrices(wte__weight=(V, C), wpe__weight=(T, C), context_block__mlp__c_fc__weight=(H, C)),
         {"model.n_embd": C, "model.n_embd2": H, "data.block_size": T},
     ),
+    "modern": (
+        matrices(
+            wte__weight=(V, C), h__0__attn__c_q__weight=(C, C), h__1__attn__c_q__weight=(C, C)
+        ),
+        {"model.n_embd": C, "model.n_layer": 2},
+    ),
     "window_mlp": (
         matrices(**RECURRENT, h__0__weight=(H, 2 * C), h__1__weight=(H, 2 * H)),
         {"model.n_layer": 2, "model.fuse": 2, "data.block_size": 4, "data.kind": "windows"},

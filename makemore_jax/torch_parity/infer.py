@@ -26,6 +26,7 @@ MARKS = {
     "context_block.mlp.c_fc.weight": "bow",
     "h.0.conv.linear.weight": "cnn",
     "transformer.wpe.weight": "transformer",
+    "h.0.attn.c_q.weight": "modern",
     "h.0.weight": "window_mlp",
     "h.0.attn.c_q.weight": "modern",
 }
