@@ -26,7 +26,6 @@ MARKS = {
     "context_block.mlp.c_fc.weight": "bow",
     "h.0.conv.linear.weight": "cnn",
     "transformer.wpe.weight": "transformer",
-    "h.0.attn.c_q.weight": "modern",
     "h.0.weight": "window_mlp",
     "h.0.attn.c_q.weight": "modern",
 }
