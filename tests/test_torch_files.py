@@ -152,10 +152,6 @@ INFERRED = {
         matrices(**RECURRENT, h__0__weight=(H, 2 * C), h__1__weight=(H, 2 * H)),
         {"model.n_layer": 2, "model.fuse": 2, "data.block_size": 4, "data.kind": "windows"},
     ),
-    "modern": (
-        matrices(wte__weight=(V, C), h__0__attn__c_q__weight=(C, C), lm_head__weight=(V, C)),
-        {"model.n_embd": C, "model.n_layer": 1},
-    ),
     "transformer": (
         matrices(
             transformer__wte__weight=(V, C),

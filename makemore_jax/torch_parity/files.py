@@ -1,6 +1,6 @@
 """Read files that PyTorch programs have written, without trusting them.
 
-A file may come from anywhere, so it is read without executing code, and it is refused if its tensors
+A file may come from anywhere. It is read without executing code, and it is refused if its tensors
 would need far more memory than the file has:
 
     makemore.py         model.pt     the state_dict of the model
