@@ -82,14 +82,14 @@ def torch_model(kind: str, seed: int = 5, **options):
     return weights.reference(config_of(kind, **options), vocab_size=27, block_size=15)
 
 
-@pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("cnn", "lstm")])
+@pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("cnn", "lstm", "modern")])
 def test_state_dicts_match_makemore(kind):
     shapes = {name: tuple(t.shape) for name, t in torch_model(kind).state_dict().items()}
     assert shapes == makemore_shapes(kind, V=27, T=15)
 
 
 def test_every_family_has_a_reference():
-    assert list(MODELS) == [*FAMILIES, "window_mlp"]
+    assert set(MODELS) == {*FAMILIES, "window_mlp"}
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -1,8 +1,8 @@
 """The model families in PyTorch, as references for `makemore_jax/models/` and `windows/`.
 
 The state_dicts of the six families that makemore has use makemore's names and shapes, including
-buffers (the causal masks), so a `model.pt` can be exchanged in both directions. cnn, lstm and
-window_mlp follow the same style. All sizes are keyword arguments with the names of the config.
+buffers (the causal masks), so a `model.pt` can be exchanged in both directions. cnn, lstm, modern
+and window_mlp follow the same style. All sizes are keyword arguments with the names of the config.
 Initial values are PyTorch's defaults.
 """
 
@@ -436,6 +436,6 @@ MODELS = {
     "lstm": LSTM,
     "bow": BoW,
     "transformer": Transformer,
-    "window_mlp": WindowMLP,
     "modern": Modern,
+    "window_mlp": WindowMLP,
 }
