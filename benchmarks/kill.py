@@ -72,7 +72,7 @@ def train(folder: Path, kill_at: int | None, log: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(on_event)
-    with log.open("a") as out:
+    with log.open("a", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
 
@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if not (hasattr(os, "fork") and hasattr(signal, "SIGKILL")):
+        sys.exit("kill: needs os.fork and SIGKILL, which Windows does not have")
     with tempfile.TemporaryDirectory() as folder:
         results = measure(options.kills, options.seed, Path(folder))
     print("| kills | during a save | runs | differences from the undisturbed run |")

@@ -22,10 +22,8 @@ class Diverged(UserError):
 
     def __init__(self, step: int, problem: str, details: str = ""):
         self.step, self.problem = step, problem
-        super().__init__(
-            f"{problem} at step {step}: lower optimizer.learning_rate or set optimizer.grad_clip, "
-            f"and start again with another --workdir{details}"
-        )
+        advice = "lower optimizer.learning_rate or set optimizer.grad_clip, and start again"
+        super().__init__(f"{problem} at step {step}: {advice} with another --workdir{details}")
 
 
 class Stopped(KeyboardInterrupt):

@@ -89,10 +89,9 @@ class Metrics:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
         # The host computes the mean: a program on the device would wait for the next call.
-        losses = np.asarray(losses)
+        train_loss = finite_mean(step, losses)
         self._marks.append((step, time.perf_counter()))
         rate = _rate(self._marks[-2:])
-        train_loss = finite_mean(step, losses)
         values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
         self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
         self._display.update(step, train_loss, rate, self.steps_per_second)

@@ -13,8 +13,7 @@ from conftest import FAMILIES, ROOT, assert_one_line, quick_of, run, small_confi
 
 from makemore_jax import config as config_lib
 from makemore_jax import models
-from makemore_jax.assemble import create_model, load_data
-from makemore_jax.checkpoint import Checkpoints
+from makemore_jax.assemble import create_model, load_data, open_checkpoints
 from makemore_jax.cli import config_flag
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.training.state import TrainState
@@ -158,7 +157,7 @@ def test_the_latest_checkpoint_can_be_selected(trained, tmp_path):
     """The latest checkpoint is worse than the best here: the rows of its table are reversed."""
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
-    checkpoints = Checkpoints(folder)
+    checkpoints = open_checkpoints(folder)
     template = models.variable_shapes(create_model(small_config("bigram").model, 27, 15), 15)
     table = checkpoints.restore_variables("best", template)["params"]["logits"]
     params = {"logits": table[::-1]}

@@ -59,7 +59,7 @@ def wait_for_steps(folder: Path, is_running) -> None:
 
 def latest_step(folder: Path) -> int:
     """Return the step of the latest checkpoint of a run."""
-    return Checkpoints(folder, read_only=True).steps()["latest"]
+    return Checkpoints(folder).steps()["latest"]
 
 
 # Signals

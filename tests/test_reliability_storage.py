@@ -277,7 +277,7 @@ def test_a_killed_training_leaves_no_lock(tmp_path):
     code = "import sys, time, pathlib; from makemore_jax.integrity.lock import lock\n"
     code += "with lock(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(UserError, match=f"process {process.pid} on"), lock_lib.lock(tmp_path):
             pass

@@ -11,9 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models.layers import Linear, Positions, embedding, kernels
-
-Cache = tuple[Array, Array]  # keys and values of one layer, each (T, B, C)
-Carry = tuple[Array, list[Cache]]  # the position and the caches of all layers
+from makemore_jax.models.transformer import Cache, Decoder
 
 
 def norm(x: Array) -> Array:
@@ -83,7 +81,7 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(self.n_head, self.n_embd, self.blockwise)
         self.mlp = MLP()
 
-    def __call__(self, x: Array, mask: Array, positions: Positions) -> Array:
+    def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
         x = x + self.attn(norm(x), mask, positions)
         return x + self.mlp(norm(x))
 
@@ -93,7 +91,7 @@ class Block(nn.Module):
         return cache, x + self.mlp(norm(x))
 
 
-class Modern(nn.Module):
+class Modern(Decoder):
     """A decoder-only transformer whose parameters are weight matrices only."""
 
     vocab_size: int
@@ -109,21 +107,12 @@ class Modern(nn.Module):
         self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        x = norm(self.wte(tokens))  # (B, T, C)
+        x = self._embed(tokens, positions)  # (B, T, C)
         mask = kernels.causal_mask(tokens.shape[1], positions)
-        for block in self.h:
-            x = block(x, mask, positions)
-        return self.lm_head(norm(x))  # (B, T, V)
+        return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
 
-    def init_carry(self, batch_size: int) -> Carry:
-        """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
-        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
-        return jnp.zeros((), jnp.int32), [(empty, empty)] * self.n_layer
+    def _embed(self, tokens: Array, positions: Positions) -> Array:
+        return norm(self.wte(tokens))  # attention reads the positions
 
-    def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
-        position, caches = carry
-        x, new_caches = norm(self.wte(token)), []
-        for block, cache in zip(self.h, caches, strict=True):
-            cache, x = block.step(cache, x, position)
-            new_caches.append(cache)
-        return (position + 1, new_caches), self.lm_head(norm(x))
+    def _logits(self, x: Array) -> Array:
+        return self.lm_head(norm(x))

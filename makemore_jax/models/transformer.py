@@ -106,7 +106,34 @@ class Block(nn.Module):
         return cache, x + self.mlp(self.ln_2(x).astype(x.dtype), train=False)
 
 
-class Transformer(nn.Module):
+class Decoder(nn.Module):
+    """The blocks of a GPT, applied one after another, and their KV caches.
+
+    A subclass has the fields block_size, n_layer and n_embd, the modules wte and h (the blocks),
+    and the methods _embed and _logits.
+    """
+
+    def _apply_blocks(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
+        for block in self.h:
+            x = block(x, mask, positions, train)
+        return x
+
+    def init_carry(self, batch_size: int) -> Carry:
+        """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
+        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
+        return jnp.zeros((), jnp.int32), [(empty, empty) for _ in range(self.n_layer)]
+
+    def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
+        position, caches = carry
+        x = self._embed(token, position)  # (B, C)
+        new_caches = []
+        for block, cache in zip(self.h, caches, strict=True):
+            cache, x = block.step(cache, x, position)
+            new_caches.append(cache)
+        return (position + 1, new_caches), self._logits(x)
+
+
+class Transformer(Decoder):
     """A decoder-only transformer with learned positions.
 
     With init_scheme="gpt2", weights are N(0, 0.02); weights of residual projections are divided by
@@ -145,25 +172,6 @@ class Transformer(nn.Module):
         x = self.drop(x, deterministic=not train)
         mask = kernels.causal_mask(tokens.shape[1], positions)
         return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
-
-    def _apply_blocks(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        for block in self.h:
-            x = block(x, mask, positions, train)
-        return x
-
-    def init_carry(self, batch_size: int) -> Carry:
-        """Return position 0 and an empty cache of `block_size` keys and values for each layer."""
-        empty = jnp.zeros((self.block_size, batch_size, self.n_embd), self.wte.embedding.dtype)
-        return jnp.zeros((), jnp.int32), [(empty, empty) for _ in range(self.n_layer)]
-
-    def step(self, carry: Carry, token: Array) -> tuple[Carry, Array]:
-        position, caches = carry
-        x = self._embed(token, position)  # (B, C)
-        new_caches = []
-        for block, cache in zip(self.h, caches, strict=True):
-            cache, x = block.step(cache, x, position)
-            new_caches.append(cache)
-        return (position + 1, new_caches), self._logits(x)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         return self.wte(tokens) + self.wpe(positions)

@@ -50,9 +50,8 @@ def recording_first_gradients(
 
     def update(grads: Any, state: Recorded, params: Any) -> tuple[Any, Recorded]:
         updates, inner = optimizer.update(grads, state.inner, params)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(state.step == 0, new, old), grads, state.grads
-        )
+        is_first = state.step == 0
+        kept = jax.tree.map(lambda new, old: jnp.where(is_first, new, old), grads, state.grads)
         return updates, Recorded(inner, state.step + 1, kept)
 
     return optax.GradientTransformation(init, update)

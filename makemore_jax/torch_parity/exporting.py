@@ -11,7 +11,8 @@ from makemore_jax.assemble import create_model, open_checkpoints, read_run
 from makemore_jax.config import Config
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
-from makemore_jax.torch_parity import files, infer, moments, weights
+from makemore_jax.torch_parity import infer, moments, weights
+from makemore_jax.torch_parity.meta_file import write_meta
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
@@ -53,7 +54,7 @@ def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None
         else:
             write_arrays(file, content)
         if meta is not None:
-            files.write_meta(meta, run.vocab)
+            write_meta(meta, run.vocab)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{file} can't be written: {error!s:.200}") from None
     return "nanoGPT" if is_nanogpt(config) else "makemore"

@@ -17,6 +17,7 @@ from makemore_jax.errors import UserError
 from makemore_jax.text.dataset import SAMPLE_LEN, TextDataset
 from makemore_jax.torch_parity import files, infer, moments, weights
 from makemore_jax.torch_parity.files import Stored
+from makemore_jax.torch_parity.meta_file import read_meta
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
@@ -103,7 +104,7 @@ def load_dataset(config: Config, meta: Path | None, has_text: bool) -> Dataset:
     """
     if meta is None:
         return load_data(config.data, config.seed)
-    vocab, sha256 = files.read_meta(meta)
+    vocab, sha256 = read_meta(meta)
     if config.data.kind != "text":
         raise UserError(f"--meta: nanoGPT's models read text, not data.kind={config.data.kind}")
     if has_text:
@@ -145,15 +146,14 @@ def to_state(
         raise UserError(f"{file}: iter_num is {step}, not a number of steps")
     opt_state = make_optimizer(config.optimizer, config.train.steps).init(params)
     has_moments = stored.optimizer is not None and config.optimizer.name == "adamw"
-    if has_moments:  # another optimizer starts anew
+    if has_moments:
         module = weights.shapes_only(config, vocab_size)
         order = {name: tuple(p.shape) for name, p in module.named_parameters()}
         count, *both = moments.read(stored.optimizer, order, file)
         mu, nu = (_to_float32(weights.from_torch(m, shapes["params"], kind)) for m in both)
         step = step if stored.model_args is not None else count
         opt_state = moments.replace_moments(opt_state, step, count, mu, nu)
-    state = TrainState(jnp.int32(step), params, opt_state, variables)
-    return state, has_moments
+    return TrainState(jnp.int32(step), params, opt_state, variables), has_moments
 
 
 def _to_float32(tree: Any) -> Any:

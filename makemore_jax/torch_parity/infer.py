@@ -26,8 +26,8 @@ MARKS = {
     "context_block.mlp.c_fc.weight": "bow",
     "h.0.conv.linear.weight": "cnn",
     "transformer.wpe.weight": "transformer",
-    "h.0.attn.c_q.weight": "modern",
     "h.0.weight": "window_mlp",
+    "h.0.attn.c_q.weight": "modern",
 }
 DATA_KINDS = {"window_mlp": "windows"}  # what the other families read: lines, or nanoGPT's text
 
@@ -102,11 +102,10 @@ def model_fields(stored: Stored, file: Path, batch_norm: str) -> tuple[dict[str,
     if kind == "bow":
         result["data.block_size"] = sizes.axis("wpe.weight", 0)
         return result | {"model.n_embd2": sizes.axis("context_block.mlp.c_fc.weight", 0)}, V
-    if kind == "modern":
-        return result | {"model.n_layer": sizes.count("h.")}, V
-    result["model.n_embd2"] = sizes.axis(HEAD, 1)
-    if kind in ("cnn", "window_mlp"):
+    if kind in ("cnn", "window_mlp", "modern"):
         result["model.n_layer"] = sizes.count("h.")
+    if kind != "modern":
+        result["model.n_embd2"] = sizes.axis(HEAD, 1)
     if kind == "window_mlp":
         result |= _window_fields(sizes, C, result["model.n_embd2"], batch_norm)
     return result, V
@@ -116,13 +115,14 @@ def _window_fields(sizes: Sizes, C: int, n_embd2: int, batch_norm: str) -> dict[
     """Return the fields of a window_mlp that no other family has, and the width of its window."""
     joined, n_layer = sizes.axis("h.0.weight", 1) // max(C, 1), sizes.count("h.")
     is_fused = n_layer > 1 and sizes.axis("h.1.weight", 1) > n_embd2
-    has_norm = "norms.0.weight" in sizes.tensors
+    if "norms.0.weight" not in sizes.tensors:
+        batch_norm = "none"
+    elif batch_norm == "none":
+        batch_norm = "running"
     return {
         "data.block_size": joined ** min(n_layer, 32) if is_fused else joined,
         "model.fuse": joined if is_fused else None,
-        "model.batch_norm": (batch_norm if batch_norm != "none" else "running")
-        if has_norm
-        else "none",
+        "model.batch_norm": batch_norm,
         "model.output_norm": "norm_f.weight" in sizes.tensors,
     }
 

@@ -28,12 +28,13 @@ h3 { border-top: 1px solid #e3e7ec; padding-top: 1rem }
          grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)) }
 .sides > div { min-width: 0 }
 .sides pre { max-width: none; overflow-x: auto; white-space: pre; overflow-wrap: normal;
-             font-size: .78rem }
+             font-size: .75rem }
 .sides figcaption b { color: #1c2430 }
 .measured { font-variant-numeric: tabular-nums; color: #1c2430 }
 .value { white-space: nowrap }
 .exceeded { color: #b00020; font-weight: 600 }
-.k { color: #7a1fa2 } .s { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
+.k { color: #7a1fa2 } .s, .d { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
+.d, .c { white-space: pre-wrap }
 @media (max-width: 40rem) { .sides pre { font-size: .7rem } }
 """
 KEYWORDS = (
@@ -41,7 +42,7 @@ KEYWORDS = (
     "lambda None not or pass raise return True try while with yield"
 )
 TOKEN = re.compile(
-    r'(?P<s>"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')'
+    r'(?P<d>"""[\s\S]*?""")|(?P<s>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')'
     rf"|(?P<c>\#[^\n]*)|(?P<k>\b(?:{KEYWORDS.replace(' ', '|')})\b)"
 )
 
@@ -107,7 +108,7 @@ def _side(name: str, codes: tuple[Code, ...]) -> str:
 
 
 def highlight(code: str) -> str:
-    """Return Python code as HTML with the classes s (string), c (comment) and k (keyword)."""
+    """Return Python code as HTML with classes: d docstring, s string, c comment, k keyword."""
     parts, end = [], 0
     for match in TOKEN.finditer(code):
         parts.append(html.escape(code[end : match.start()]))

@@ -322,6 +322,18 @@ FAMILIES: dict[str, Family] = {
             *("Transformer.init_carry", "Transformer.step"),
         ),
     ),
+    "window_mlp": family(
+        "window_mlp",
+        "WindowMLP",
+        about="The networks of the lectures, which read a window of characters.",
+        torch_init=("BatchNorm.__init__", "WindowMLP.__init__"),
+        init=("BatchNorm.setup", "WindowMLP.setup", "WindowMLP._num_joined"),
+        torch_forward=("BatchNorm.forward", "WindowMLP.forward"),
+        forward=("BatchNorm.__call__", "WindowMLP.__call__"),
+        folder="windows",
+        init_differs="The lectures change the scales of the initial values step by step, so the "
+        "PyTorch side has PyTorch's own.",
+    ),
     "modern": family(
         "modern",
         "Modern",
