@@ -351,15 +351,6 @@ def test_the_error_for_missing_data_names_the_download(tmp_path):
         assemble.train(config, str(tmp_path / "run"))
 
 
-def test_compare_refuses_a_family_without_a_pytorch_model():
-    torch = pytest.importorskip("torch", reason='needs torch: pip install -e ".[parity]"')
-    assert torch
-    command = ("-m", "makemore_jax.torch_parity.compare", "--config", "configs/lecture_mlp.py")
-    done = run(*command, f"--config.data.path={ROOT / 'names.txt'}", "--steps", "1")
-    assert done.returncode == 2
-    assert done.stderr == "compare: model.kind: window_mlp has no PyTorch reference model\n"
-
-
 def test_normalized_logits_start_small():
     config = small_config("mlp_batchnorm").model
     config.output_norm = True
