@@ -316,10 +316,15 @@ FAMILIES: dict[str, Family] = {
         about="GPT-2's block (Radford et al. 2019).",
         torch_init=("CausalSelfAttention.__init__", "Block.__init__", "Transformer.__init__"),
         init=("BlockConfig", "CausalSelfAttention.setup", "Block.setup", "Transformer.setup"),
-        forward=("Transformer.__call__", "Transformer._embed", "Transformer._logits"),
+        forward=(
+            "Transformer.__call__",
+            "Transformer._embed",
+            "Decoder._apply_blocks",
+            "Transformer._logits",
+        ),
         step=(
             *("CausalSelfAttention.step", "Block.step"),
-            *("Transformer.init_carry", "Transformer.step"),
+            *("Decoder.init_carry", "Decoder.step"),
         ),
     ),
     "window_mlp": family(
@@ -358,14 +363,15 @@ FAMILIES: dict[str, Family] = {
             inputs=(STREAM,),
             run_torch=lambda module, x: module.h[0](x),
             run_jax=lambda apply, x: apply(
-                lambda m: m.h[0](x, causal_mask(x.shape[1], None), None)
+                lambda m: m.h[0](x, causal_mask(x.shape[1], None), None, False)
             ),
         ),
         about="The block of nanochat (Karpathy 2025): RMSNorm, rotary positions, normalized "
         "queries and keys, relu squared.",
         torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
-        step=("CausalSelfAttention.step", "Block.step", "Modern.init_carry", "Modern.step"),
+        forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
+        step=("CausalSelfAttention.step", "Block.step"),
     ),
 }
 
