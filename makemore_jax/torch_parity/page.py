@@ -21,6 +21,7 @@ import torch
 from absl import flags
 
 from makemore_jax.cli import command_line, startup
+from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import measure, page_html, page_markdown
 from makemore_jax.torch_parity.difference import Difference
 from makemore_jax.torch_parity.page_content import sections
@@ -50,10 +51,16 @@ def about() -> dict[str, str]:
 
 
 def main() -> None:
+    startup.use_compilation_cache()
+    if jax.config.jax_num_cpu_devices < 1:
+        jax.config.update("jax_num_cpu_devices", 2)  # the program of train.py runs on two
+    if len(jax.devices()) < 2:
+        raise UserError(
+            "the page needs two devices, and one is here: set JAX_PLATFORMS=cpu and "
+            "JAX_NUM_CPU_DEVICES=2"
+        )
     html_file = Path(HTML.value)
     html_file.parent.mkdir(parents=True, exist_ok=True)
-    startup.use_compilation_cache()
-    startup.use_cores()  # the program of train.py runs on two of them
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_enable_x64", True)

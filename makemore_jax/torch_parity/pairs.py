@@ -90,13 +90,14 @@ def family(
     torch_forward: tuple[str, ...] = (),
     forward: tuple[str, ...] = (),
     step: tuple[str, ...] = (),
+    step_elsewhere: tuple[Code, ...] = (),
     folder: str = "models",
     init_differs: str = "",
 ) -> Family:
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
     `torch_init` and `torch_forward` name code of `torch_parity/models.py`, the others code of the
-    family's file. `init_differs` says why the initial values of the two sides are not compared.
+    family's file, and `step_elsewhere` code of other files. `init_differs` says why the initial values of the two sides are not compared.
     """
     path = f"{folder}/{file}.py"
     first = Pair(
@@ -120,7 +121,7 @@ def family(
     one = Pair(
         "One position",
         (Code(IDIOMS, ("next_logits",)),),
-        (Code(path, step or (f"{cls}.init_carry", f"{cls}.step")),),
+        (Code(path, step or (f"{cls}.init_carry", f"{cls}.step")), *step_elsewhere),
         "Sampling reads one token at a time. makemore computes the whole line again for each new "
         "character. In JAX a carry holds what later positions need, and `step` is the body of a "
         "`lax.scan`.",
@@ -317,10 +318,8 @@ FAMILIES: dict[str, Family] = {
         torch_init=("CausalSelfAttention.__init__", "Block.__init__", "Transformer.__init__"),
         init=("BlockConfig", "CausalSelfAttention.setup", "Block.setup", "Transformer.setup"),
         forward=(
-            "Transformer.__call__",
-            "Transformer._embed",
+            *("Transformer.__call__", "Transformer._embed", "Transformer._logits"),
             "Decoder._apply_blocks",
-            "Transformer._logits",
         ),
         step=(
             *("CausalSelfAttention.step", "Block.step"),
@@ -372,6 +371,7 @@ FAMILIES: dict[str, Family] = {
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
         forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
         step=("CausalSelfAttention.step", "Block.step"),
+        step_elsewhere=(Code("models/transformer.py", ("Decoder.init_carry", "Decoder.step")),),
     ),
 }
 
