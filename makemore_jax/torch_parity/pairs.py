@@ -97,7 +97,8 @@ def family(
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
     `torch_init` and `torch_forward` name code of `torch_parity/models.py`, the others code of the
-    family's file, and `step_elsewhere` code of other files. `init_differs` says why the initial values of the two sides are not compared.
+    family's file, and `step_elsewhere` code of other files. `init_differs` says why the initial
+    values of the two sides are not compared.
     """
     path = f"{folder}/{file}.py"
     first = Pair(
