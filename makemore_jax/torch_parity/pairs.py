@@ -370,6 +370,7 @@ FAMILIES: dict[str, Family] = {
         "queries and keys, relu squared.",
         torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
+        forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
         step=("CausalSelfAttention.step", "Block.step"),
         step_elsewhere=(Code("models/transformer.py", ("Decoder.init_carry", "Decoder.step")),),
     ),
