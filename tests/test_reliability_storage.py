@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,19 +14,21 @@ import threading
 import jax
 import numpy as np
 import pytest
-from conftest import assert_one_line, assert_same, needs_signals, run, small_config
+from conftest import ROOT, assert_one_line, assert_same, needs_signals, run, small_config
 from test_checkpoint import saved, state_at
 
 from benchmarks import damage
 from makemore_jax import assemble, workdir
 from makemore_jax.assemble import open_checkpoints
 from makemore_jax.checkpoint import METRICS, Checkpoints
-from makemore_jax.cli import paths
+from makemore_jax.cli import config_flag, paths
 from makemore_jax.errors import UserError
 from makemore_jax.integrity import lock as lock_lib
-from makemore_jax.integrity import manifest
+from makemore_jax.integrity import manifest, run_files
 from makemore_jax.integrity.failures import StorageFailure
+from makemore_jax.lectures.command import Parser
 from makemore_jax.metrics import RunFiles
+from makemore_jax.sweep import axes
 
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows forbids such names")
 WORDS = ["emma", "olivia", "ava", "mia", "zoe", "lena", "nora", "ida", "ella", "eva"]
@@ -106,6 +109,18 @@ def test_no_damage_is_restored_silently(victim, tmp_path, capsys):
         assert f"checkpoints/{step} is DAMAGED" in line, file
 
 
+@pytest.mark.parametrize(
+    "loss", ['"low"', "NaN", "[]", pytest.param("9" * 999, id="too large for a float")]
+)
+def test_a_dev_loss_that_is_no_finite_number_is_damage(loss, tmp_path):
+    """Also if the manifest agrees. min() of NaN and numbers depends on their order."""
+    saved(tmp_path, 2.0, 3.0)
+    folder = tmp_path / "checkpoints" / "10"
+    (folder / METRICS).write_text(f'{{"dev_loss": {loss}}}', "utf-8")
+    manifest.write(folder)
+    assert open_checkpoints(tmp_path, read_only=True).steps() == {"latest": 20, "best": 20}
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"dev_loss": "low"}', "no JSON"])
 def test_a_dev_loss_that_is_no_number_is_damage(content, tmp_path):
     """Also if the manifest agrees: a stranger can write both."""
@@ -178,6 +193,44 @@ def test_a_failing_disk_ends_the_training_in_one_line(code, owner, method, tmp_p
     assert assemble.train(config, str(tmp_path / "run"))["steps"] == 30
 
 
+def test_a_log_is_cut_without_the_risk_to_lose_it(tmp_path, monkeypatch):
+    """A resumed run that is killed at this moment, or finds the disk full, keeps its history."""
+    lines = '{"step": 10, "seconds": 1.5}\n{"step": 20, "seconds": 3.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(lines, "utf-8")
+
+    def fail_after_opening(file, *arguments):
+        file.open("w").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("pathlib.Path.write_text", fail_after_opening)
+        run_files.cut(tmp_path, 10)
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8") == lines
+    assert run_files.cut(tmp_path, 10) == 1.5
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8") == lines.splitlines(True)[0]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE])
+def test_a_folder_that_can_not_be_read_is_not_a_new_run(code, tmp_path, monkeypatch):
+    """A training that begins again would overwrite metrics.jsonl."""
+    config = small_config("bigram", steps=10, num_samples=0)
+    assemble.train(config, str(tmp_path))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    config.train.steps = 20
+
+    listdir = os.listdir
+
+    def fail(folder):
+        if os.path.basename(folder) == "checkpoints":
+            raise OSError(code, os.strerror(code), str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr("makemore_jax.integrity.checkpoints.os.listdir", fail)
+    with pytest.raises(StorageFailure, match=f"checkpoints can't be .*{os.strerror(code)}"):
+        assemble.train(config, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 @contextlib.contextmanager
 def small_disk(folder, size: str):
     """Mount a small disk in memory, or skip the test."""
@@ -230,6 +283,37 @@ def test_tilde_and_addresses_in_paths(tmp_path, monkeypatch):
     for address in ("gs://bucket/run", "s3://bucket/run", "file:///tmp/run"):
         with pytest.raises(UserError, match=r"--workdir: \w+://\S+ is an address, not a local"):
             assemble.train(config, address)
+
+
+@on_posix
+def test_paths_that_can_not_exist_are_refused_in_one_line(tmp_path):
+    long = "a" * 300
+    with pytest.raises(UserError, match=f"--workdir: .*{long}: File name too long"):
+        paths.local(str(tmp_path / long))
+    for name in (long, "~no-such-user/x.py"):
+        with pytest.raises(UserError, match=f"--config: {name} does not exist"):
+            config_flag.find(name)
+    config = small_config("bigram", steps=2)
+    config.data.path = long
+    with pytest.raises(UserError, match=r"data.path: a* can't be read: File name too long"):
+        assemble.train(config, str(tmp_path / "run"))
+
+
+def test_every_flag_that_takes_a_path_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    parser = Parser("ngrams", "")
+    parser.add_argument("--data")
+    assert parser.parse_args(["--data=~/few.txt"]).data == os.path.expanduser("~/few.txt")
+    values = {"data.path": "~/few.txt"}
+    assert axes.with_values(small_config("bigram"), values).data.path.startswith(str(tmp_path))
+    names = re.findall(
+        r'DEFINE_string\(\s*"(\w+)", [^)]*\b(?:file|folder|text|page)\b',
+        "".join(file.read_text("utf-8") for file in (ROOT / "makemore_jax").rglob("*.py")),
+        re.IGNORECASE,
+    )
+    assert {"workdir", "data", "out", "score"} <= set(names)
+    assert set(names) - {"prompt", "format"} <= set(paths.FLAGS)
 
 
 def test_the_programs_expand_tilde_and_refuse_addresses(tmp_path):

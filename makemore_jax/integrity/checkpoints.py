@@ -3,6 +3,7 @@
 A damaged checkpoint is never used: another one takes its place, and one line reports that.
 """
 
+import math
 import os
 import re
 import shutil
@@ -118,7 +119,14 @@ class VerifiedCheckpoints(Checkpoints):
         return losses
 
     def _step_folders(self) -> set[int]:
-        names = [path.name for path in self.folder.glob("*")]
+        """Return the steps of the checkpoints that are not known to be damaged.
+
+        OSError if the folder can't be read: without it, a training would begin again.
+        """
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            names = []
         return {int(name) for name in names if name.isdecimal()} - self._damaged.keys()
 
     def _verified_loss(self, step: int) -> float | None:
@@ -128,12 +136,15 @@ class VerifiedCheckpoints(Checkpoints):
             if step not in self._intact:
                 manifest.verify(folder, only=METRICS if self._read_only else None)
                 self._intact.add(step)
-            return float(read_dev_loss(folder))
+            if not math.isnan(loss := float(read_dev_loss(folder))):
+                return loss
+            self._add_damage(step, Damaged(f"{METRICS} holds no dev loss"))
         except Damaged as error:
             self._add_damage(step, error)
         except FileNotFoundError:
             pass  # replaced between two accesses
-        except (ValueError, KeyError, TypeError, RecursionError):  # not written by this project
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            # not written by this project
             self._add_damage(step, Damaged(f"{METRICS} holds no dev loss"))
         return None
 

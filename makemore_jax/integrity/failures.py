@@ -38,9 +38,9 @@ def reporting_storage_failures(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_inside = error.filename is None or _is_in(os.fsdecode(error.filename), folder)
-        if error.errno in ERRNOS and is_inside:
-            raise StorageFailure(folder, error) from error
+        path = folder if error.filename is None else Path(os.fsdecode(error.filename))
+        if error.errno in ERRNOS and path.absolute().is_relative_to(folder.absolute()):
+            raise StorageFailure(path, error) from error
         raise
 
 
@@ -58,10 +58,6 @@ def ignore_closed_loops() -> None:
     if not hasattr(previous, "ignores_closed_loops"):
         hook.ignores_closed_loops = True
         sys.unraisablehook = hook
-
-
-def _is_in(file: str, folder: Path) -> bool:
-    return Path(file).absolute().is_relative_to(folder.absolute())
 
 
 def _describe(error: Exception) -> str:

@@ -86,7 +86,7 @@ def _take_away(owner: Path) -> bool:
 
 def _has_ended(owner: Path) -> bool:
     """Return whether an owner file names a process of this host that has ended."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: no process wrote the file
         host, _, process = owner.read_text("utf-8").rpartition(" ")
         number, _, start = process.partition("/")
         return host == socket.gethostname() and start != _start_time(number)
@@ -128,7 +128,7 @@ def _in_use(workdir: Path, owner: Path) -> UserError:
     try:
         host, _, process = owner.read_text("utf-8").rpartition(" ")
         who = f": process {process.partition('/')[0]} on {host}"
-    except OSError:
+    except (OSError, ValueError):
         who = ""
     return UserError(f"--workdir: {workdir} is in use by another training{who}")
 

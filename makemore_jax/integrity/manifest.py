@@ -5,6 +5,7 @@ It is written before the checkpoint gets its name, so a checkpoint without one i
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from makemore_jax.errors import UserError
@@ -42,12 +43,14 @@ def verify(folder: Path, only: str | None = None) -> None:
     for name in hashes if only is None else hashes.keys() & {only}:
         file = folder / name
         is_outside = Path(name).is_absolute() or ".." in Path(name).parts
-        if is_outside or (file.exists() and not file.is_file()):  # such as /dev/zero
+        if is_outside or (os.path.exists(file) and not os.path.isfile(file)):  # such as /dev/zero
             raise Damaged(f"{name} in its manifest is no file of the checkpoint")
         try:
             is_same = _hash(file) == hashes[name]
         except OSError as error:
             raise Damaged(f"{name} can't be read: {error.strerror}") from None
+        except ValueError:
+            raise Damaged(f"{name!r} in its manifest is no name of a file") from None
         if not is_same:
             raise Damaged(f"the sha256 of {name} is not that of its manifest")
 

@@ -1,5 +1,6 @@
 """The files of a run that resumes: they end where its last checkpoint was saved."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,8 +17,11 @@ def cut(workdir: Path, step: int) -> float:
 
 
 def _cut(file: Path, step: int, heading: str) -> list[str]:
-    """Cut a file before the first `heading` of a later step. Return the lines that are left."""
-    kept = []
+    """Cut a file before the first `heading` of a later step. Return the lines that are left.
+
+    The new file replaces the old one: a process that is killed here, or a full disk, loses nothing.
+    """
+    kept: list[str] = []
     text = file.read_text("utf-8", "replace") if step and file.exists() else ""
     # Not splitlines, which also splits at U+2028. A killed process left a part of the last line.
     for line in text.split("\n")[:-1]:
@@ -25,5 +29,7 @@ def _cut(file: Path, step: int, heading: str) -> list[str]:
         if match and int(match[1]) > step:
             break
         kept.append(line + "\n")
-    file.write_text("".join(kept), "utf-8")
+    partial = file.with_suffix(f"{file.suffix}.partial")
+    partial.write_text("".join(kept), "utf-8")
+    os.replace(partial, file)
     return kept

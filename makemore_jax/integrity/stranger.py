@@ -13,6 +13,7 @@ from makemore_jax.workdir import Run
 MAX_JSON_BYTES = 2**25  # a vocabulary of all Unicode characters has half of this
 MAX_TOKENS = 2**20  # of a line
 MAX_LAYERS = 1_000
+MAX_PATH = 2**12  # a moved project is searched for all ends of a path: n^2 characters
 
 
 def check_links(workdir: Path) -> None:
@@ -39,8 +40,8 @@ def check_run(run: Run) -> None:
     chars, num_layers = run.vocab.chars, run.config.model.n_layer
     if [len(char) for char in set(chars)] != [1] * len(chars):
         raise ValueError("vocab.json must hold distinct characters")
-    if not isinstance(run.data_file, str):
-        raise ValueError("data_file must be a path")
+    if not isinstance(run.data_file, str) or len(run.data_file) > MAX_PATH:
+        raise ValueError(f"data_file must be a path of at most {MAX_PATH:,} characters")
     if run.max_len not in range(1, MAX_TOKENS):
         raise ValueError(f"max_len: {run.max_len} must be at least 1, below {MAX_TOKENS:,}")
     if num_layers > MAX_LAYERS:
