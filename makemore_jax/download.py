@@ -96,12 +96,13 @@ def main() -> None:
     parser.add_argument("--folder", default="data", help="save it in this folder (data)")
     parser.add_argument("--url", help="download it from this address instead")
     arguments = parser.parse_args()
+    folder = os.path.expanduser(arguments.folder)
     try:
-        file = download(arguments.name, arguments.folder, arguments.url)
+        file = download(arguments.name, folder, arguments.url)
     except UserError as error:
         print(f"download: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    is_elsewhere = file.parent != Path(arguments.folder)
+    is_elsewhere = file.parent != Path(folder)
     path = Path(DATA_FOLDER) / file.name if is_elsewhere else file  # configs resolve both
     origin = f" (from {DATA_VARIABLE})" if is_elsewhere else ""
     print(f"{file}{origin}: use it with --config.data.path={path}")

@@ -207,6 +207,22 @@ def test_a_full_disk_as_output_is_reported_once(program, exit_code):
     assert line.endswith(f"/dev/full can't be written: No space left on device{goes_on}")
 
 
+UNREADABLE = """
+from makemore_jax.cli import command_line
+def main(arguments):
+    open("/proc/self/mem/no file")
+command_line.run(main, "", name="program")
+"""
+
+
+@needs_linux
+def test_an_error_of_the_operating_system_is_one_line():
+    """Such as a folder that may not be read, or a network disk that is gone."""
+    done = subprocess.run([sys.executable, "-c", UNREADABLE], cwd=ROOT, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "program: /proc/self/mem/no file: Not a directory\n"
+
+
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):
     """A terminal that hangs or fails does not come between a step and its checkpoint."""
 
@@ -363,6 +379,7 @@ def edited_run(source: Path, folder: Path, **fields) -> Path:
         ({"max_len": 10**12}, "holds a damaged run"),
         ({"config": []}, "holds a damaged run"),
         ({"data_file": ["a"]}, "holds a damaged run"),
+        ({"data_file": "a/" * 10**5}, "data_file must be a path of at most 4,096 characters"),
         ({"data_sha256": {}, "vocab_sha256": None}, "is not the one of its config.json"),
     ],
 )

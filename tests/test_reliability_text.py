@@ -264,6 +264,16 @@ def test_json_is_valid_on_every_stdout(encoding, monkeypatch):
     assert ("😀" in line) == (encoding.lower() in ("utf-8", "utf8"))
 
 
+def test_json_has_no_infinity(capsys):
+    """A model whose logits overflow gives a line the log-probability -inf or nan."""
+    sample_output.print_json({"text": "a", "log_prob": -np.inf, "loss": float("nan")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "text": "a",
+        "log_prob": None,
+        "loss": None,
+    }
+
+
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-30, 1e-7])
 def test_a_tiny_temperature_is_greedy(temperature):
     logits = np.random.RandomState(1).randn(50, 7).astype(np.float32) * 3

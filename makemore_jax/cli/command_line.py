@@ -60,11 +60,21 @@ def run(
         exit_code = interrupts.EXIT_CODE
         if interrupts.is_interactive():
             print(f"{name}: interrupted", file=sys.stderr)
+    except OSError as error:
+        if error.errno is None:  # not from the operating system
+            raise
+        print(f"{name}: {describe(error)}", file=sys.stderr)
+        exit_code = 1
     finally:
         if interrupts.is_interactive():
             _delete_flags(main.__module__)
     if exit_code and not interrupts.is_interactive():
         sys.exit(exit_code)
+
+
+def describe(error: OSError) -> str:
+    """Return one line with the file, if it is known, and what the operating system says."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def warn(message: str) -> None:

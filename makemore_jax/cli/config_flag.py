@@ -40,7 +40,7 @@ def read(flag: flags.FlagHolder) -> Config:
     if not isinstance(config, Config):
         raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
     config.data.path = os.path.expanduser(config.data.path)
-    if config.data.path == Config().data.path and not Path(config.data.path).exists():
+    if config.data.path == Config().data.path and not os.path.exists(config.data.path):
         config.data.path = str(resources.FOLDER / config.data.path)
     return config
 
@@ -52,13 +52,14 @@ def name() -> str:
 
 def find(name: str) -> str:
     """Return the config file at this path, or the bundled config with this name. UserError."""
-    file = Path(name).expanduser()
-    if file.is_file():
+    # os.path has no errors for a name that is too long or for the home of an unknown user.
+    file = Path(os.path.expanduser(name))
+    if os.path.isfile(file):
         return str(file)
     bundled = resources.CONFIGS / f"{name.removesuffix('.py')}.py"
-    if file.name == name and bundled.is_file():
+    if file.name == name and os.path.isfile(bundled):
         return str(bundled)
-    problem = "is a folder" if file.is_dir() else "does not exist"
+    problem = "is a folder" if os.path.isdir(file) else "does not exist"
     hint = did_you_mean(name, [str(path) for path in file.parent.glob("*.py")])
     hint = hint or did_you_mean(file.stem, resources.config_names())
     if not hint and name:

@@ -1,7 +1,7 @@
 """Recognize the encoding of a file from its first bytes, and files that are not text."""
 
 import codecs
-from pathlib import Path
+import os
 
 from makemore_jax.errors import UserError
 
@@ -37,7 +37,7 @@ def is_known(encoding: str) -> bool:
 
 def read_head(path: str) -> bytes:
     """Return the first bytes of a file; none if it can't be read, or only once, as a pipe."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return b""
     try:
         with open(path, "rb") as file:

@@ -7,7 +7,8 @@ from absl import flags
 
 from makemore_jax.errors import UserError
 
-FLAGS = ("workdir", "out", "score", "doc")  # the flags of all programs that take a path
+# The flags of all programs that take a path.
+FLAGS = ("workdir", "out", "score", "data", "doc", "html", "markdown", "meta")
 
 
 def expand_flags() -> None:
@@ -22,10 +23,20 @@ def expand_flags() -> None:
 
 
 def local(path: str, name: str = "--workdir") -> str:
-    """Return a path with ~ expanded. UserError, about `name`, if it is an address."""
+    """Return a path with ~ expanded. UserError, about `name`, if it can't name a file.
+
+    Such as an address, or a path that is too long.
+    """
     if match := re.match(r"(\w+)://", path):
         advice = "mount the bucket and give its folder, or copy the run there afterwards"
         if match[1] == "file":
             advice = f"give {path[match.end() :] or 'a path'}"
         raise UserError(f"{name}: {path} is an address, not a local folder; {advice}")
-    return os.path.expanduser(path)
+    path = os.path.expanduser(path)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: {path}: {getattr(error, 'strerror', error)}") from None
+    return path

@@ -171,7 +171,10 @@ def print_json(content: dict) -> None:
     """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
 
     Programs may split the output at any end of a line that Unicode knows, so these are escaped.
+    JSON has no infinity, so a log-probability that is not finite becomes null.
     """
+    is_number = {k: not isinstance(v, float) or math.isfinite(v) for k, v in content.items()}
+    content = {name: value if is_number[name] else None for name, value in content.items()}
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     print(json.dumps(content, ensure_ascii=not is_utf8).translate(ENDS_OF_LINES))

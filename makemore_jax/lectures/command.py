@@ -2,14 +2,13 @@
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from makemore_jax.cli import file_errors, startup
+from makemore_jax.cli import command_line, file_errors, output, paths, startup
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.errors import UserError
@@ -27,28 +26,42 @@ class Parser(argparse.ArgumentParser):
         )
         self.name = name
 
+    def parse_args(self, *arguments: Any) -> argparse.Namespace:
+        """Parse the arguments, and expand ~ in paths."""
+        parsed = super().parse_args(*arguments)
+        for name in {"data", "out"} & vars(parsed).keys():
+            try:
+                setattr(parsed, name, paths.local(getattr(parsed, name), f"--{name}"))
+            except UserError as error:
+                self.error(str(error))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.name}: {message}\n")  # argparse would print its usage, too
 
 
 def run(name: str, main: Callable[[], None]) -> None:
     """Call `main`. Exit with one line for a UserError, and with 130 for a closed pipe or Ctrl-C."""
+    output.open_missing()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # escape characters that the terminal can't show
-            stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="backslashreplace")  # characters that the terminal can't show
+    output.report_errors()
     startup.use_compilation_cache()
     try:
         main()
-        print(end="", flush=True)  # raises BrokenPipeError here if the reader is gone
+        sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Python flushes again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(130)
+    except OSError as error:
+        if error.errno is None:  # not from the operating system
+            raise
+        print(f"{name}: {command_line.describe(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def need_matplotlib(picture: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import re
 import typing
 from typing import Any
@@ -64,6 +65,7 @@ def with_values(config: Config, values: Values) -> Config:
     for name, value in values.items():
         group, _, leaf = name.rpartition(".")
         setattr(getattr(config, group) if group else config, leaf, value)
+    config.data.path = os.path.expanduser(config.data.path)
     validate(config)
     if config.model.dropout_rng == "rbg":
         raise UserError(
