@@ -31,13 +31,20 @@ from makemore_jax.metrics import RunFiles
 from makemore_jax.sweep import axes
 
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows forbids such names")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="others need names in UTF-8")
 WORDS = ["emma", "olivia", "ava", "mia", "zoe", "lena", "nora", "ida", "ella", "eva"]
 ENDED = 2**22 + 1  # larger than any process number on Linux
 
 
 @on_posix
 @pytest.mark.versions
-@pytest.mark.parametrize("name", ["[uni] proj", "a\\b", "\\*?%41|{}#é"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("[uni] proj", "a\\b", "\\*?%41|{}#é"),
+        pytest.param("\udcff", id="not UTF-8", marks=on_linux),
+    ],
+)
 def test_a_folder_of_any_name(name, tmp_path):
     """orbax takes the path for a glob pattern, and TensorStore replaces backslashes."""
     saved(tmp_path / name, 2.0, 3.0)
@@ -231,6 +238,15 @@ def test_a_folder_that_can_not_be_read_is_not_a_new_run(code, tmp_path, monkeypa
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("is_link", [False, pytest.param(True, marks=on_posix)])
+def test_a_file_in_the_place_of_the_checkpoints_is_not_a_new_run(is_link, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.symlink_to(tmp_path / "gone") if is_link else folder.write_text("", "utf-8")
+    with pytest.raises(OSError, match=re.escape(str(folder))):
+        open_checkpoints(tmp_path, read_only=True).steps()
+    assert open_checkpoints(tmp_path / "none", read_only=True).steps() == {}
+
+
 @contextlib.contextmanager
 def small_disk(folder, size: str):
     """Mount a small disk in memory, or skip the test."""
@@ -339,7 +355,7 @@ def test_a_second_training_is_refused_and_told_who_has_the_folder(tmp_path):
 
 
 @needs_signals
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EINVAL, 524])
 def test_a_lock_without_flock(number, tmp_path, monkeypatch):
     import fcntl
 

@@ -43,8 +43,9 @@ class VerifiedCheckpoints(Checkpoints):
         self._intact: set[int] = set()
         self._damaged: dict[int, str] = {}  # reason by step
         self._reported: set[int] = set()
-        if os.name == "posix" and re.search(r"[\\*?[]", str(self.folder)):
-            # TensorStore replaces backslashes by slashes, and orbax is faster without the others.
+        if os.name == "posix" and re.search(r"[\\*?[\ud800-\udfff]", str(self.folder)):
+            # TensorStore replaces backslashes by slashes, and takes no path with bytes that are
+            # not UTF-8, which Python shows as surrogates. orbax is faster without the others.
             self._link_folder = tempfile.TemporaryDirectory(prefix="makemore_jax-")
             link = Path(self._link_folder.name) / "workdir"
             link.symlink_to(self.folder.parent)
@@ -125,7 +126,9 @@ class VerifiedCheckpoints(Checkpoints):
         """
         try:
             names = os.listdir(self.folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(self.folder):
+                raise
             names = []
         return {int(name) for name in names if name.isdecimal()} - self._damaged.keys()
 

@@ -14,7 +14,10 @@ from makemore_jax.errors import UserError
 # Not EPIPE: a closed pipe is stdout.
 ERRNOS = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOENT", "EIO", "ESTALE")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM"),
+        *("ENOENT", "ENOTDIR", "EIO", "ESTALE"),
+    )
     if hasattr(errno, name)
 }
 
