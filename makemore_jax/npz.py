@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,19 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
         if size > MAX_EXPANSION * file.stat().st_size:
             raise ValueError(f"it expands to {size:,} bytes")
         for info in archive.infolist():
-            member = io.BytesIO(archive.read(info))
+            member = io.BytesIO(_read_member(archive, info))
             _check_header(member, info)
             member.seek(0)
             array = np.lib.format.read_array(member, allow_pickle=False)
             arrays[info.filename.removesuffix(".npy")] = array
     return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(info)
+    except (RuntimeError, EOFError, zlib.error) as error:  # encrypted, damaged
+        raise ValueError(f"{info.filename}: {error}") from None
 
 
 def _check_header(member: io.BytesIO, info: zipfile.ZipInfo) -> None:

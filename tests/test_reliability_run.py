@@ -1,5 +1,6 @@
 """A run and its surroundings: signals, lost terminals, new schedules, divergence, sweeps."""
 
+import contextlib
 import io
 import json
 import os
@@ -458,6 +459,24 @@ def test_an_npz_file_can_not_announce_more_than_it_holds(compression, tmp_path):
             read_npz(tmp_path / "zeros.npz")
     else:
         assert read_npz(tmp_path / "zeros.npz")["w"].shape == (2**23,)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damage_to_an_npz_file_has_no_other_errors(save, tmp_path):
+    """Python's zipfile and zlib raise errors of five types."""
+    out, file = io.BytesIO(), tmp_path / "a.npz"
+    save(out, w=np.arange(6, dtype=np.float32))
+    intact = out.getvalue()
+    for byte in range(0, len(intact), 3):
+        flipped = intact[byte] ^ (1 << byte % 8)
+        file.write_bytes(intact[:byte] + bytes([flipped]) + intact[byte + 1 :])
+        with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
+            read_npz(file)
+    # The method of compression, in the directory at the end of the file
+    at = intact.rindex(b"PK\x01\x02") + 10
+    file.write_bytes(intact[:at] + b"\x63" + intact[at + 1 :])
+    with pytest.raises(ValueError, match="compression method is not supported"):
+        read_npz(file)
 
 
 def test_a_tensor_can_not_announce_more_than_it_holds():
