@@ -19,7 +19,7 @@ from makemore_jax.errors import UserError, did_you_mean
 
 
 class Rule(NamedTuple):
-    """The values that a field accepts. None is not checked: the type of the field decides."""
+    """The values that a field accepts. The type of the field decides whether it accepts None."""
 
     accepts: Callable[[Any], bool]
     text: str  # completes "must be ..."
@@ -190,7 +190,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(tree: dict[str, Any]) -> Config:
-    """Return the valid config that `to_json` was called with. UserError for an unknown field."""
+    """Return the config of a tree from `to_json`. UserError for an unknown or invalid field."""
     config, known = Config(), fields()
     for group, content in tree.items():
         is_group = isinstance(content, dict)

@@ -39,7 +39,7 @@ class Decoding:
 
 
 DEFAULT_DECODING = Decoding()
-MIN_TEMPERATURE = 1e-6  # greedy below: float32 logits have no smaller differences
+MIN_TEMPERATURE = 1e-6  # below it, greedy: float32 logits rarely differ by less
 
 
 def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:

@@ -2,8 +2,8 @@
 
 A split is one stream of tokens on the device, with a 0 before each line: 0 emma 0 olivia 0 ... 0.
 The inputs of a line are the slice of the stream from its 0 to its last character. Its targets are
-the slice shifted by one, which ends with the 0 before the next line, the end of this one. Memory
-grows with the text, not with the length of the longest line.
+the same slice shifted by one. They end with the next 0, which ends this line and starts the next.
+Memory grows with the text, not with the length of the longest line.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Lines(Split):
         return self.starts[indices + 1] - self.starts[indices]
 
     def take(self, indices: Array, width: int | None = None) -> Batch:
-        """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1.
+        """Return the lines at `indices` (B,): inputs (B, T), padded with 0; targets, with -1.
 
         T is `width`, by default the block_size.
         """

@@ -38,7 +38,7 @@ GradientFn = Callable[[dict[str, Any], Split, Array, Array], Sums]
 def sum_loss(
     model: nn.Module, params: Any, model_state: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Array, tuple[Array, Any]]:
-    """Return the loss of a batch summed over its targets, (their number, new model state)."""
+    """Return the loss summed over the targets of a batch, and (their number, new model state)."""
     logits, model_state = model.apply(
         {"params": params, **model_state},
         batch.inputs,
@@ -69,7 +69,7 @@ def gradients(model: nn.Module) -> GradientFn:
 
 
 def step_keys(keys: Array, step: Array | int) -> tuple[Array, Array]:
-    """Return the keys of one step, for its batch and for dropout, given those of the run (2,)."""
+    """Return the keys of one step, for its batch and for dropout, from the keys of the run (2,)."""
     return jax.random.fold_in(keys[0], step), jax.random.fold_in(keys[1], step)
 
 
@@ -116,8 +116,8 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, M
         # XLA unrolls a loop with a known trip count of one and rounds differently; hiding the count
         # keeps a resumed run bit-exact.
         empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(body, state, None)[1])
-        one = jax.lax.optimization_barrier(jnp.int32(1))
-        state, metrics = jax.lax.fori_loop(0, one, lambda _, c: body(c[0], None), (state, empty))
+        num = jax.lax.optimization_barrier(jnp.int32(1))
+        state, metrics = jax.lax.fori_loop(0, num, lambda _, c: body(c[0], None), (state, empty))
         return state, jax.tree.map(lambda a: a[None], metrics)
 
     return train_steps
