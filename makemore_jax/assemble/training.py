@@ -69,7 +69,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         processes.barrier("checked")
         if processes.is_primary():
-            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the old one
+            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the config
             stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
             if new_schedule:
@@ -79,7 +79,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
 
 
 def find_new_schedule(folder: Path, config: Config) -> str | None:
-    """Return one line if a run resumes with another learning rate schedule, else None."""
+    """Return one line about a new learning rate schedule if a run resumes with one, else None."""
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
         return None
     step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")

@@ -11,7 +11,7 @@ FLAGS = ("workdir", "out", "score", "doc")  # the flags of all programs that tak
 
 
 def expand_flags() -> None:
-    """Replace the values of all path flags by `local` of them."""
+    """Apply `local` to the values of all path flags."""
     for name in FLAGS:
         if name not in flags.FLAGS or (value := flags.FLAGS[name].value) is None:
             continue
