@@ -18,7 +18,7 @@ class LanguageModel(NamedTuple):
     variables: Any  # {"params": ...}, and batch statistics if the model has any
     vocab: Vocab
     max_len: int  # maximum tokens of a line, its end included; characters of a text
-    block_size: int = 0  # tokens of the context
+    block_size: int = 0  # tokens of the context; needed for texts only
 
 
 class Sample(NamedTuple):

@@ -137,6 +137,7 @@ def find_data(
     if path is None:
         path = moved_data.find_file(run, folder)
     else:
+        path = find(path)
         with file_errors.reporting(path, run.config.data.encoding, "--data"):
             sha256 = hash_text(path)
         if sha256 != run.data_sha256:

@@ -7,7 +7,8 @@ from absl import flags
 
 from makemore_jax.errors import UserError
 
-FLAGS = ("workdir", "out", "score", "doc")  # the flags of all programs that take a path
+# The flags of all programs that take a path.
+FLAGS = ("workdir", "out", "score", "data", "meta", "doc", "html", "markdown")
 
 
 def expand_flags() -> None:
