@@ -25,7 +25,7 @@ class Sample(NamedTuple):
     """One sampled line or text."""
 
     text: str
-    log_prob: float  # natural log of its probability under the model; of a line with its end
+    log_prob: float  # natural log of its probability; the end of a line counts too
     is_cut: bool = False  # whether the line reached the maximum length before its end
 
 
@@ -58,7 +58,7 @@ def filter_logits(logits: Array, decoding: Decoding) -> Array:
     if decoding.top_p is not None:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
         mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
-        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA rounds less to 0
+        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA flushes smaller numbers to 0
         is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < top_p
         logits = jnp.where(is_kept, logits, -jnp.inf)
     return logits

@@ -27,7 +27,7 @@ class LoopState(NamedTuple):
     carry: Any  # of the model
     keys: Array  # (B,) random keys of the lines
     token: Array  # (B,) the previous token
-    tokens: Array  # (T, B) sampled so far, 0 after the end; time leads, so a write is contiguous
+    tokens: Array  # (T, B) sampled so far, 0 after the end; T is first: contiguous writes
     log_probs: Array  # (B,)
     ended: Array  # (B,) bool
     is_cut: Array  # (B,) bool: whether the maximum length ended the line

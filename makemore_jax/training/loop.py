@@ -20,7 +20,7 @@ from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 
 
-class Run(NamedTuple):
+class ActiveRun(NamedTuple):
     """A run that has started: what the loop and its hooks read."""
 
     folder: Path  # the working directory
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def train(
-    run: Run,
+    run: ActiveRun,
     state: TrainState,
     hooks_before: list[Hook],
     hooks_after: list[Hook],

@@ -18,8 +18,8 @@ from makemore_jax.data import Batch, Split, draw_indices
 from makemore_jax.losses import token_losses
 from makemore_jax.training.state import TrainState
 
-Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, Split, Array], tuple[TrainState, Metrics]]
+StepMetrics = dict[str, Array]  # of each step; `metrics.Metrics` writes them
+TrainStep = Callable[[TrainState, Split, Array], tuple[TrainState, StepMetrics]]
 
 
 class Sums(NamedTuple):
@@ -82,7 +82,7 @@ def make_train_step(
     from them and `state.step`.
     """
 
-    def train_step(state: TrainState, split: Split, keys: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, split: Split, keys: Array) -> tuple[TrainState, StepMetrics]:
         data_key, dropout_key = step_keys(keys, state.step)
         indices = draw_indices(split, data_key, batch_size)
         sums = gradient_fn(state.variables, split, indices, dropout_key)
@@ -96,7 +96,7 @@ def make_train_step(
     return train_step
 
 
-def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Return the compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
     The input state is donated: its memory is reused for the output. Calls are asynchronous.
@@ -105,10 +105,10 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, M
     @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
     def train_steps(
         state: TrainState, split: Split, key: Array, num_steps: int
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, StepMetrics]:
         keys = jax.random.split(key)  # outside of the loop, where it costs up to 4% of a step
 
-        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
             return train_step(state, split, keys)
 
         if num_steps > 1:
