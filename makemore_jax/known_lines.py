@@ -8,7 +8,7 @@ from makemore_jax.data import lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownLines(lines.Dataset):
+class KnownLines(lines.LinesDataset):
     """A file of lines that finds and groups samples."""
 
     def found_in(self, texts: list[str], is_cut: list[bool] | None = None) -> list[str]:

@@ -14,9 +14,8 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from makemore_jax import data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import Batch, Split, files
+from makemore_jax.data import Batch, Dataset, Split, files
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -53,7 +52,7 @@ class Lines(Split):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(data.Dataset):
+class LinesDataset(Dataset):
     """A file of lines."""
 
     words: dict[str, list[str]]  # the lines of train, dev, test
@@ -89,7 +88,7 @@ def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
     return words
 
 
-def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> LinesDataset:
     """Read and split a file of lines. UserError if it can't be used. `folder` is not used."""
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
@@ -108,7 +107,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
             f"the {config.split} split leaves none for {empty[0]}"
         )
     by_split = {name: [words[i] for i in chosen] for name, chosen in indices.items()}
-    return Dataset(
+    return LinesDataset(
         vocab=vocab,
         block_size=block_size,
         max_len=block_size,
