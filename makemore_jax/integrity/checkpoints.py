@@ -74,7 +74,7 @@ class VerifiedCheckpoints(Checkpoints):
             raise StorageFailure(self._shown, error) from error
 
     def _check_workdir(self) -> None:
-        """Create the folder of a new run. StorageFailure if an existing one was moved or deleted."""
+        """Create the folder of a new run. StorageFailure if a known one was moved or deleted."""
         workdir = self._shown.parent
         if self._inode is None:
             workdir.mkdir(parents=True, exist_ok=True)
