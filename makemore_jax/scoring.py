@@ -33,6 +33,8 @@ def score(
     """
     for word in words:
         sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
+    if not words:
+        return []
     split = encode(words, lm.vocab, lm.max_len)
     batch_size = min(len(words), split.batch_size())
     log_probs = []
