@@ -8,11 +8,11 @@ from absl import flags
 from makemore_jax.errors import UserError
 
 # The flags of all programs that take a path.
-FLAGS = ("workdir", "out", "score", "data", "doc", "html", "markdown", "meta")
+FLAGS = ("workdir", "out", "score", "data", "meta", "doc", "html", "markdown")
 
 
 def expand_flags() -> None:
-    """Replace the values of all path flags by `local` of them."""
+    """Apply `local` to the values of all path flags."""
     for name in FLAGS:
         if name not in flags.FLAGS or (value := flags.FLAGS[name].value) is None:
             continue

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from makemore_jax.errors import UserError
-from makemore_jax.integrity.stranger import check_json
+from makemore_jax.integrity.untrusted import check_json
 
 NAME = "manifest.json"
 
