@@ -10,7 +10,9 @@ import pytest
 from conftest import assert_close
 
 from makemore_jax import kernels
+from makemore_jax.cli import missing_device
 from makemore_jax.lectures import attention, backprop, bigram_counts
+from makemore_jax.lectures import command as lecture_command
 from makemore_jax.lectures.attention import (
     Head,
     attention_weights,
@@ -214,6 +216,19 @@ def test_command_draws_its_measurements(command):
         for line, column in zip(ax.lines, columns, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), rows[:, 0])
             assert_close(line.get_ydata(), rows[:, column], 5.1e-4)
+
+
+def test_a_missing_device_is_one_line(monkeypatch, capsys):
+    def fail():
+        raise AssertionError  # as jax does for some names of platforms
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(missing_device, "_has_devices", lambda: False)
+    with pytest.raises(SystemExit) as exit:
+        lecture_command.run("attention", fail)
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attention: JAX_PLATFORMS: cuda has no device that jax can use here")
 
 
 def test_mistakes_give_one_line(tmp_path, capsys):

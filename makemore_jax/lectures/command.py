@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from makemore_jax.cli import command_line, file_errors, output, paths, startup
+from makemore_jax.cli import command_line, file_errors, missing_device, output, paths, startup
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.errors import UserError
@@ -48,7 +48,8 @@ def run(name: str, main: Callable[[], None]) -> None:
     output.report_errors()
     startup.use_compilation_cache()
     try:
-        main()
+        with missing_device.reporting():
+            main()
         sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
