@@ -35,6 +35,7 @@ from makemore_jax.assemble import short_calls
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
 from makemore_jax.errors import Diverged, UserError
+from makemore_jax.integrity import manifest
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
 from makemore_jax.integrity.runs import read
 from makemore_jax.metrics import finite_mean
@@ -432,10 +433,26 @@ def test_a_manifest_names_no_file_outside_of_its_checkpoint(name, small_runs, tm
     folder = edited_run(small_runs / "bigram", tmp_path / "run")
     for checkpoint in (folder / "checkpoints").iterdir():
         os.mkfifo(checkpoint / "pipe")  # nobody writes to it
-        manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
-        (checkpoint / "manifest.json").write_text(json.dumps(manifest | {name: ""}), "utf-8")
+        hashes = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
+        (checkpoint / "manifest.json").write_text(json.dumps(hashes | {name: ""}), "utf-8")
     with pytest.raises(UserError, match=f"{name} in its manifest is no file of the checkpoint"):
         assemble.load_language_model(folder, read(folder))
+
+
+def test_an_array_is_not_stored_in_chunks_larger_than_itself(tmp_path):
+    """A chunk of zeros is a small file that expands to its whole size when it is read."""
+    state = TrainState(np.array(4, np.int32), {"w": np.ones((3, 5), np.float32)}, {})
+    folder = tmp_path / "[x]"  # the core saves no OCDBT there: the metadata are in JSON files
+    Checkpoints(folder).save(state, 1.0)
+    checkpoint = folder / "checkpoints" / "4"
+    file = checkpoint / "params" / "w" / ".zarray"
+    manifest.write(checkpoint)
+    assert_same(VerifiedCheckpoints(folder, read_only=True).restore("latest", state), state)
+    content = json.loads(file.read_text("utf-8")) | {"chunks": [2**14, 2**15]}
+    file.write_text(json.dumps(content), "utf-8")
+    manifest.write(checkpoint)
+    with pytest.raises(UserError, match=r"an array of \[3, 5\] in chunks of \[16384, 32768\]"):
+        VerifiedCheckpoints(folder, read_only=True).restore("latest", state)
 
 
 def npz_member(shape: tuple, values: bytes) -> bytes:

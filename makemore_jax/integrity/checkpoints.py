@@ -184,6 +184,7 @@ class VerifiedCheckpoints(Checkpoints):
         """UserError if a shape or dtype differs: orbax would silently cast, cut or pad."""
         metadata = self._checkpointer.metadata(folder).item_metadata
         for item, tree in items.items():
+            untrusted.check_chunks(metadata[item])
             saved, needed = _shapes(metadata[item]), _shapes(tree)
             for name in sorted(saved.keys() | needed.keys()):
                 if saved.get(name) != needed.get(name):

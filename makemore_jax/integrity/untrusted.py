@@ -1,5 +1,6 @@
 """Limits on a run folder that someone else made: no links out of it, no unlimited sizes."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,17 @@ def check_memory(arrays: Any) -> None:
             f"--workdir: its config.json describes {needed / 2**30:,.0f} GiB of arrays; this "
             f"machine has {memory / 2**30:,.0f} GiB of memory"
         )
+
+
+def check_chunks(metadata: Any) -> None:
+    """UserError if an array is stored in chunks larger than itself, which no training writes.
+
+    A chunk is read as a whole: a small file can expand to a chunk of any size.
+    """
+    for array in jax.tree.leaves(getattr(metadata, "tree", metadata)):
+        chunk_shape = getattr(getattr(array, "storage", None), "chunk_shape", None) or ()
+        if math.prod(chunk_shape) > math.prod(array.shape):
+            raise UserError(
+                f"--workdir: its checkpoint stores an array of {list(array.shape)} in chunks of "
+                f"{list(chunk_shape)}; no training writes such a file"
+            )
