@@ -3,6 +3,7 @@
 Needs torch: pip install -e ".[parity]". If MAKEMORE_REQUIRE_TORCH is set, nothing is skipped.
 """
 
+import math
 import os
 import pickle
 import runpy
@@ -212,6 +213,23 @@ def test_back_to_nanogpt(files, tmp_path):
     assert losses == expected
 
 
+def test_a_checkpoint_in_which_all_parameters_decay(files, tmp_path):
+    """to-torch writes one for optimizer.decay=all. Its best loss is infinite without a dev loss."""
+    model, optimizer, settings = trained()
+    optimizer.param_groups[1]["weight_decay"] = settings["weight_decay"]
+    content = nanogpt.checkpoint(model, optimizer, STEP, settings) | {"best_val_loss": math.inf}
+    torch.save(content, tmp_path / "ckpt.pt")
+    meta, folder = files / "meta.pkl", tmp_path / "run"
+    converted = convert.from_torch(tmp_path / "ckpt.pt", Config(), folder, meta=meta)
+    assert converted.config.optimizer.decay == "all"
+    assert converted.config.optimizer.learning_rate == settings["learning_rate"]
+    assert converted.has_moments and converted.dev_loss is None
+    convert.to_torch(folder, tmp_path / "again.pt", "latest")
+    _, again, step, best_loss = nanogpt.resume(tmp_path / "again.pt")
+    assert [group["weight_decay"] for group in again.param_groups] == [settings["weight_decay"]] * 2
+    assert (step, best_loss) == (STEP, math.inf)
+
+
 def test_a_vocabulary_is_enough_to_sample(files, tmp_path):
     command = ("-m", "makemore_jax.torch_parity.convert", "from-torch", files / "ckpt.pt")
     done = run(*command, "--meta", files / "meta.pkl", "--workdir", tmp_path / "run")
@@ -291,7 +309,7 @@ def test_another_text_and_another_vocabulary_are_refused(files, tmp_path):
     data, folder = str(tmp_path / "other.txt"), tmp_path / "run"
     with pytest.raises(UserError, match=rf"has {V - 1} tokens, .*ckpt.pt has {V}"):
         convert.from_torch(files / "ckpt.pt", Config(), folder, data)
-    with pytest.raises(UserError, match=r"meta.pkl has other characters than .*other.txt"):
+    with pytest.raises(UserError, match=r"meta.pkl and .*other.txt have different characters"):
         convert.from_torch(files / "ckpt.pt", Config(), folder, data, files / "meta.pkl")
     config = Config()
     config.model.n_layer = 3
