@@ -125,7 +125,7 @@ class OptimizerConfig:
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
     step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
     gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
-    min_learning_rate: float = setting(0.0, "schedule=cosine: final learning rate", AT_LEAST_0)
+    min_learning_rate: float = setting(0.0, "learning rate at the end of the cosine", AT_LEAST_0)
     decay_steps: int | None = setting(None, "end of the cosine; None: train.steps", AT_LEAST_1)
     grad_clip: float | None = setting(None, "clip gradients to this global norm", POSITIVE)
 

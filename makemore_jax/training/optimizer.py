@@ -42,21 +42,22 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """AdamW (Loshchilov and Hutter 2019) decays every parameter, as torch.optim.AdamW does.
 
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
-    decay="matrices" what has one axis, biases and norms, does not decay, as in nanoGPT.
+    decay="matrices", biases and the parameters of norms do not decay, as in nanoGPT.
 
-    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices; AdamW updates the rest. With
-    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
-    (Liu et al. 2025, section 2.2).
+    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices, here also those of embeddings
+    and of the output layer, which its authors leave to AdamW. AdamW with Nesterov momentum updates
+    the rest. With consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning
+    rate fits both (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
-    # Given only where it is needed: it changes the tree of the state, which is in checkpoints.
-    which = {"mask": _is_matrix} if config.decay == "matrices" else {}
+    # A mask changes the tree of the state, which is in checkpoints, so it is set only if needed.
+    mask = {"mask": _is_matrix} if config.decay == "matrices" else {}
     if config.name == "adamw":
-        descend = optax.adamw(
-            schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **which
+        tx = optax.adamw(
+            schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **mask
         )
     elif config.name == "muon":
-        descend = optax.contrib.muon(
+        tx = optax.contrib.muon(
             schedule,
             weight_decay=config.weight_decay,
             adam_b1=config.b1,
@@ -65,19 +66,21 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             consistent_rms=0.2,
         )
     else:
-        decay = optax.add_decayed_weights(config.weight_decay, **which)
-        descend = optax.chain(decay, optax.sgd(schedule))
+        decay = optax.add_decayed_weights(config.weight_decay, **mask)
+        tx = optax.chain(decay, optax.sgd(schedule))
     if config.grad_clip is None:
-        return optax.chain(optax.identity(), descend)  # the same state with and without clipping
-    return optax.chain(_clip_by_global_norm(config.grad_clip), descend)
+        return optax.chain(optax.identity(), tx)  # the same state with and without clipping
+    return optax.chain(_clip_by_global_norm(config.grad_clip), tx)
 
 
-def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
-    """Gradients of a larger norm than this, all together, made as much smaller (Pascanu et al.
-    2013, section 3.2). As torch.nn.utils.clip_grad_norm_, with its 1e-6; optax's has none."""
+def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Clip gradients to this global norm (Pascanu et al. 2013, section 3.2).
+
+    torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm; optax's version does not.
+    """
 
     def clip(grads: Any, params: Any) -> Any:
-        factor = jnp.minimum(largest / (optax.tree.norm(grads) + 1e-6), 1.0)
+        factor = jnp.minimum(max_norm / (optax.tree.norm(grads) + 1e-6), 1.0)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
     return optax.stateless(clip)
