@@ -32,6 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,8 @@ from makemore_jax.known_lines import KnownLines, load
 from makemore_jax.training.step import gradients, make_train_step
 
 ROOT = Path(__file__).parent.parent
+# jax 0.7.2 has it in jax.experimental only.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 SECONDS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds per command, enough for a slow and busy machine

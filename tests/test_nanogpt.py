@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FixedBatch, assert_same, read_metrics, run
+from conftest import FixedBatch, assert_same, enable_x64, read_metrics, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -36,7 +36,6 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step
 
 pytestmark = pytest.mark.slow
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 TEXT = "".join(f"{i * 7 % 89} for, {i % 13} of;\n" for i in range(120))
 CHARS = sorted(set(TEXT))
 V, T, STEP = len(CHARS), 11, 7  # the checkpoint is of step 7, within the warm-up
@@ -107,7 +106,7 @@ def continue_in_jax(folder, steps):
 
 
 def continue_in_torch(model, optimizer, steps, settings):
-    """Return the same of nanoGPT's own training."""
+    """Return the losses of the same steps in PyTorch, and the parameters."""
     # Load the state into a new optimizer, which casts it to the dtype of the parameters.
     saved, double = optimizer.state_dict(), model.double()
     betas = (settings["beta1"], settings["beta2"])

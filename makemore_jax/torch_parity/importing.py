@@ -24,7 +24,7 @@ from makemore_jax.training.state import TrainState
 
 
 class Converted(NamedTuple):
-    """What from-torch has made."""
+    """The result of `from_torch`."""
 
     config: Config
     step: int

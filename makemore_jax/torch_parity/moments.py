@@ -1,4 +1,4 @@
-"""The state of AdamW: torch.optim.AdamW's to optax's, and back.
+"""Convert the state of torch.optim.AdamW to that of optax, and back.
 
 PyTorch numbers the parameters in the order of its groups, and stores for each the number of steps
 and both moments, as `exp_avg` and `exp_avg_sq`. optax has one number of steps and two trees, `mu`
