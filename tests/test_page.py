@@ -4,11 +4,12 @@ import html
 import re
 
 import conftest
+import numpy as np
 import pytest
 from conftest import ROOT, on_devices, run
 
 from makemore_jax.torch_parity import page_html, page_markdown, source
-from makemore_jax.torch_parity.difference import Difference
+from makemore_jax.torch_parity.difference import Difference, worst_relative
 from makemore_jax.torch_parity.page_content import code_of, parameter_names, sections
 from makemore_jax.torch_parity.pairs import FAMILIES
 
@@ -65,6 +66,9 @@ def test_a_missing_or_large_difference_exceeds_the_bounds():
     assert Difference(2e-12).exceeds(bounds)
     assert Difference(float("nan")).exceeds(bounds)
     assert Difference(None, 0.0).exceeds(bounds)
+    zero, nan = np.zeros(2), np.array([0.0, np.nan])
+    both = {"a": zero, "b": nan}, {"a": zero, "b": zero}
+    assert Difference(0.0, worst_relative(*both)).exceeds((None, 1e-12))
 
 
 def test_parameters_have_the_names_of_both_sides():
