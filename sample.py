@@ -1,4 +1,4 @@
-"""Sample lines or texts from a trained model, or score given ones.
+"""Sample lines or texts from a trained model, or score a file.
 
     python sample.py --workdir runs/transformer --num 50
     python sample.py --workdir runs/transformer --prompt jo --temperature 0.8 --format json
@@ -25,7 +25,7 @@ sample_flags.define()
 def main() -> None:
     sample_flags.check()
 
-    import jax  # takes a second, which --help and mistakes do not wait for
+    import jax  # takes a second: --help and flag errors need not wait for it
 
     from makemore_jax import assemble
     from makemore_jax.cli import sample_output, startup

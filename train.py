@@ -30,7 +30,7 @@ process_flags.define()
 def main() -> None:
     config = config_flag.read(CONFIG)
 
-    from makemore_jax.cli import startup  # imports jax, which --help and mistakes do not wait for
+    from makemore_jax.cli import startup  # imports jax: --help and flag errors need not wait for it
 
     output.outlive_terminal()
     startup.use_compilation_cache()

@@ -1,4 +1,4 @@
-"""Save and restore train states. The only file that imports orbax.
+"""Save and restore train states. The only file of the core that imports orbax.
 
     checkpoints/500/  params, batch_stats (if the model has any), rest, metrics
 
@@ -36,7 +36,7 @@ class Checkpoints:
 
     @cached_property
     def _checkpointer(self) -> ocp.Checkpointer:
-        # With OCDBT, orbax takes the path for a glob pattern and saves nothing in a folder [x].
+        # With OCDBT, orbax reads the path as a glob pattern: in a folder "[x]" it saves no file.
         ocdbt = glob.escape(str(self.folder)) == str(self.folder)
         items = ("params", "batch_stats", "rest")
         handlers = {name: ocp.StandardCheckpointHandler(use_ocdbt=ocdbt) for name in items}
@@ -76,12 +76,15 @@ class Checkpoints:
         return True
 
     def _commit(self, step: int, partial: Path, items: dict[str, Any]) -> None:
-        """Rename a complete checkpoint, and delete those that it replaces."""
+        """Rename a complete checkpoint, and delete those that it replaces.
+
+        `items` is what was saved; `integrity` compares it with the files.
+        """
         partial.rename(self.folder / str(step))
         kept = {str(step) for step in self.steps().values()}
-        for folder in self.folder.iterdir():  # includes what killed processes have left
+        for folder in self.folder.iterdir():  # includes partial checkpoints of killed processes
             if folder.name.partition(".")[0].isdecimal() and folder.name not in kept:
-                # Renamed first, so that no reader sees a part of a checkpoint.
+                # Rename first, so that no reader sees a partly deleted checkpoint.
                 shutil.rmtree(folder.rename(folder.with_suffix(".partial")), ignore_errors=True)
 
     def restore(self, name: str, template: Any) -> Any:

@@ -19,7 +19,7 @@ from makemore_jax.errors import UserError, did_you_mean
 
 
 class Rule(NamedTuple):
-    """The values that a field accepts. None is not checked: the type of the field decides."""
+    """The values that a field accepts. The type of the field decides whether it accepts None."""
 
     accepts: Callable[[Any], bool]
     text: str  # completes "must be ..."
@@ -125,7 +125,7 @@ class OptimizerConfig:
     warmup_steps: int = setting(0, "steps of linear warm-up", AT_LEAST_0)
     step_size: int = setting(100_000, "schedule=step: steps between two decays", AT_LEAST_1)
     gamma: float = setting(0.1, "schedule=step: factor of each decay", POSITIVE)
-    min_learning_rate: float = setting(0.0, "learning rate at the end of the cosine", AT_LEAST_0)
+    min_learning_rate: float = setting(0.0, "cosine, nanogpt: final learning rate", AT_LEAST_0)
     decay_steps: int | None = setting(None, "end of the cosine; None: train.steps", AT_LEAST_1)
     grad_clip: float | None = setting(None, "clip gradients to this global norm", POSITIVE)
 
@@ -190,7 +190,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(tree: dict[str, Any]) -> Config:
-    """Return the valid config that `to_json` was called with. UserError for an unknown field."""
+    """Return the config of a tree from `to_json`. UserError for an unknown or invalid field."""
     config, known = Config(), fields()
     for group, content in tree.items():
         is_group = isinstance(content, dict)

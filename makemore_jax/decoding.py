@@ -18,14 +18,14 @@ class LanguageModel(NamedTuple):
     variables: Any  # {"params": ...}, and batch statistics if the model has any
     vocab: Vocab
     max_len: int  # maximum tokens of a line, its end included; characters of a text
-    block_size: int = 0  # tokens of the context
+    block_size: int = 0  # tokens of the context; needed for texts only
 
 
 class Sample(NamedTuple):
     """One sampled line or text."""
 
     text: str
-    log_prob: float  # natural log of its probability under the model; of a line with its end
+    log_prob: float  # natural log of its probability; the end of a line counts too
     is_cut: bool = False  # whether the line reached the maximum length before its end
 
 
@@ -39,7 +39,7 @@ class Decoding:
 
 
 DEFAULT_DECODING = Decoding()
-MIN_TEMPERATURE = 1e-6  # greedy below: float32 logits have no smaller differences
+MIN_TEMPERATURE = 1e-6  # below it, greedy: float32 logits rarely differ by less
 
 
 def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
@@ -58,7 +58,7 @@ def filter_logits(logits: Array, decoding: Decoding) -> Array:
     if decoding.top_p is not None:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
         mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
-        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA rounds less to 0
+        top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA flushes smaller numbers to 0
         is_kept = jnp.take_along_axis(mass_before, _rank(logits), axis=-1) < top_p
         logits = jnp.where(is_kept, logits, -jnp.inf)
     return logits

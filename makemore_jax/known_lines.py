@@ -1,4 +1,4 @@
-"""A dataset of lines that finds samples in train, dev and test, and tells which are new."""
+"""A dataset of lines that finds samples in train, dev and test. The other samples are new."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,13 +8,13 @@ from makemore_jax.data import lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownLines(lines.Dataset):
+class KnownLines(lines.LinesDataset):
     """A file of lines that finds and groups samples."""
 
     def found_in(self, texts: list[str], is_cut: list[bool] | None = None) -> list[str]:
         """Return for each text the first of train, test, dev that contains it, else 'new'.
 
-        The beginning of a longer line is 'cut': it says nothing about the whole line.
+        A sample that reached the maximum length is 'cut': its whole line is unknown.
         """
         places = {}
         for name in ("dev", "test", "train"):
@@ -26,7 +26,7 @@ class KnownLines(lines.Dataset):
         """Return samples as printed: one per line, grouped by `found_in`, '""' for an empty one."""
         shown, pairs = [], list(zip(texts, self.found_in(texts, is_cut), strict=True))
         for place in ("train", "dev", "test", "new", "cut"):
-            group = [f"  {text}" if text else '  ""' for text, found in pairs if found == place]
+            group = [f"  {text}" if text else '  ""' for text, label in pairs if label == place]
             heading = f"in {place}:" if place in self.words else f"{place}:"
             shown += [heading, *group] if group else []
         return shown

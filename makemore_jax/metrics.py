@@ -51,8 +51,8 @@ class Metrics:
     """Pass the values of a training to `writers`, show them on `display`, measure the time.
 
     `seconds` is the training time before step `start`. `display` has the methods
-    `update(step, train_loss, rate, mean_rate)`, `print(text)`, `show()` and `close()`. It may wait
-    for `show`, so that a terminal that hangs does not come between a step and its checkpoint.
+    `update(step, train_loss, rate, mean_rate)`, `print(text)`, `show()` and `close()`. It may
+    buffer its output until `show`, so that a terminal that hangs can't delay a checkpoint.
     """
 
     def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
@@ -72,11 +72,11 @@ class Metrics:
         return _rate(self._marks[1:])
 
     def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
-        """Take the losses of the steps up to `step`, and write the losses taken before.
+        """Write the pending losses, and keep the losses of the steps up to `step` as pending.
 
-        So the host reads the losses of one call while the device computes the next call. If
-        `losses` are ready already, calls do not overlap, and they are written at once: otherwise
-        the time of this call would count for the next.
+        This way the host reads the losses of one call while the device computes the next. Losses
+        that are ready are written at once: then calls do not overlap, and the time of this call
+        would count for the next.
         """
         self.flush()
         self._pending = step, losses, learning_rate
@@ -84,11 +84,11 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Write the mean of the losses taken last. Diverged if one is not finite."""
+        """Write the mean of the pending losses. Diverged if one is not finite."""
         if self._pending is None:
             return
         (step, losses, learning_rate), self._pending = self._pending, None
-        # The host computes the mean: a program on the device would wait for the next call.
+        # The host computes the mean: on the device it would run after the next call.
         train_loss = finite_mean(step, losses)
         self._marks.append((step, time.perf_counter()))
         rate = _rate(self._marks[-2:])
@@ -143,12 +143,12 @@ class PrintedLines:
         print(text, flush=True)
 
     def show(self) -> None:
-        """Nothing waits."""
+        """Do nothing: the output is not buffered."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 def open_plain(workdir: Path, start: int, config: Any) -> Metrics:
-    """Return the logging of a run to files and lines on stdout."""
+    """Return the logging of a run to files and lines on stdout. `config` is not used."""
     return Metrics(start, [RunFiles(workdir, start)], PrintedLines())

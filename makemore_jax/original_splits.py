@@ -8,8 +8,8 @@ import numpy as np
 def torch_randperm(n: int, seed: int) -> np.ndarray:
     """Return torch.randperm(n) after torch.manual_seed(seed), for n below 2**32 / 20.
 
-    PyTorch draws from MT19937 under its legacy seeding, as NumPy's RandomState does, and swaps
-    entry i with an entry at or after it, chosen by one raw 32-bit output.
+    PyTorch draws from MT19937 with the legacy seeding of NumPy's RandomState. It swaps entry i with
+    an entry at or after it, which one raw 32-bit output chooses.
     """
     raw = np.random.RandomState(seed).randint(0, 2**32, size=max(n - 1, 0), dtype=np.uint32)
     jumps = (raw % np.arange(n, 1, -1)).tolist()
@@ -20,7 +20,7 @@ def torch_randperm(n: int, seed: int) -> np.ndarray:
 
 
 def makemore(n: int, seed: int) -> dict[str, np.ndarray]:
-    """As makemore.py: the last 1,000 (at most a tenth) are test. Its dev set is that test set."""
+    """Split as makemore.py: the last 1,000 lines, at most a tenth, are both dev and test."""
     order = torch_randperm(n, seed)
     part = min(1000, n // 10)
     train, test = np.split(order, [n - part])
@@ -28,7 +28,7 @@ def makemore(n: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def lecture(n: int, seed: int) -> dict[str, np.ndarray]:
-    """As the lectures: 80/10/10 after Python's shuffle with seed 42; `seed` is not used."""
+    """Split as the lectures: 80/10/10 after Python's shuffle with seed 42; `seed` is not used."""
     order = list(range(n))
     random.Random(42).shuffle(order)
     train, dev, test = np.split(np.array(order, dtype=np.int64), [int(0.8 * n), int(0.9 * n)])

@@ -27,7 +27,7 @@ class LoopState(NamedTuple):
     carry: Any  # of the model
     keys: Array  # (B,) random keys of the lines
     token: Array  # (B,) the previous token
-    tokens: Array  # (T, B) sampled so far, 0 after the end; time leads, so a write is contiguous
+    tokens: Array  # (T, B) sampled so far, 0 after the end; T is first: contiguous writes
     log_probs: Array  # (B,)
     ended: Array  # (B,) bool
     is_cut: Array  # (B,) bool: whether the maximum length ended the line
@@ -111,7 +111,7 @@ def sample_batches(
 ) -> list[Sample]:
     """Sample the lines with these numbers. `generate_batch` is (numbers, prompt) -> outputs."""
     prompt_tokens, samples = encode_prompt(lm, prompt), []
-    for start in numbers[::batch_size]:
+    for start in numbers[:: max(batch_size, 1)]:
         batch = np.arange(start, start + batch_size, dtype=np.int32)
         tokens, log_probs, is_cut = jax.device_get(generate_batch(batch, prompt_tokens))
         texts = lm.vocab.decode_rows(tokens)

@@ -29,10 +29,12 @@ def score(
     """Return the log-probability of each line, its end included, in nats.
 
     `track` wraps the range of the batches to show progress. UserError if a line is too long or has
-    a character that training never saw.
+    an unknown character.
     """
     for word in words:
         sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
+    if not words:
+        return []
     split = encode(words, lm.vocab, lm.max_len)
     batch_size = min(len(words), split.batch_size())
     log_probs = []

@@ -65,5 +65,5 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def hash_file(file: Path) -> str:
-    """Return the hash of a JSON file, whose ends of lines git may have changed."""
+    """Return the sha256 of a JSON file, the same for LF and CRLF: git may convert line endings."""
     return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()

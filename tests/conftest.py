@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The output of programs is read as UTF-8, which is not the encoding of a pipe on Windows.
 os.environ.setdefault("PYTHONUTF8", "1")
 
-# Background jobs of a shell ignore Ctrl-C, `nohup` ignores SIGHUP, and child processes inherit this.
+# Background jobs of a shell ignore Ctrl-C and `nohup` ignores SIGHUP. Child processes inherit this.
 # Reset both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,6 @@
 """Whole runs: their output files, exact resumption, and how they end."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -27,10 +28,13 @@ from makemore_jax import assemble, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
-from makemore_jax.errors import Diverged, UserError
+from makemore_jax.errors import Diverged, Stopped, UserError
 from makemore_jax.integrity import resume
+from makemore_jax.training import run as training_run
 from makemore_jax.training import state as state_lib
+from makemore_jax.training.hooks import Hook
 from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.run import Parts
 
 
 def final_state(config: Config, folder) -> state_lib.TrainState:
@@ -337,6 +341,26 @@ def test_sampling_while_training_and_sigterm(tmp_path):
         assert done.returncode == 0, done.stderr
     assert_same(final_state(config, stopped), final_state(config, whole))
     assert read_metrics(stopped)[-1] == read_metrics(whole)[-1]
+
+
+def test_a_stopped_run_calls_each_hook_once(tmp_path):
+    """Only a hook that is due at the end runs before the state of an early stop is saved."""
+    calls = []
+
+    def record(name):
+        return lambda state: calls.append((name, int(state.step))) or state
+
+    def stop():
+        return signal.SIGTERM if calls else 0
+
+    parts = Parts(
+        begin=lambda *_: [Hook(record("every 10"), (10,)), Hook(record("end"), is_due_at_end=True)],
+        catch_signals=lambda: contextlib.nullcontext(stop),
+    )
+    config = small_config("bigram", steps=20, log_every=10, num_samples=0)
+    with pytest.raises(Stopped, match="saved at step 10"):
+        training_run.train(config, str(tmp_path), parts)
+    assert calls == [("every 10", 10), ("end", 10)]
 
 
 @pytest.mark.slow

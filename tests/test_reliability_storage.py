@@ -13,6 +13,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from conftest import assert_one_line, assert_same, needs_signals, run, small_config
 from test_checkpoint import saved, state_at
 
@@ -240,6 +241,18 @@ def test_the_programs_expand_tilde_and_refuse_addresses(tmp_path):
     assert_one_line(
         done, "train.py", "--workdir: gs://bucket/run is an address, not a local folder"
     )
+
+
+@pytest.mark.parametrize("name", ["workdir", "score", "data", "meta", "html", "markdown"])
+def test_every_path_flag_expands_tilde(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    values = flags.FlagValues()
+    flags.DEFINE_string(name, "~/file", "a path", flag_values=values)
+    monkeypatch.setattr(paths.flags, "FLAGS", values)
+    values.mark_as_parsed()
+    paths.expand_flags()
+    assert values[name].value == str(tmp_path / "file").replace("\\", os.sep)
 
 
 @needs_signals

@@ -197,13 +197,15 @@ def project(small_runs, tmp_path):
     return folder
 
 
-def test_the_data_of_a_moved_project_is_found(project, tmp_path):
+def test_the_data_of_a_moved_project_is_found(project, tmp_path, monkeypatch):
     folder = project / "runs" / "bigram"
     run = workdir.read(folder)
     assert assemble.find_data(run, folder).sha256 == run.data_sha256
     elsewhere = (project / "few.txt").rename(tmp_path / "renamed.txt")
     assert assemble.find_data(run, folder) is None
     assert assemble.find_data(run, folder, str(elsewhere)).sha256 == run.data_sha256
+    monkeypatch.setenv("MAKEMORE_DATA", str(tmp_path))
+    assert assemble.find_data(run, folder, "data/renamed.txt").sha256 == run.data_sha256
     elsewhere.write_text("\n".join(NAMES), "utf-8")
     with pytest.raises(UserError, match=r"--data: .*renamed.txt is not the file that the run was"):
         assemble.find_data(run, folder, str(elsewhere))

@@ -55,6 +55,13 @@ def test_a_line_depends_only_on_its_number(sample, monkeypatch):
     assert [line.text for line in sample(lm, KEY, 50)] == fifty
 
 
+def test_no_lines_are_sampled_and_scored():
+    lm = small_lm("bigram")
+    for sample in (sampling.sample, assemble.sample):
+        assert sample(lm, KEY, 0) == []
+    assert scoring.score(lm, []) == []
+
+
 @pytest.mark.parametrize("kind", ["bigram", "gru"])  # without and with a state
 def test_the_batch_size_on_an_accelerator_depends_on_its_memory(kind, monkeypatch):
     lm = small_lm(kind)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 
 def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rule that `data.long_lines` needs data with lines."""
+    """Yield the rule that `data.long_lines` applies to lines only."""
     is_met = config.data.long_lines == "refuse" or config.data.kind == "lines"
     yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
@@ -51,7 +51,7 @@ EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
     """Read and split the file `config.path`. UserError if the file or a field is unusable.
 
-    `folder` is the working directory of a run, where a large text may have a file of tokens.
+    `folder` is the working directory of a run. A large text may have a file of tokens there.
     """
     if config.kind not in DATA_KINDS:
         known = ", ".join(DATA_KINDS)
@@ -132,11 +132,12 @@ def find_data(
 ) -> Dataset | None:
     """Return the data of the run in `folder`. None if the file is missing or has changed.
 
-    `path` is the file that the user names, if any. It must be usable: UserError instead of None.
+    `path` is the file that the user names, if any. UserError if it can't be used.
     """
     if path is None:
         path = moved_data.find_file(run, folder)
     else:
+        path = find(path)
         with file_errors.reporting(path, run.config.data.encoding, "--data"):
             sha256 = hash_text(path)
         if sha256 != run.data_sha256:

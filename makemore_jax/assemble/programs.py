@@ -47,7 +47,7 @@ def make_gradient_fn(
     """
     num_devices = mesh.shape["data"]
     gradient_fn = with_dropout_rng(gradients(model), model)
-    if getattr(model, "batch_norm", "none") != "none":  # statistics cover all devices
+    if getattr(model, "batch_norm", "none") != "none":  # statistics of the whole batch
         gradient_fn = with_index_sharding(gradient_fn, shardings.batch(mesh))
     else:
         if num_devices * num_microbatches > 1:

@@ -27,19 +27,20 @@ def in_short_calls(
 ) -> Callable[..., tuple[TrainState, Any]]:
     """Return `train_steps` of `num_tokens` tokens a step, in calls that end early after a signal.
 
-    The result then has the metrics of fewer steps. Without a signal it has the same bits. The
-    length of a call depends on no measured time, so a run is divided in the same way each time.
+    After a signal, the result has the metrics of fewer steps. Without one, it is bit-identical to
+    that of `train_steps`. The length of a call depends on no measured time, so each run is divided
+    in the same way.
     """
 
     def train_shortly(
         state: TrainState, split: Any, key: jax.Array, num_steps: int
     ) -> tuple[TrainState, Any]:
         seconds = step_flops(state.params, num_tokens) / CPU_FLOPS_PER_SECOND
-        most = max(1, int(CALL_SECONDS / seconds))
-        if jax.default_backend() != "cpu" or num_steps <= most:
+        max_steps = max(1, int(CALL_SECONDS / seconds))
+        if jax.default_backend() != "cpu" or num_steps <= max_steps:
             return train_steps(state, split, key, num_steps)
         # All short calls have the same length, because each length is compiled on its own.
-        length = max(n for n in range(1, most + 1) if num_steps % n == 0)
+        length = max(n for n in range(1, max_steps + 1) if num_steps % n == 0)
         parts: list[Any] = []
         while len(parts) < num_steps // length and not (parts and stop()):
             state, metrics = train_steps(state, split, key, length)

@@ -27,7 +27,7 @@ from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.loop import Run
+from makemore_jax.training.loop import ActiveRun
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.programs import Programs
 from makemore_jax.training.run import Parts
@@ -69,7 +69,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         processes.barrier("checked")
         if processes.is_primary():
-            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the old one
+            new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the config
             stack.enter_context(parts.open_workdir(folder, config, dataset))
             dataset.prepare()
             if new_schedule:
@@ -79,7 +79,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
 
 
 def find_new_schedule(folder: Path, config: Config) -> str | None:
-    """Return one line if a run resumes with another learning rate schedule, else None."""
+    """Return one line about a new learning rate schedule if a run resumes with one, else None."""
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
         return None
     step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
@@ -96,7 +96,7 @@ def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
     return parts.sample(lm, key, num) if processes.is_primary() else []
 
 
-def begin(run: Run, state: TrainState) -> list[Hook]:
+def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
     """Print a description of a run that starts. Return its hooks.
 
     The hooks are calibration, diagnostics and an early estimate of the time.
@@ -137,7 +137,7 @@ def timed_steps(start: int, flops: float) -> tuple[int, ...]:
     return (start + 1, start + 2) if is_slow else ()
 
 
-def make_diagnose_hook(run: Run, state: TrainState) -> Hook:
+def make_diagnose_hook(run: ActiveRun, state: TrainState) -> Hook:
     """Return the hook that writes statistics of the next step. In a new run, write them now too."""
     from makemore_jax import diagnostics
 

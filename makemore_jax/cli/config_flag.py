@@ -51,7 +51,10 @@ def name() -> str:
 
 
 def find(name: str) -> str:
-    """Return the config file at this path, or the bundled config with this name. UserError."""
+    """Return the config file at this path, or the bundled config with this name.
+
+    UserError if there is neither.
+    """
     file = Path(name).expanduser()
     if file.is_file():
         return str(file)
@@ -67,7 +70,7 @@ def find(name: str) -> str:
 
 
 def is_given(arguments: list[str]) -> bool:
-    """Whether the arguments have --config or an override."""
+    """Return whether the arguments have --config or an override."""
     return any(re.match(r"--?config[=.]?", argument) for argument in arguments)
 
 

@@ -8,9 +8,9 @@ from makemore_jax.cli import encodings
 from makemore_jax.config import DataConfig
 from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
-from makemore_jax.data.lines import Dataset as LinesDataset
+from makemore_jax.data.lines import LinesDataset
 
-TYPICAL_SHARE = 0.99  # of the lines
+TYPICAL_SHARE = 0.99  # the share of lines that are not longer than typical
 LONG_FACTOR = 4  # a line this many times as long as the typical ones is worth a warning
 
 
@@ -22,10 +22,10 @@ def data_warnings(config: DataConfig, dataset: Dataset) -> Iterator[str]:
             "leave the option out if the characters look wrong"
         )
     if config.kind == "lines" and config.block_size is None and isinstance(dataset, LinesDataset):
-        yield from _long_line(config, dataset)
+        yield from _long_line(dataset)
 
 
-def _long_line(config: DataConfig, dataset: LinesDataset) -> Iterator[str]:
+def _long_line(dataset: LinesDataset) -> Iterator[str]:
     """Yield a warning if a few lines are much longer than all others: they set the block size."""
     words = [word for part in dataset.words.values() for word in part]
     typical = int(np.quantile([len(word) for word in words], TYPICAL_SHARE, method="lower"))

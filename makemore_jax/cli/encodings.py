@@ -13,7 +13,7 @@ BOMS = {  # UTF-32-LE first: its mark begins with that of UTF-16-LE
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8",
 }
-NO_TEXT = {
+BINARY_FORMATS = {
     b"\x1f\x8b": "compressed with gzip",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ\0": "compressed with xz",
@@ -47,35 +47,35 @@ def read_head(path: str) -> bytes:
 
 
 def check(path: str, encoding: str) -> None:
-    """UserError if the file is no text, or if its encoding is clearly not `encoding`."""
+    """UserError if the file is not text, or if its encoding is clearly not `encoding`."""
     head = read_head(path)
-    if kind := _no_text(head):
+    if kind := _binary_format(head):
         raise UserError(f"data.path: {path} is {kind}, not a text file")
-    found = recognize(head)
-    if found and not _is_compatible(head, found, encoding):
-        hint = f"name its encoding: --config.data.encoding={found}"
-        raise UserError(f"data.path: {path} is {found}, not {encoding}; {hint}")
+    actual = recognize(head)
+    if actual and not _is_compatible(head, actual, encoding):
+        hint = f"name its encoding: --config.data.encoding={actual}"
+        raise UserError(f"data.path: {path} is {actual}, not {encoding}; {hint}")
 
 
 def advice(path: str, flag: str, encoding: str, is_decoded: bool = False) -> str:
     """Return the part of a message that follows 'PATH is not utf-8'.
 
-    `is_decoded`: all bytes are valid in this encoding, but stand for no text.
+    `is_decoded`: all bytes are valid in this encoding, but the characters are not text.
     """
     head = read_head(path)
-    if kind := _no_text(head):
+    if kind := _binary_format(head):
         return f"; it is {kind}"
-    found = recognize(head)
-    if found == _name(encoding) or (is_decoded and found == "utf-8"):
-        found = None
+    actual = recognize(head)
+    if actual == _name(encoding) or (is_decoded and actual == "utf-8"):
+        actual = None
     if flag != "data.path":
-        return ", as the data of the run is" + (f"; it is {found}: convert it" if found else "")
-    if found:
-        return f"; name its encoding: --config.data.encoding={found}"
+        return ", as the data of the run is" + (f"; it is {actual}: convert it" if actual else "")
+    if actual:
+        return f"; name its encoding: --config.data.encoding={actual}"
     if is_decoded:
         return "; remove it, or give a text file"
     if set(head) & CONTROL_BYTES:
-        return "; it has control characters, as files that are not text have"
+        return "; it has control characters, which text files do not have"
     return "; name its encoding, as in --config.data.encoding=latin-1"
 
 
@@ -83,7 +83,7 @@ def recognize(head: bytes) -> str | None:
     """Return the encoding of a text with these first bytes, if it is UTF-8, UTF-16 or UTF-32.
 
     Without a byte order mark, UTF-16 is recognized by zero bytes: the upper half of each space,
-    digit, Latin letter and end of a line.
+    digit, Latin letter and line break.
     """
     for mark, encoding in BOMS.items():
         if head.startswith(mark):
@@ -113,11 +113,11 @@ def is_misread_utf8(path: str, encoding: str) -> bool:
     return not head.isascii() and _name(encoding) != "utf-8" and recognize(head) == "utf-8"
 
 
-def _is_compatible(head: bytes, found: str, encoding: str) -> bool:
-    """Return whether bytes recognized as `found` can be text in `encoding`."""
-    if found == "utf-8":  # `is_misread_utf8` finds 8-bit encodings
+def _is_compatible(head: bytes, actual: str, encoding: str) -> bool:
+    """Return whether bytes recognized as `actual` can be text in `encoding`."""
+    if actual == "utf-8":  # `is_misread_utf8` finds 8-bit encodings
         return not _name(encoding).startswith(("utf-16", "utf-32"))
-    return _decode(head, encoding) == _decode(head, found)
+    return _decode(head, encoding) == _decode(head, actual)
 
 
 def _name(encoding: str) -> str:
@@ -128,8 +128,8 @@ def _name(encoding: str) -> str:
         return encoding
 
 
-def _no_text(head: bytes) -> str:
-    return next((kind for magic, kind in NO_TEXT.items() if head.startswith(magic)), "")
+def _binary_format(head: bytes) -> str:
+    return next((kind for magic, kind in BINARY_FORMATS.items() if head.startswith(magic)), "")
 
 
 def _decode(head: bytes, encoding: str) -> str | None:

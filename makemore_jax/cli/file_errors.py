@@ -35,7 +35,7 @@ def reporting(path: str, encoding: str, flag: str = "data.path") -> Iterator[Non
 
 
 def check_characters(chars: Iterable[str], path: str, encoding: str, flag: str) -> None:
-    """UserError if `chars` has a NUL or a surrogate, which no text has.
+    """UserError if `chars` has a NUL or a surrogate: a text has neither.
 
     NumPy drops a NUL at the end of a string, and UTF-8 has no surrogates.
     """
@@ -45,7 +45,7 @@ def check_characters(chars: Iterable[str], path: str, encoding: str, flag: str) 
 
 
 def wrong_encoding(path: str, encoding: str, problem: str, flag: str = "data.path") -> UserError:
-    """Return the error for a file that is no text in this encoding."""
+    """Return the error for a file that is not text in this encoding."""
     advice = encodings.advice(path, flag, encoding)
     return UserError(f"{flag}: {path} is not {encoding} {problem}{advice}")
 

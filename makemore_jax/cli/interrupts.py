@@ -1,6 +1,6 @@
 """Handle the signals that ask a program to stop.
 
-- `exit_immediately`: Ctrl-C ends the process at once, while it starts and computes.
+- `exit_immediately`: Ctrl-C ends the process at once, also while it imports and computes.
 - `StopSignals`: a signal is recorded, so that a program with work to finish stops when it can.
 
 Importing a C extension may swallow a KeyboardInterrupt or turn it into an ImportError, and jax may
@@ -54,8 +54,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         self._before = {}
         for number in self._numbers if _is_main_thread() else ():
-            # nohup has a program ignore SIGHUP. Shells have the background jobs of a script ignore
-            # SIGINT, but `kill -INT` should still stop a training.
+            # A program under nohup ignores SIGHUP. Background jobs of a shell script ignore SIGINT,
+            # but `kill -INT` should still stop a training.
             if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._record)
         return self

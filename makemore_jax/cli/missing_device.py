@@ -1,4 +1,4 @@
-"""What to do about JAX_PLATFORMS that names a device which this machine does not have."""
+"""The error for a JAX_PLATFORMS that names a device that this machine does not have."""
 
 import contextlib
 import os

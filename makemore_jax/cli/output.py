@@ -23,12 +23,12 @@ def open_missing() -> None:
 
 
 def report_errors() -> None:
-    """Report an stdout that can't be written in one line, from this call on."""
+    """From this call on, report in one line that stdout can't be written."""
     sys.stdout = _Stream(sys.stdout, is_needed=True)
 
 
 def outlive_terminal() -> None:
-    """Go on without stdout and stderr when they can't be written any more.
+    """From this call on, ignore that stdout or stderr can't be written.
 
     Training needs neither. Programs whose output is their result do not call this.
     """
@@ -46,7 +46,7 @@ class _Stream:
 
     def __init__(self, stream: Any, is_needed: bool = False):
         self._stream = stream._stream if isinstance(stream, _Stream) else stream
-        self._is_needed = is_needed  # by the program, which ends with the error
+        self._is_needed = is_needed  # whether the program ends if the stream can't be written
 
     def write(self, text: str) -> int:
         self._try(self._stream.write, text)

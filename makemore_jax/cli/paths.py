@@ -7,11 +7,12 @@ from absl import flags
 
 from makemore_jax.errors import UserError
 
-FLAGS = ("workdir", "out", "score", "doc")  # the flags of all programs that take a path
+# The flags of all programs that take a path.
+FLAGS = ("workdir", "out", "score", "data", "meta", "doc", "html", "markdown")
 
 
 def expand_flags() -> None:
-    """Replace the values of all path flags by `local` of them."""
+    """Apply `local` to the values of all path flags."""
     for name in FLAGS:
         if name not in flags.FLAGS or (value := flags.FLAGS[name].value) is None:
             continue

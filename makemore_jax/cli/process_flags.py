@@ -25,9 +25,9 @@ def connected() -> Iterator[None]:
     from makemore_jax.cli import startup
     from makemore_jax.parallel import processes
 
-    given = flags.FLAGS
-    if given.distributed:
-        processes.initialize(given.coordinator, given.num_processes, given.process_id)
+    values = flags.FLAGS
+    if values.distributed:
+        processes.initialize(values.coordinator, values.num_processes, values.process_id)
     if processes.is_primary():
         startup.announce_compiling(sys.stdout)
     with processes.exit_together():

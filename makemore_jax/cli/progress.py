@@ -77,7 +77,7 @@ def default_file() -> TextIO:
 
 
 def is_notebook(file: TextIO | None) -> bool:
-    """Whether a stream writes to the output of a notebook cell."""
+    """Return whether a stream writes to the output of a notebook cell."""
     return type(file).__module__.startswith("ipykernel.")
 
 
@@ -126,7 +126,7 @@ class Estimate:
 class TrainingProgress:
     """Shows a training: a bar, or one line per call without a terminal, and one estimate.
 
-    Nothing appears before `show`: a state is saved before anything is displayed.
+    All output waits for `show`, so that a state is saved before its output is displayed.
     """
 
     def __init__(self, start: int, steps: int, is_silent: bool = False):
@@ -150,12 +150,12 @@ class TrainingProgress:
         self._waiting.append(partial(self._print, text))
 
     def show(self) -> None:
-        """Show what waits, in its order."""
+        """Show the waiting output in order."""
         while self._waiting:
             self._waiting.pop(0)()
 
     def close(self) -> None:
-        """Show what waits, and close the bar."""
+        """Show the waiting output and close the bar."""
         self.show()
         self._bar.close()
 

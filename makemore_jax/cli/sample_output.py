@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from makemore_jax.known_lines import KnownLines
     from makemore_jax.workdir import Run
 
-ENDS_OF_LINES = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
-SHOW_SCORING = functools.partial(progress.track, action="scoring")
+LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+TRACK_SCORING = functools.partial(progress.track, action="scoring")
 
 
 def read_input(name: str | None, encoding: str) -> str | None:
@@ -50,10 +50,10 @@ def read_input(name: str | None, encoding: str) -> str | None:
 
 
 def find_data(run: "Run", folder: str, path: str | None) -> "KnownLines | None":
-    """Return the data of the run in `folder`, to find samples in it; None, with a warning, without.
+    """Return the data of the run in `folder`, to find samples in it.
 
-    `path` is the place of the file, if the user names it. Return None for a run on one text: its
-    samples are in no split.
+    `path` is the data file, if the user names it. Print a warning and return None if there is no
+    such file. Return None for a run on one text: its samples are in no split.
     """
     from makemore_jax import assemble
 
@@ -135,7 +135,7 @@ def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
     from makemore_jax.data.lines import split_lines
 
     lines = split_lines(text)
-    log_probs = scoring.score(lm, lines, SHOW_SCORING)
+    log_probs = scoring.score(lm, lines, TRACK_SCORING)
     num_tokens = sum(len(line) + 1 for line in lines)  # the end of a line is a token too
     total_loss = -math.fsum(log_probs) / num_tokens
     for line, log_prob in zip(lines, log_probs, strict=True):
@@ -160,7 +160,7 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
     if len(text) < 2:
         raise UserError("--score: a text needs two characters or more")
     split = text_data.encode(text, lm.vocab, lm.block_size)
-    loss = make_evaluate(lm.model, SHOW_SCORING)(lm.variables, split)
+    loss = make_evaluate(lm.model, TRACK_SCORING)(lm.variables, split)
     if as_json:
         print_json({"summary": {"characters": len(text), "loss": loss}})
     else:
@@ -170,8 +170,8 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
 def print_json(content: dict) -> None:
     """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
 
-    Programs may split the output at any end of a line that Unicode knows, so these are escaped.
+    Programs may split the output at any Unicode line break, so line breaks are escaped.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    print(json.dumps(content, ensure_ascii=not is_utf8).translate(ENDS_OF_LINES))
+    print(json.dumps(content, ensure_ascii=not is_utf8).translate(LINE_BREAKS))

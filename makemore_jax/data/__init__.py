@@ -38,7 +38,10 @@ class Split(Protocol):
         """Return the examples at `indices` (B,). Pure."""
 
     def load(self, indices: Callable[[], np.ndarray]) -> "Split":
-        """Return the split with at least the examples at `indices()` on the device."""
+        """Return the split with at least the examples at `indices()` on the device.
+
+        Data that is on the device already does not call `indices`.
+        """
         return self
 
     def for_evaluation(self) -> "Split":
@@ -68,7 +71,7 @@ class Dataset:
         return f"{', '.join(sizes)} {self.unit}"
 
     def show(self, texts: list[str], is_cut: list[bool]) -> list[str]:
-        """Return samples as lines to print. `is_cut` says whether a sample is only a beginning."""
+        """Return samples as lines to print. `is_cut`: which samples reached the maximum length."""
         return texts
 
     def prepare(self) -> None:

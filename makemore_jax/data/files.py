@@ -20,7 +20,7 @@ def find(path: str) -> str:
 def read(path: str, encoding: str) -> tuple[str, str]:
     """Return the text of the file at `find(path)`, without a byte order mark, and its sha256.
 
-    The sha256 is that of the bytes with \\n as the end of lines, as git may change these.
+    The sha256 is the same for LF and CRLF line endings, because git may convert them.
     """
     raw = Path(find(path)).read_bytes()
     sha256 = hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()

@@ -2,8 +2,8 @@
 
 A split is one stream of tokens on the device, with a 0 before each line: 0 emma 0 olivia 0 ... 0.
 The inputs of a line are the slice of the stream from its 0 to its last character. Its targets are
-the slice shifted by one, which ends with the 0 before the next line, the end of this one. Memory
-grows with the text, not with the length of the longest line.
+the same slice shifted by one. They end with the next 0, which ends this line and starts the next.
+Memory grows with the text, not with the length of the longest line.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,8 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from makemore_jax import data
 from makemore_jax.config import DataConfig
-from makemore_jax.data import Batch, Split, files
+from makemore_jax.data import Batch, Dataset, Split, files
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -40,7 +39,7 @@ class Lines(Split):
         return self.starts[indices + 1] - self.starts[indices]
 
     def take(self, indices: Array, width: int | None = None) -> Batch:
-        """Lines at `indices` (B,) -> inputs (B, T), padded with 0; targets (B, T), with -1.
+        """Return the lines at `indices` (B,): inputs (B, T), padded with 0; targets, with -1.
 
         T is `width`, by default the block_size.
         """
@@ -53,7 +52,7 @@ class Lines(Split):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(data.Dataset):
+class LinesDataset(Dataset):
     """A file of lines."""
 
     words: dict[str, list[str]]  # the lines of train, dev, test
@@ -89,7 +88,7 @@ def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
     return words
 
 
-def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
+def load(config: DataConfig, seed: int, folder: Path | None = None) -> LinesDataset:
     """Read and split a file of lines. UserError if it can't be used. `folder` is not used."""
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
@@ -108,7 +107,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
             f"the {config.split} split leaves none for {empty[0]}"
         )
     by_split = {name: [words[i] for i in chosen] for name, chosen in indices.items()}
-    return Dataset(
+    return LinesDataset(
         vocab=vocab,
         block_size=block_size,
         max_len=block_size,

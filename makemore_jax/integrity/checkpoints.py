@@ -17,7 +17,7 @@ import numpy as np
 from makemore_jax.checkpoint import METRICS, Checkpoints, read_dev_loss
 from makemore_jax.cli.command_line import warn
 from makemore_jax.errors import UserError
-from makemore_jax.integrity import finite, manifest, stranger
+from makemore_jax.integrity import finite, manifest, untrusted
 from makemore_jax.integrity.failures import StorageFailure, ignore_closed_loops
 from makemore_jax.integrity.manifest import Damaged
 from makemore_jax.parallel import processes
@@ -30,7 +30,7 @@ DAMAGED_FOLDER = "damaged"  # in the working directory
 class VerifiedCheckpoints(Checkpoints):
     """`Checkpoints` that survive damage, for several processes and readers during a training.
 
-    A training verifies all checkpoints when it starts, and moves damaged ones out of its way. A
+    A training verifies all checkpoints when it starts, and moves damaged ones away. A
     reader, with `read_only`, verifies what it uses and changes nothing.
     """
 
@@ -43,7 +43,8 @@ class VerifiedCheckpoints(Checkpoints):
         self._damaged: dict[int, str] = {}  # reason by step
         self._reported: set[int] = set()
         if os.name == "posix" and re.search(r"[\\*?[]", str(self.folder)):
-            # TensorStore replaces backslashes by slashes, and orbax is faster without the others.
+            # TensorStore replaces backslashes by slashes. The other characters disable OCDBT, which
+            # makes saving faster.
             self._link_folder = tempfile.TemporaryDirectory(prefix="makemore_jax-")
             link = Path(self._link_folder.name) / "workdir"
             link.symlink_to(self.folder.parent)
@@ -73,7 +74,7 @@ class VerifiedCheckpoints(Checkpoints):
             raise StorageFailure(self._shown, error) from error
 
     def _check_workdir(self) -> None:
-        """StorageFailure if the working directory was moved or deleted. Create a new one."""
+        """Create the folder of a new run. StorageFailure if a known one was moved or deleted."""
         workdir = self._shown.parent
         if self._inode is None:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ class VerifiedCheckpoints(Checkpoints):
 
     def _read_verified(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         folder = self.folder / str(step)
-        stranger.check_memory(items)
+        untrusted.check_memory(items)
         manifest.verify(folder)
         self._check_shapes(folder, items)
         return self._read(folder, items)
@@ -184,7 +185,7 @@ class VerifiedCheckpoints(Checkpoints):
             self._damaged[step] = str(error)
 
     def _report_damage(self, used: int) -> None:
-        """Print a line for each damaged checkpoint. A training moves it out of its way."""
+        """Print a line for each damaged checkpoint. A training moves it away."""
         for step in self._damaged.keys() - self._reported:
             reason, moved = self._damaged[step], ""
             if self._read_only:
@@ -215,7 +216,7 @@ def _inode(folder: Path) -> int | None:
 
 
 def _on_host(tree: Any) -> Any:
-    """Return the shapes of host arrays, to be read into the memory of the host again."""
+    """Return the shapes of host arrays, with the shardings that read them into host memory."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS excludes the CPU
@@ -241,8 +242,10 @@ def _is_same(restored: Any, saved: Any) -> bool:
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """Return the dtype and shape of each leaf by its path, which is the same for named tuples and
-    dicts."""
+    """Return the dtype and shape of each leaf by its path.
+
+    The path is the same for named tuples and dicts.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{a.dtype}{list(a.shape)}"

@@ -45,7 +45,7 @@ def reporting_storage_failures(folder: Path) -> Iterator[None]:
 
 
 def ignore_closed_loops() -> None:
-    """Don't print a traceback for each array that TensorStore could not write.
+    """Print no traceback for each array that TensorStore could not write.
 
     Its threads call back into an event loop that orbax has closed after the first error.
     """
@@ -65,7 +65,7 @@ def _is_in(file: str, folder: Path) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    """Return what the operating system says; other libraries quote it within long messages."""
+    """Return the reason in the words of the operating system, which other errors may quote."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())

@@ -1,8 +1,8 @@
 """Refuse to save a state that has diverged.
 
 The loss of a step is computed before its update, so the loss can be finite although the update made
-a parameter or a moment of Adam infinite. A moment that is infinite stops its parameter forever,
-without any effect on the loss.
+a parameter or a moment of Adam infinite. An infinite moment stops the updates of its parameter
+forever, without any effect on the loss.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The lock of a working directory: one training at a time.
 
-Where the file system has locks, the lock ends with its process. Elsewhere, as on some Lustre and
-NFS, a file names the host and the process that own the directory.
+On a file system with locks, the lock ends with its process. On others, such as some Lustre and NFS
+mounts, a file names the host and the process that own the directory.
 """
 
 import contextlib
@@ -62,12 +62,12 @@ def _create_owner_file(workdir: Path) -> None:
                 file.write(_this_process())
             return
         except FileExistsError:
-            if not _take_away(owner):
+            if not _remove_if_ended(owner):
                 break
     raise UserError(f"{_in_use(workdir, owner)}; if that process has ended, delete {owner}")
 
 
-def _take_away(owner: Path) -> bool:
+def _remove_if_ended(owner: Path) -> bool:
     """Remove an owner file if its process has ended. Return whether it is gone.
 
     The file is renamed first: another starting training may have replaced it since it was read.
@@ -102,7 +102,7 @@ def _this_process() -> str:
 def _start_time(process: str) -> str:
     """Return when a process of this host started, in ticks since boot; "" if it has ended.
 
-    Systems without /proc don't tell it: there a live process returns "running".
+    Systems without /proc do not give this time: a live process there returns "running".
     """
     if not os.path.isdir("/proc/self"):
         return "running" if _is_running(int(process)) else ""

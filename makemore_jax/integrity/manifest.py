@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from makemore_jax.errors import UserError
-from makemore_jax.integrity.stranger import check_json
+from makemore_jax.integrity.untrusted import check_json
 
 NAME = "manifest.json"
 

@@ -10,13 +10,13 @@ from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
-from makemore_jax.integrity import runs, stranger
+from makemore_jax.integrity import runs, untrusted
 from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run
 
-# A resumed run must have the same data and model settings and these,
+# A resumed run must have the same `data` and `model` fields, and the same of these,
 FIXED = ("seed", "optimizer.name", "optimizer.decay")
-# except for these, which do not change its numbers.
+# except for these fields, which do not change its numbers.
 MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 
 
@@ -25,7 +25,7 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
 
     Settings that only change how long and how fast a run trains may differ.
     """
-    stranger.check_links(workdir)
+    untrusted.check_links(workdir)
     if (workdir / "config.json").exists():
         _check_same(runs.read(workdir), config, dataset, workdir)
     elif workdir.is_dir() and (other := sorted(filter(_is_foreign, workdir.iterdir()))):
@@ -79,7 +79,7 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
 def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
     """Return summary.json if the run ended after `steps` steps, else None."""
     try:
-        stranger.check_json(workdir / "summary.json")
+        untrusted.check_json(workdir / "summary.json")
         summary = json.loads((workdir / "summary.json").read_text("utf-8"))
         return summary if summary["steps"] == steps else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

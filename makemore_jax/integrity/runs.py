@@ -1,4 +1,4 @@
-"""One-line errors for a working directory: it can't be written, holds no run, or a damaged one."""
+"""One-line errors for a working directory that is not writable, or has no run or a damaged one."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from makemore_jax import workdir as workdir_lib
 from makemore_jax.errors import UserError, did_you_mean
-from makemore_jax.integrity import stranger
+from makemore_jax.integrity import untrusted
 from makemore_jax.workdir import Run, hash_file
 
 
@@ -17,9 +17,9 @@ def read(workdir: Path) -> Run:
         raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
     try:
         for name in ("config.json", "vocab.json"):
-            stranger.check_json(workdir / name)
+            untrusted.check_json(workdir / name)
         run = workdir_lib.read(workdir)
-        stranger.check_run(run)
+        untrusted.check_run(run)
         vocab_sha256 = json.loads((workdir / "config.json").read_text("utf-8"))["vocab_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None

@@ -1,7 +1,7 @@
 """The models: pure functions of (params, tokens) with three methods.
 
 A model is a Flax Linen module: a frozen dataclass of sizes. Its parameters are a separate tree of
-arrays. Each family reads a line in two ways, and a test holds them equal:
+arrays. Each family reads a line in two ways, and a test checks that they agree:
 
 | method                           | shapes                                                   |
 |----------------------------------|----------------------------------------------------------|
@@ -74,7 +74,7 @@ def create(
 
 
 def check_fields(config: ModelConfig, families: dict[str, type[nn.Module]] = MODELS) -> None:
-    """Raise UserError if a field that the family's class does not declare has no default value."""
+    """UserError if a field that the family's class does not declare differs from its default."""
     declared = {f.name for f in dataclasses.fields(_family(config.kind, families))} | {"kind"}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)

@@ -50,9 +50,9 @@ class BoW(nn.Module):
         self.lm_head = Linear(self.n_embd, self.vocab_size)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        at = kernels.token_positions(tokens, positions)
-        x = self.wte(tokens) + self.wpe(at)  # (B, T, C)
-        weights = kernels.causal_mask(tokens.shape[1], positions) / (at + 1)[..., None]
+        t = kernels.token_positions(tokens, positions)
+        x = self.wte(tokens) + self.wpe(t)  # (B, T, C)
+        weights = kernels.causal_mask(tokens.shape[1], positions) / (t + 1)[..., None]
         weights = jnp.broadcast_to(weights, (len(tokens), *weights.shape[1:]))
         average = weights @ kernels.prepend_previous_row(x, positions)
         return self.lm_head(self.context_block(x, average))

@@ -1,7 +1,7 @@
 """Layers with PyTorch's initial values, and the kernels that all families use.
 
 This is the only file of the models that imports `kernels`. `kernels/plain.py` has a plain reference
-of each; it can take the place of the fast forms.
+of each kernel and can replace the package.
 """
 
 import jax.numpy as jnp

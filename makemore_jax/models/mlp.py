@@ -34,7 +34,7 @@ class MLP(nn.Module):
         return self._logits(jnp.stack(context, axis=-1))  # (B, T, block_size) -> (B, T, V)
 
     def init_carry(self, batch_size: int) -> Array:
-        """Return the last `block_size` tokens, the nearest first: all blank. (B, block_size)"""
+        """Return the last `block_size` tokens, the nearest first: none so far. (B, block_size)"""
         return jnp.full((batch_size, self.block_size), self.vocab_size)
 
     def step(self, carry: Array, token: Array) -> tuple[Array, Array]:

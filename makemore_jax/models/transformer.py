@@ -136,8 +136,8 @@ class Decoder(nn.Module):
 class Transformer(Decoder):
     """A decoder-only transformer with learned positions.
 
-    With init_scheme="gpt2", weights are N(0, 0.02); weights of residual projections are divided by
-    the square root of their number (Radford et al. 2019, section 2.3).
+    With init_scheme="gpt2", weights have standard deviation 0.02, and those of the 2 * n_layer
+    residual projections 0.02 / sqrt(2 * n_layer) (Radford et al. 2019, section 2.3).
 
     `blockwise` attention fits in a CPU's cache. It changes logits only by rounding.
     """

@@ -20,7 +20,7 @@ from absl import flags
 
 from makemore_jax.cli import command_line, startup
 from makemore_jax.errors import UserError
-from makemore_jax.integrity.stranger import check_links
+from makemore_jax.integrity.untrusted import check_links
 from makemore_jax.report import comparison
 from makemore_jax.report.collect import collect
 

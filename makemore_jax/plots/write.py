@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from makemore_jax.errors import UserError
-from makemore_jax.integrity.stranger import check_links
+from makemore_jax.integrity.untrusted import check_links
 from makemore_jax.plots import curves, diagnostics, learned
 from makemore_jax.report import page
 from makemore_jax.report.collect import Report

@@ -13,7 +13,7 @@ from makemore_jax import assemble, model_forms, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import find_data, open_checkpoints, read_run, restore_language_model
 from makemore_jax.cli import sample_rules
-from makemore_jax.data.lines import Dataset, encode
+from makemore_jax.data.lines import LinesDataset, encode
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
@@ -111,7 +111,7 @@ def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
         sample_rules.check_line(name, vocab, max_len, "--names")
 
 
-def default_names(dataset: Dataset | None, samples: list[str]) -> list[str]:
+def default_names(dataset: LinesDataset | None, samples: list[str]) -> list[str]:
     """Return the first three names of dev, or the first three samples without a dataset."""
     names = dataset.words["dev"] if dataset else [text for text in samples if text] or samples
     return list(dict.fromkeys(names))[:3]

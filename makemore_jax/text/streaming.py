@@ -157,7 +157,7 @@ def sample(
     """
     num_chars = num_new_chars(prompt, lm.max_len)
     samples: list[Sample] = []
-    batch_size = min(num, max(1, MAX_CONTEXT_TOKENS // lm.block_size))
+    batch_size = max(1, min(num, MAX_CONTEXT_TOKENS // lm.block_size))
     for start in range(first, first + num, batch_size):
         parts = stream(lm, key, np.arange(start, start + batch_size), prompt, decoding)
         parts = itertools.islice(parts, -(-num_chars // TOKENS_PER_CALL) + 1)

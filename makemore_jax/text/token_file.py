@@ -43,7 +43,7 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
 
 
 def hash_text(path: str | Path) -> str:
-    """Return the sha256 of a file with \\n as the end of lines, as `data.files.read` does."""
+    """Return the sha256 of a file with LF line endings, as `data.files.read` does."""
     digest, part = hashlib.sha256(), b""
     with open(path, "rb") as file:
         while chunk := file.read(BYTES_PER_HASH):

@@ -7,12 +7,12 @@ from makemore_jax.training.state import TrainState
 
 
 class Hook(NamedTuple):
-    """A function that the loop calls with the state; it returns the state to go on with."""
+    """A function that the loop calls with the state. Training continues with its result."""
 
     call: Callable[[TrainState], TrainState]
     intervals: tuple[int, ...] = ()  # due after every multiple of one of these numbers of steps
     steps: tuple[int, ...] = ()  # due after these steps
-    is_due_at_end: bool = False  # due after the last step and when training is interrupted
+    is_due_at_end: bool = False  # due after the last step; see `loop.train` for an early stop
 
     def is_due(self, step: int, is_last: bool) -> bool:
         """Return whether the hook is due after this step."""

@@ -1,4 +1,4 @@
-"""The training loop: compiled steps, and between them whatever is due.
+"""The training loop: compiled steps, and between them the actions that are due.
 
 Every random number comes from a key that is a function of the seed and the step, so a run that is
 stopped and resumed is bit-identical to one that is not.
@@ -20,7 +20,7 @@ from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 
 
-class Run(NamedTuple):
+class ActiveRun(NamedTuple):
     """A run that has started: what the loop and its hooks read."""
 
     folder: Path  # the working directory
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def train(
-    run: Run,
+    run: ActiveRun,
     state: TrainState,
     hooks_before: list[Hook],
     hooks_after: list[Hook],
@@ -44,7 +44,8 @@ def train(
 ) -> TrainState:
     """Train until the last step or until `stop` returns a true value, and save the state.
 
-    Hooks are called before or after evaluation.
+    `hooks_before` run before evaluation, `hooks_after` after it. When training stops early, those
+    of `hooks_before` that are due at the end run before the state is saved.
     """
     config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
     dev, evaluate = run.splits["dev"], run.programs.evaluate
@@ -73,7 +74,8 @@ def train(
         metrics.show()
     metrics.flush()
     if step < config.steps:
-        state = _call(hooks_before, state, step, is_last=True)
+        # The other hooks have run: a second call would write their results again.
+        state = _call([h for h in hooks_before if h.is_due_at_end], state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
 
@@ -87,6 +89,6 @@ def _call(hooks: list[Hook], state: TrainState, step: int, is_last: bool) -> Tra
 
 def _next_stop(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
     """Return the next step at which an action is due."""
-    intervals = [config.log_every, config.eval_every, config.sample_every, config.checkpoint_every]
+    intervals = [config.log_every, config.eval_every, config.checkpoint_every]
     intervals += [n for hook in hooks for n in hook.intervals]
     return next_due(step, intervals, [config.steps, *(s for hook in hooks for s in hook.steps)])

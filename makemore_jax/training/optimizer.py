@@ -11,7 +11,7 @@ from makemore_jax.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step (from 0) -> learning rate.
+    """Return the function from a step, counted from 0, to its learning rate.
 
     Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or
     times `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine
@@ -20,29 +20,31 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     peak, warmup, end = config.learning_rate, config.warmup_steps, config.decay_steps or steps
 
-    # Written out, with Python floats, because optax's schedules divide the int32 step by an
-    # integer, which gives float32 even where all else is float64.
+    # Not optax's schedules: they divide the int32 step by an integer, and the quotient is float32
+    # even if all other values are float64.
     def schedule(step: Array) -> Array:
         after = jnp.maximum(step - warmup, 0)
         learning_rate = peak
         if config.schedule == "step":
             learning_rate = peak * config.gamma ** (after // config.step_size)
         elif config.schedule in ("cosine", "nanogpt"):
-            part = jnp.minimum(after / float(max(1, end - warmup)), 1.0)
+            progress = jnp.minimum(after / float(max(1, end - warmup)), 1.0)
             floor = config.min_learning_rate
-            learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * part))
-        # From peak / warmup, not from 0: a first step without a learning rate would be lost.
-        rise = max(1, warmup + (config.schedule == "nanogpt"))
-        return jnp.where(step < warmup, peak * (step + 1) / float(rise), learning_rate)
+            learning_rate = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        # The warm-up starts at peak / warmup: a step with learning rate 0 would be wasted.
+        denominator = max(1, warmup + (config.schedule == "nanogpt"))
+        return jnp.where(step < warmup, peak * (step + 1) / float(denominator), learning_rate)
 
     return schedule
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) decays every parameter, as torch.optim.AdamW does.
+    """Return the optimizer of a config.
+
+    AdamW (Loshchilov and Hutter 2019) decays every parameter, as torch.optim.AdamW does.
 
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
-    decay="matrices", biases and the parameters of norms do not decay, as in nanoGPT.
+    decay="matrices", parameters with one axis (biases and norms) do not decay, as in nanoGPT.
 
     Muon (Jordan et al. 2024) orthogonalizes the updates of matrices, here also those of embeddings
     and of the output layer, which its authors leave to AdamW. AdamW with Nesterov momentum updates
@@ -50,7 +52,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     rate fits both (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
-    # A mask changes the tree of the state, which is in checkpoints, so it is set only if needed.
+    # Passed only if needed: a mask changes the tree of the optimizer state, and so checkpoints.
     mask = {"mask": _is_matrix} if config.decay == "matrices" else {}
     if config.name == "adamw":
         tx = optax.adamw(
@@ -76,7 +78,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Clip gradients to this global norm (Pascanu et al. 2013, section 3.2).
 
-    torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm; optax's version does not.
+    It adds 1e-6 to the norm, as torch.nn.utils.clip_grad_norm_ does; optax's clipping does not.
     """
 
     def clip(grads: Any, params: Any) -> Any:
@@ -87,4 +89,5 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _is_matrix(params: Any) -> Any:
+    """Return for each parameter whether it has two or more axes."""
     return jax.tree.map(lambda a: a.ndim >= 2, params)

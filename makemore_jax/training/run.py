@@ -22,12 +22,12 @@ from makemore_jax.errors import Stopped
 from makemore_jax.metrics import Metrics, open_plain
 from makemore_jax.training import loop
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.loop import Run
+from makemore_jax.training.loop import ActiveRun
 from makemore_jax.training.programs import Programs, make_programs
 from makemore_jax.training.state import TrainState, num_params
 
 
-def make_sample_hook(run: Run, sample: Callable[..., list[Any]]) -> Hook:
+def make_sample_hook(run: ActiveRun, sample: Callable[..., list[Any]]) -> Hook:
     """Return the hook that writes samples, if the config asks for any."""
     dataset, num = run.dataset, run.config.train.num_samples
     num = dataset.num_samples if num is None else num
@@ -56,12 +56,12 @@ class Parts(NamedTuple):
     find_finished: Callable[[Path, Config, Dataset], dict[str, Any] | None] = lambda *_: None
     # Return the function (step, number of steps) -> training data
     make_load: Callable[..., Callable[[int, int], Split]] = lambda split, *_: lambda *_: split
-    # (directory, config, dataset) -> a context in which the directory belongs to this run
+    # (directory, config, dataset) -> a context in which this run owns the directory
     hold: Callable[..., Any] = lambda *args: contextlib.nullcontext(workdir.prepare(*args))
     # Describe the run that starts. Return the hooks that run before evaluation
-    begin: Callable[[Run, TrainState], list[Hook]] = lambda run, state: []
+    begin: Callable[[ActiveRun, TrainState], list[Hook]] = lambda run, state: []
     sample: Callable[..., list[Any]] = sampling.sample
-    # A context that gives a function: the number of the signal that asks to stop, or 0
+    # A context that yields a function () -> number of the signal that asks to stop, or 0
     catch_signals: Callable[[], Any] = lambda: contextlib.nullcontext(lambda: 0)
     # Write the summary and return it
     finish: Callable[[Path, dict[str, Any]], dict[str, Any]] = workdir.write_summary
@@ -98,8 +98,8 @@ def _train(
         state = checkpoints.restore("latest", state)
     metrics = parts.open_metrics(folder, int(state.step), config)
     load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
-    arrays = splits, load, train_key, sample_key
-    run = Run(folder, config, dataset, programs, metrics, checkpoints, *arrays)
+    data_and_keys = splits, load, train_key, sample_key
+    run = ActiveRun(folder, config, dataset, programs, metrics, checkpoints, *data_and_keys)
     hooks = parts.begin(run, state)
     with contextlib.closing(metrics), parts.catch_signals() as signal_number:
         state = loop.train(run, state, hooks, [make_sample_hook(run, parts.sample)], signal_number)

@@ -18,8 +18,8 @@ from makemore_jax.data import Batch, Split, draw_indices
 from makemore_jax.losses import token_losses
 from makemore_jax.training.state import TrainState
 
-Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, Split, Array], tuple[TrainState, Metrics]]
+StepMetrics = dict[str, Array]  # of each step; `metrics.Metrics` writes them
+TrainStep = Callable[[TrainState, Split, Array], tuple[TrainState, StepMetrics]]
 
 
 class Sums(NamedTuple):
@@ -38,7 +38,7 @@ GradientFn = Callable[[dict[str, Any], Split, Array, Array], Sums]
 def sum_loss(
     model: nn.Module, params: Any, model_state: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Array, tuple[Array, Any]]:
-    """Return the loss of a batch summed over its targets, (their number, new model state)."""
+    """Return the loss summed over the targets of a batch, and (their number, new model state)."""
     logits, model_state = model.apply(
         {"params": params, **model_state},
         batch.inputs,
@@ -69,7 +69,7 @@ def gradients(model: nn.Module) -> GradientFn:
 
 
 def step_keys(keys: Array, step: Array | int) -> tuple[Array, Array]:
-    """Return the keys of one step, for its batch and for dropout, given those of the run (2,)."""
+    """Return the keys of one step, for its batch and for dropout, from the keys of the run (2,)."""
     return jax.random.fold_in(keys[0], step), jax.random.fold_in(keys[1], step)
 
 
@@ -82,7 +82,7 @@ def make_train_step(
     from them and `state.step`.
     """
 
-    def train_step(state: TrainState, split: Split, keys: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, split: Split, keys: Array) -> tuple[TrainState, StepMetrics]:
         data_key, dropout_key = step_keys(keys, state.step)
         indices = draw_indices(split, data_key, batch_size)
         sums = gradient_fn(state.variables, split, indices, dropout_key)
@@ -96,7 +96,7 @@ def make_train_step(
     return train_step
 
 
-def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Return the compiled function (state, split, key, num_steps) -> (state, metrics of each step).
 
     The input state is donated: its memory is reused for the output. Calls are asynchronous.
@@ -105,10 +105,10 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, M
     @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
     def train_steps(
         state: TrainState, split: Split, key: Array, num_steps: int
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, StepMetrics]:
         keys = jax.random.split(key)  # outside of the loop, where it costs up to 4% of a step
 
-        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
             return train_step(state, split, keys)
 
         if num_steps > 1:
@@ -116,8 +116,8 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, M
         # XLA unrolls a loop with a known trip count of one and rounds differently; hiding the count
         # keeps a resumed run bit-exact.
         empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(body, state, None)[1])
-        one = jax.lax.optimization_barrier(jnp.int32(1))
-        state, metrics = jax.lax.fori_loop(0, one, lambda _, c: body(c[0], None), (state, empty))
+        num = jax.lax.optimization_barrier(jnp.int32(1))
+        state, metrics = jax.lax.fori_loop(0, num, lambda _, c: body(c[0], None), (state, empty))
         return state, jax.tree.map(lambda a: a[None], metrics)
 
     return train_steps

@@ -1,4 +1,4 @@
-"""Limits on a run folder that someone else made: no links out of it, no size without bound."""
+"""Limits on a run folder that someone else made: no links out of it, no unlimited sizes."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def check_links(workdir: Path) -> None:
 
 
 def check_json(file: Path) -> None:
-    """ValueError if a JSON file is no regular file or larger than any that a run writes."""
+    """ValueError if a JSON file is not a regular file or is larger than any that a run writes."""
     if not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file.name} is no file of at most {MAX_JSON_BYTES:,} bytes")
 
