@@ -35,6 +35,7 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,6 +51,8 @@ from makemore_jax.known_lines import KnownLines, load
 from makemore_jax.training.step import gradients, make_train_step
 
 ROOT = Path(__file__).parent.parent
+# jax 0.7.2 has it in jax.experimental only.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 SECONDS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds per command, enough for a slow and busy machine

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_close, assert_same, run
+from conftest import ROOT, assert_close, assert_same, enable_x64, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +26,6 @@ UNDER_A_FILE = ROOT / "names.txt" / "x"
 # Use the same examples in every run, so that a test fails only if the code changes.
 SAME_EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 JAX = SimpleNamespace(exp=jnp.exp, log=jnp.log, tanh=jnp.tanh, relu=jax.nn.relu)
 
 

@@ -10,7 +10,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, assert_close, assert_same, make_batch_step, run
+from conftest import FAMILIES, ROOT, assert_close, assert_same, enable_x64, make_batch_step, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -34,7 +34,6 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
 pytestmark = pytest.mark.slow
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 CONVERT = ("-m", "makemore_jax.torch_parity.convert")
 QUICK = ("--config.train.steps=20", "--config.train.eval_every=10", "--config.train.log_every=10")
 

@@ -3,16 +3,13 @@
 import random
 
 import jax
-import jax.experimental
 import numpy as np
 import pytest
-from conftest import ROOT, published, run
+from conftest import ROOT, enable_x64, published, run
 
 from makemore_jax.data.lines import split_lines
 from makemore_jax.lectures import microgpt, microgpt_numpy
 from makemore_jax.lectures.microgpt import NUM_STEPS, Documents, Params
-
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 # Measured with the original in plain Python, on makemore's list.
 LOSSES = {1: 3.3659669476, 2: 3.4242727839, 10: 3.2228882401, 1000: 2.6496944697}

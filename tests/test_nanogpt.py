@@ -3,6 +3,7 @@
 Needs torch: pip install -e ".[parity]". If MAKEMORE_REQUIRE_TORCH is set, nothing is skipped.
 """
 
+import math
 import os
 import pickle
 import runpy
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FixedBatch, assert_same, read_metrics, run
+from conftest import FixedBatch, assert_same, enable_x64, read_metrics, run
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -35,7 +36,6 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.step import gradients, make_train_step
 
 pytestmark = pytest.mark.slow
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 TEXT = "".join(f"{i * 7 % 89} for, {i % 13} of;\n" for i in range(120))
 CHARS = sorted(set(TEXT))
 V, T, STEP = len(CHARS), 11, 7  # the checkpoint is of step 7, within the warm-up
@@ -106,7 +106,7 @@ def continue_in_jax(folder, steps):
 
 
 def continue_in_torch(model, optimizer, steps, settings):
-    """Return the same of nanoGPT's own training."""
+    """Return the losses of the same steps in PyTorch, and the parameters."""
     # Load the state into a new optimizer, which casts it to the dtype of the parameters.
     saved, double = optimizer.state_dict(), model.double()
     betas = (settings["beta1"], settings["beta2"])
@@ -212,6 +212,23 @@ def test_back_to_nanogpt(files, tmp_path):
     assert losses == expected
 
 
+def test_a_checkpoint_in_which_all_parameters_decay(files, tmp_path):
+    """to-torch writes one for optimizer.decay=all. Its best loss is infinite without a dev loss."""
+    model, optimizer, settings = trained()
+    optimizer.param_groups[1]["weight_decay"] = settings["weight_decay"]
+    content = nanogpt.checkpoint(model, optimizer, STEP, settings) | {"best_val_loss": math.inf}
+    torch.save(content, tmp_path / "ckpt.pt")
+    meta, folder = files / "meta.pkl", tmp_path / "run"
+    converted = convert.from_torch(tmp_path / "ckpt.pt", Config(), folder, meta=meta)
+    assert converted.config.optimizer.decay == "all"
+    assert converted.config.optimizer.learning_rate == settings["learning_rate"]
+    assert converted.has_moments and converted.dev_loss is None
+    convert.to_torch(folder, tmp_path / "again.pt", "latest")
+    _, again, step, best_loss = nanogpt.resume(tmp_path / "again.pt")
+    assert [group["weight_decay"] for group in again.param_groups] == [settings["weight_decay"]] * 2
+    assert (step, best_loss) == (STEP, math.inf)
+
+
 def test_a_vocabulary_is_enough_to_sample(files, tmp_path):
     command = ("-m", "makemore_jax.torch_parity.convert", "from-torch", files / "ckpt.pt")
     done = run(*command, "--meta", files / "meta.pkl", "--workdir", tmp_path / "run")
@@ -291,7 +308,7 @@ def test_another_text_and_another_vocabulary_are_refused(files, tmp_path):
     data, folder = str(tmp_path / "other.txt"), tmp_path / "run"
     with pytest.raises(UserError, match=rf"has {V - 1} tokens, .*ckpt.pt has {V}"):
         convert.from_torch(files / "ckpt.pt", Config(), folder, data)
-    with pytest.raises(UserError, match=r"meta.pkl has other characters than .*other.txt"):
+    with pytest.raises(UserError, match=r"meta.pkl and .*other.txt have different characters"):
         convert.from_torch(files / "ckpt.pt", Config(), folder, data, files / "meta.pkl")
     config = Config()
     config.model.n_layer = 3

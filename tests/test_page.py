@@ -1,17 +1,20 @@
 """The page that shows JAX beside PyTorch."""
 
+import html
 import re
 
 import conftest
+import numpy as np
 import pytest
 from conftest import ROOT, on_devices, run
 
-from makemore_jax.torch_parity import page_markdown, source
-from makemore_jax.torch_parity.difference import Difference
+from makemore_jax.torch_parity import page_html, page_markdown, source
+from makemore_jax.torch_parity.difference import Difference, worst_relative
 from makemore_jax.torch_parity.page_content import code_of, parameter_names, sections
 from makemore_jax.torch_parity.pairs import FAMILIES
 
 MARKDOWN = ROOT / "docs/jax-beside-pytorch.md"
+FIRST_GRADIENT = "bigram-all-positions"
 
 
 def test_the_markdown_page_shows_the_present_code():
@@ -26,6 +29,21 @@ def test_the_links_of_the_markdown_page_have_a_heading():
     links = re.findall(r"\]\(#(.*?)\)", text)
     assert len(links) > len(FAMILIES)
     assert set(links) <= anchors
+
+
+def test_the_html_page_shows_the_present_code_and_marks_large_differences():
+    pairs = [(section, pair) for section in sections() for pair in section.pairs]
+    differences = {section.anchor(pair): Difference(0.0, 0.0) for section, pair in pairs}
+    page = page_html.as_html(differences, {"versions": "", "sizes": ""})
+    text = html.unescape(re.sub(r"<[^>]*>", "", page))
+    for section, pair in pairs:
+        for side in (pair.torch, pair.jax):
+            assert code_of(side)
+            assert all(code in text for _, code in code_of(side)), section.anchor(pair)
+    assert 'exceeded"' not in page
+    differences[FIRST_GRADIENT] = Difference(0.0, 1.0)
+    page = page_html.as_html(differences, {"versions": "", "sizes": ""})
+    assert page.count('class="exceeded">1.0e+00<') == 2  # in the overview and beside the code
 
 
 def test_every_family_with_a_config_is_on_the_page():
@@ -48,6 +66,9 @@ def test_a_missing_or_large_difference_exceeds_the_bounds():
     assert Difference(2e-12).exceeds(bounds)
     assert Difference(float("nan")).exceeds(bounds)
     assert Difference(None, 0.0).exceeds(bounds)
+    zero, nan = np.zeros(2), np.array([0.0, np.nan])
+    both = {"a": zero, "b": nan}, {"a": zero, "b": zero}
+    assert Difference(0.0, worst_relative(*both)).exceeds((None, 1e-12))
 
 
 def test_parameters_have_the_names_of_both_sides():
@@ -74,7 +95,6 @@ def test_the_page_is_written_and_all_differences_are_within_their_bounds(tmp_pat
         for pair in section.pairs:
             anchor = section.anchor(pair)
             assert page.count(f'id="{anchor}"') == 1
-            assert all(code_of(side) for side in (pair.torch, pair.jax))
     for target in re.findall(r'href="#(.*?)"', page):
         assert f'id="{target}"' in page
 

@@ -4,6 +4,9 @@ It differs from `transformer.py` in five ways: RMSNorm (Zhang and Sennrich 2019)
 LayerNorm, also after the embedding; rotary positions (Su et al. 2021, RoFormer) instead of a table;
 normalized queries and keys (Henry et al. 2020); relu(x)^2 (So et al. 2021, Primer) instead of GELU;
 and separate matrices for queries, keys and values, which Muon treats one by one.
+
+Initial values are those of `layers.py`. nanochat starts the output layer and the residual
+projections at 0.
 """
 
 import jax.numpy as jnp
@@ -23,7 +26,7 @@ def rotate(x: Array, positions: Array) -> Array:
     """Rotate each pair of channels i and i + hs / 2 by an angle. (..., nh, hs) -> (..., nh, hs)
 
     The angle is the position times 10,000 ** (-2 i / hs), so the product of a query and a key
-    depends on the distance of their positions, not on the positions. (section 3.2.2)
+    depends on the distance of their positions only (Su et al. 2021, section 3.2.2).
     """
     exponents = jnp.linspace(0, -1, x.shape[-1] // 2, endpoint=False, dtype=x.dtype)
     angles = positions[..., None, None] * 10_000.0**exponents

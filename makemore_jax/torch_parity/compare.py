@@ -41,7 +41,7 @@ from makemore_jax.losses import mean_loss
 from makemore_jax.metrics import finite_mean
 from makemore_jax.text.dataset import TextDataset
 from makemore_jax.torch_parity import compiled, weights
-from makemore_jax.torch_parity.difference import worst_relative
+from makemore_jax.torch_parity.difference import worst, worst_relative
 from makemore_jax.torch_parity.models import MODELS
 from makemore_jax.torch_parity.step import make_torch_step, torch_mean_loss
 from makemore_jax.torch_parity.table import (
@@ -127,7 +127,7 @@ def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, 
     lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
     continuations = _continuations(lm, module, _prompts(dataset))
     differences |= {
-        "parameters": max(snapshots.values()),
+        "parameters": worst(snapshots.values()),
         "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
     }
@@ -203,7 +203,7 @@ def _first_step(
     return {
         "logits": float(np.max(np.abs(np.asarray(logits) - their_logits))) / scale,
         "loss": abs(float(loss) - torch_loss.item()) / max(1.0, torch_loss.item()),
-        "gradients": max(by_name.values()),
+        "gradients": worst(by_name.values()),
         "gradient_of_each": by_name,
     }
 

@@ -60,9 +60,9 @@ def recording_first_gradients(
 def why_not(num_devices: int, batch_size: int) -> str | None:
     """Return the reason why a run cannot use this number of devices, or None if it can."""
     if num_devices > len(jax.devices()):
-        return f"{len(jax.devices())} device is here"
+        return f"only {len(jax.devices())} device is available"
     if batch_size % num_devices:
-        return f"a batch of {batch_size} does not divide"
+        return f"a batch of {batch_size} is not divisible by {num_devices}"
     return None
 
 

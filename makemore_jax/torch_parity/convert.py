@@ -8,13 +8,14 @@
 
 from-torch reads the model.pt of makemore.py, the ckpt.pt of nanoGPT's train.py, or the same tensors
 as .npz or .safetensors. It makes a run that sample.py and train.py can use. The file determines the
-family, the sizes and, for nanoGPT, the settings of the training; --config what the file does not
-say. If the file has the state of AdamW, training continues with it. The vocabulary comes from
+family, the sizes and, for nanoGPT, the settings of the training; --config gives what is not in the
+file. If the file has the state of AdamW, training continues with it. Opening .pt files needs torch
+2.10 or newer. The vocabulary comes from
 --data, the text that the model was trained on, or from --meta, nanoGPT's meta.pkl.
 
 to-torch writes a ckpt.pt for nanoGPT if the model is nanoGPT's: a transformer with tied weights and
-model.activation=gelu_exact. Else it writes a model.pt that makemore's model of the same sizes loads
-with strict=True. --meta names the meta.pkl to write for nanoGPT's sample.py.
+model.activation=gelu_exact. Otherwise it writes a model.pt that makemore's model of the same sizes
+loads with strict=True. --meta names the meta.pkl to write for nanoGPT's sample.py.
 """
 
 from pathlib import Path
@@ -61,9 +62,9 @@ def main(arguments: list[str]) -> None:
             "nanoGPT's meta.pkl"
         )
     config = config_flag.read(CONFIG) if CONFIG.value else Config()
-    made = from_torch(file, config, folder, DATA.value, meta)
-    loss = "" if made.dev_loss is None else f", dev loss {made.dev_loss:.4f}"
-    optimizer = f" of step {made.step} with its optimizer" if made.has_moments else ""
+    converted = from_torch(file, config, folder, DATA.value, meta)
+    loss = "" if converted.dev_loss is None else f", dev loss {converted.dev_loss:.4f}"
+    optimizer = f" of step {converted.step} with its optimizer" if converted.has_moments else ""
     print(f"{folder}: a run with the weights of {file}{optimizer}{loss}")
     if (folder / "config.py").exists():
         print(f"python train.py --config {folder / 'config.py'} --workdir {folder} continues it")

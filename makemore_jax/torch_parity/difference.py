@@ -1,17 +1,22 @@
 """The differences of the results of JAX and PyTorch."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+
+def worst(values: Iterable[float]) -> float:
+    """Return the largest value, or nan if there is one. Python's max can skip nan."""
+    return float(np.max(list(values)))
 
 
 def worst_relative(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
     """Return the largest difference of any tensor, relative to the largest entry of the tensor."""
     assert ours.keys() == theirs.keys()
     tiny = np.finfo(np.float64).tiny
-    return max(
-        float(np.max(np.abs(ours[k] - theirs[k])) / max(np.max(np.abs(theirs[k])), tiny))
-        for k in theirs
+    return worst(
+        np.max(np.abs(ours[k] - theirs[k])) / max(np.max(np.abs(theirs[k])), tiny) for k in theirs
     )
 
 

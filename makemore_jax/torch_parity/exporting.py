@@ -67,12 +67,12 @@ def to_checkpoint(
     import torch
 
     tensors = weights.to_torch(state.params, "transformer")
-    found, mu, nu = moments.find_moments(state.opt_state), {}, {}
+    adam, mu, nu = moments.find_moments(state.opt_state), {}, {}
     if config.optimizer.name == "adamw":
-        mu, nu = (weights.to_torch(tree, "transformer") for tree in (found.mu, found.nu))
+        mu, nu = (weights.to_torch(tree, "transformer") for tree in (adam.mu, adam.nu))
     # nanoGPT always has two groups. With decay="all" both decay.
     groups = replace(config.optimizer, name="adamw", decay="matrices")
-    count = int(found.count) if mu else 0
+    count = int(adam.count) if mu else 0
     optimizer = moments.write(weights.shapes_only(config, vocab.size), groups, count, mu, nu)
     if config.optimizer.decay == "all":
         optimizer["param_groups"][1]["weight_decay"] = config.optimizer.weight_decay

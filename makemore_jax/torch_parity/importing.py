@@ -1,4 +1,4 @@
-"""Make a run of a model that PyTorch saved."""
+"""Make a run from a model that PyTorch saved."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from makemore_jax.training.state import TrainState
 
 
 class Converted(NamedTuple):
-    """What from-torch has made."""
+    """The result of `from_torch`."""
 
     config: Config
     step: int
@@ -84,12 +84,15 @@ def complete(config: Config, stored: Stored, file: Path) -> int:
 
     UserError if the result is not valid.
     """
-    found, vocab_size = infer.model_fields(stored, file, config.model.batch_norm)
-    if stored.optimizer is not None:
-        found |= moments.optimizer_fields(stored.optimizer, file)
+    inferred, vocab_size = infer.model_fields(stored, file, config.model.batch_norm)
     if stored.model_args is not None:
-        found |= infer.nanogpt_fields(stored, found, vocab_size, file)
-    infer.merge(config, found, file)
+        inferred |= infer.nanogpt_fields(stored, inferred, vocab_size, file)
+    if stored.optimizer is not None:
+        from_optimizer = moments.optimizer_fields(stored.optimizer, file)
+        # The learning rate of the optimizer is that of one step, so nanoGPT's settings count.
+        inferred = from_optimizer | inferred
+        inferred["optimizer.decay"] = from_optimizer["optimizer.decay"]
+    infer.merge(config, inferred, file)
     try:
         validate(config)
     except UserError as error:
@@ -100,7 +103,7 @@ def complete(config: Config, stored: Stored, file: Path) -> int:
 def load_dataset(config: Config, meta: Path | None, has_text: bool) -> Dataset:
     """Return the data of a config. Without a text it only has the vocabulary of `meta`.
 
-    UserError if the characters of both differ.
+    UserError if the text and `meta` have different characters.
     """
     if meta is None:
         return load_data(config.data, config.seed)
@@ -110,7 +113,7 @@ def load_dataset(config: Config, meta: Path | None, has_text: bool) -> Dataset:
     if has_text:
         dataset = load_data(config.data, config.seed)
         if dataset.vocab != vocab:
-            raise UserError(f"--meta: {meta} has other characters than {config.data.path}")
+            raise UserError(f"--meta: {meta} and {config.data.path} have different characters")
         return dataset
     if config.data.block_size is None:
         raise UserError("data.block_size: is not set; the file does not have it")
@@ -161,8 +164,9 @@ def _to_float32(tree: Any) -> Any:
 
 
 def _dev_loss(value: Any) -> float | None:
-    """Return the loss that nanoGPT saved, if it is a number."""
-    return float(value) if isinstance(value, int | float | np.ndarray) else None
+    """Return the loss that nanoGPT saved, if it is a finite number."""
+    is_scalar = isinstance(value, int | float | np.ndarray) and np.ndim(value) == 0
+    return float(value) if is_scalar and np.isfinite(value) else None
 
 
 def write_config_file(file: Path, config: Config) -> None:

@@ -63,8 +63,8 @@ class Sizes:
 
     def count(self, prefix: str) -> int:
         """Return the number of layers, whose names are `prefix` and a number."""
-        found = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in self.tensors)
-        return len({match[1] for match in found if match})
+        matches = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in self.tensors)
+        return len({match[1] for match in matches if match})
 
 
 def family(tensors: dict[str, np.ndarray], file: Path) -> str:
@@ -72,7 +72,8 @@ def family(tensors: dict[str, np.ndarray], file: Path) -> str:
     for name, kind in MARKS.items():
         if name in tensors:
             return kind
-    raise UserError(f"{file} has the tensors of no family here; its first is {next(iter(tensors))}")
+    first = next(iter(tensors))
+    raise UserError(f"{file} is not a model of any family here; its first tensor is {first}")
 
 
 def model_fields(stored: Stored, file: Path, batch_norm: str) -> tuple[dict[str, Any], int]:
@@ -127,21 +128,21 @@ def _window_fields(sizes: Sizes, C: int, n_embd2: int, batch_norm: str) -> dict[
     }
 
 
-def nanogpt_fields(stored: Stored, found: dict[str, Any], vocab_size: int, file: Path) -> dict:
+def nanogpt_fields(stored: Stored, inferred: dict[str, Any], vocab_size: int, file: Path) -> dict:
     """Return the fields that nanoGPT's own settings determine.
 
-    `found` are those of the tensors. UserError if the file contradicts itself.
+    `inferred` has the fields that the tensors determine. UserError if the file contradicts itself.
     """
     args = stored.model_args
     from_tensors = {
-        "n_layer": found.get("model.n_layer"),
-        "n_embd": found.get("model.n_embd"),
-        "block_size": found.get("data.block_size"),
-        "bias": found.get("model.bias"),
+        "n_layer": inferred.get("model.n_layer"),
+        "n_embd": inferred.get("model.n_embd"),
+        "block_size": inferred.get("data.block_size"),
+        "bias": inferred.get("model.bias"),
         "vocab_size": vocab_size,
     }
-    if found["model.kind"] != "transformer":
-        raise UserError(f"{file} has model_args, but the tensors of a {found['model.kind']}")
+    if inferred["model.kind"] != "transformer":
+        raise UserError(f"{file} has model_args, but the tensors of a {inferred['model.kind']}")
     for name, value in from_tensors.items():
         if name in args and (type(args[name]) is not type(value) or args[name] != value):
             raise UserError(
@@ -169,13 +170,13 @@ def _training_fields(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def merge(config: Config, found: dict[str, Any], file: Path) -> None:
+def merge(config: Config, inferred: dict[str, Any], file: Path) -> None:
     """Set the fields that a file determines, unless the config has a value of its own.
 
     UserError if the config has another value than the file for the data or the model.
     """
     values, known = flatten(config), fields()
-    for name, value in found.items():
+    for name, value in inferred.items():
         group, leaf = name.split(".")
         if values[name] in (value, known[name].default):
             setattr(getattr(config, group), leaf, value)

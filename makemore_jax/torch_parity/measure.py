@@ -25,7 +25,7 @@ from makemore_jax.losses import mean_loss
 from makemore_jax.models import MODELS, layers
 from makemore_jax.original_splits import torch_randperm
 from makemore_jax.torch_parity import compiled, idioms, weights
-from makemore_jax.torch_parity.difference import Difference, worst_relative
+from makemore_jax.torch_parity.difference import Difference, worst, worst_relative
 from makemore_jax.torch_parity.pairs import FAMILIES, Pair
 from makemore_jax.torch_parity.step import (
     make_torch_optimizer,
@@ -193,13 +193,13 @@ def _initial_values(kind: str) -> Difference:
             for name, p in module.named_parameters(remove_duplicate=False):
                 drawn.setdefault(name, []).append(p.detach())
     assert ours.keys() == drawn.keys()
-    worst = 0.0
+    differences = []
     for name, tensors in drawn.items():
         values = torch.stack(tensors).double()
         theirs = np.array([values.mean(), values.std(correction=0)])
         scale = float(np.sqrt(np.sum(theirs**2))) or 1.0
-        worst = max(worst, float(np.max(np.abs(ours[name] - theirs))) / scale)
-    return Difference(worst)
+        differences.append(np.max(np.abs(ours[name] - theirs)) / scale)
+    return Difference(worst(differences))
 
 
 def _layers() -> Difference:
@@ -300,15 +300,15 @@ def _step() -> Difference:
 
     train_step = jax.jit(make_train_step(gradient_fn, t.optimizer, BATCH_SIZE))
     torch_step = make_torch_step(t.module, t.config.optimizer, NUM_STEPS)
-    state, worst = t.state, 0.0
+    state, differences = t.state, []
     for batch in t.batches:
         state, metrics = train_step(state, t.split, keys)
-        worst = max(worst, abs(float(metrics["train_loss"]) - torch_step(*batch)))
-    return Difference(worst, gradient)
+        differences.append(abs(float(metrics["train_loss"]) - torch_step(*batch)))
+    return Difference(worst(differences), gradient)
 
 
 def _optimizer() -> Difference:
-    random, worst = np.random.RandomState(8), 0.0
+    random, differences = np.random.RandomState(8), []
     start, *grads = random.randn(1 + NUM_STEPS, 5, 7)
     for name in ("adamw", "sgd"):
         config = OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.1)
@@ -322,8 +322,8 @@ def _optimizer() -> Difference:
             ours = {"w": ours["w"] + updates["w"]}
             module.w.grad = torch.tensor(grad)
             torch_optimizer.step()
-        worst = max(worst, float(np.max(np.abs(ours["w"] - module.w.detach().numpy()))))
-    return Difference(worst)
+        differences.append(np.max(np.abs(ours["w"] - module.w.detach().numpy())))
+    return Difference(worst(differences))
 
 
 def _schedule() -> Difference:
@@ -331,13 +331,13 @@ def _schedule() -> Difference:
     schedule = make_schedule(config, 100)
     module = torch.nn.Linear(1, 1)
     optimizer = make_torch_optimizer(module, config)
-    torch_schedule, worst = make_torch_schedule(optimizer, config, 100), 0.0
+    torch_schedule, differences = make_torch_schedule(optimizer, config, 100), []
     for i in range(100):
         (theirs, *_) = torch_schedule.get_last_lr()
-        worst = max(worst, abs(float(schedule(jnp.asarray(i))) - theirs))
+        differences.append(abs(float(schedule(jnp.asarray(i))) - theirs))
         optimizer.step()
         torch_schedule.step()
-    return Difference(worst)
+    return Difference(worst(differences))
 
 
 def _permutation() -> Difference:
@@ -367,7 +367,7 @@ def _resuming() -> Difference:
     ours = [draw_step(i) for i in range(10)]
     ours_again = [draw_step(i) for i in range(5, 10)]
     sides = ((theirs, again), (ours, ours_again))
-    return Difference(float(max(np.max(np.abs(np.subtract(a[5:], b))) for a, b in sides)))
+    return Difference(worst(np.max(np.abs(np.subtract(a[5:], b))) for a, b in sides))
 
 
 def _batches() -> Difference:
@@ -380,20 +380,17 @@ def _batches() -> Difference:
     loader = idioms.make_loader(dataset, BATCH_SIZE, torch.Generator().manual_seed(1))
     assert next(iter(loader))[0].shape == (BATCH_SIZE, t.split.block_size)
     pairs = zip(ours[:2], zip(*theirs, strict=True), strict=True)
-    return Difference(
-        float(max(np.abs(np.asarray(a) - torch.stack(b).numpy()).max() for a, b in pairs))
-    )
+    return Difference(worst(np.abs(np.asarray(a) - torch.stack(b).numpy()).max() for a, b in pairs))
 
 
 def _round_trip() -> Difference:
-    worst = 0.0
+    differences = []
     for kind in FAMILIES:
         _, params, _ = both(kind)
-        there = weights.to_torch(params, kind)
-        back = weights.from_torch(there, params, kind)
+        back = weights.from_torch(weights.to_torch(params, kind), params, kind)
         changes = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), params, back)
-        worst = max([worst, *map(float, jax.tree.leaves(changes))])
-    return Difference(worst)
+        differences += jax.tree.leaves(changes)
+    return Difference(worst(differences))
 
 
 def _many_steps() -> Difference:

@@ -1,4 +1,4 @@
-"""The state of AdamW: torch.optim.AdamW's to optax's, and back.
+"""Convert the state of torch.optim.AdamW to that of optax, and back.
 
 PyTorch numbers the parameters in the order of its groups, and stores for each the number of steps
 and both moments, as `exp_avg` and `exp_avg_sq`. optax has one number of steps and two trees, `mu`
@@ -34,10 +34,15 @@ def optimizer_fields(state_dict: dict[str, Any], file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: its optimizer is not AdamW; save the model without it")
     for name, value in REQUIRED.items():
         if any(group.get(name, value) != value for group in groups):
-            raise UserError(f"{file}: its AdamW has another {name} than {value}")
+            raise UserError(f"{file}: its AdamW does not have {name}={value}")
     first, *others = groups
-    if len(others) > 1 or any(group["weight_decay"] != 0 for group in others):
-        raise UserError(f"{file}: its AdamW has other groups of parameters than nanoGPT's")
+    # `exporting.to_checkpoint` writes two groups with the same decay for decay="all".
+    decays = [group["weight_decay"] for group in others]
+    if len(others) > 1 or decays not in ([], [0], [first["weight_decay"]]):
+        raise UserError(
+            f"{file}: its AdamW has {len(groups)} groups of parameters with weight decays "
+            f"{[group['weight_decay'] for group in groups]}; expected one group, or nanoGPT's two"
+        )
     b1, b2 = first["betas"]
     return {
         "optimizer.name": "adamw",
@@ -45,7 +50,7 @@ def optimizer_fields(state_dict: dict[str, Any], file: Path) -> dict[str, Any]:
         "optimizer.b1": b1,
         "optimizer.b2": b2,
         "optimizer.weight_decay": first["weight_decay"],
-        "optimizer.decay": "matrices" if others else "all",
+        "optimizer.decay": "matrices" if decays == [0] else "all",
     }
 
 

@@ -56,7 +56,7 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", 2)  # the program of train.py runs on two
     if len(jax.devices()) < 2:
         raise UserError(
-            "the page needs two devices, and one is here: set JAX_PLATFORMS=cpu and "
+            "the page needs two devices, but only one is available: set JAX_PLATFORMS=cpu and "
             "JAX_NUM_CPU_DEVICES=2"
         )
     html_file = Path(HTML.value)

@@ -1,4 +1,4 @@
-"""Which PyTorch code and which JAX code compute the same.
+"""The pairs of PyTorch code and JAX code that compute the same.
 
 `FAMILIES` has the pairs of each model family, `TOPICS` those of training. `page.py` shows them and
 `measure.py` runs both sides. A new family is one entry in FAMILIES:
@@ -105,7 +105,7 @@ def family(
         "Initial values",
         (Code(REFERENCES, torch_init or (f"{cls}.__init__",)),),
         (Code(path, init or (f"{cls}.setup",)),),
-        "`__init__` creates the parameters inside of the module. `setup` only declares them; "
+        "`__init__` creates the parameters inside the module. `setup` only declares them; "
         f"`model.init(key, tokens)` returns them as a tree.{init_differs and ' ' + init_differs}",
         Bounds(output=None if init_differs else 0.1, gradient=None),
         measured_as="nothing" if init_differs else "initial_values",
@@ -202,7 +202,7 @@ FAMILIES: dict[str, Family] = {
             ("CausalAverage.forward", "ContextBlock.forward"),
             ("ContextBlock", "MLP"),
             "models/bow.py",
-            "PyTorch computes the average inside of the block, as attention with equal scores. In "
+            "PyTorch computes the average inside the block, as attention with equal scores. In "
             "JAX it is an argument, because `step` keeps a running sum instead.",
             inputs=(STREAM,),
             run_torch=lambda module, x: module.context_block(x),
@@ -504,7 +504,7 @@ TOPICS = (
     Topic(
         "Data",
         "A DataLoader is an iterator with a state, on the host. Here the data is on the device as "
-        "integers, and a batch is a function of a key inside of the compiled step.",
+        "integers, and a batch is a function of a key inside the compiled step.",
         (
             Pair(
                 "Batches",
@@ -530,7 +530,7 @@ TOPICS = (
                 (Code("torch_parity/weights.py", ("to_torch",)),),
                 (Code("torch_parity/weights.py", ("torch_name", "from_torch")),),
                 "The path of each leaf determines its PyTorch name. Matrices of linear layers are "
-                "transposed. Nothing is computed, so there and back is exact.",
+                "transposed. Nothing is computed, so a round trip is exact.",
                 EXACT,
                 measured_as="round_trip",
                 value="parameters of all families",

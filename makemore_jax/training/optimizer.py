@@ -46,9 +46,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
     decay="matrices", parameters with one axis (biases and norms) do not decay, as in nanoGPT.
 
-    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices; AdamW updates the rest. With
-    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
-    (Liu et al. 2025, section 2.2).
+    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices, here also those of embeddings
+    and of the output layer, which its authors leave to AdamW. AdamW with Nesterov momentum updates
+    the rest. With consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning
+    rate fits both (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
     # Passed only if needed: a mask changes the tree of the optimizer state, and so checkpoints.
