@@ -18,7 +18,7 @@ from makemore_jax.errors import UserError
 @contextlib.contextmanager
 def reporting(path: str, encoding: str, flag: str = "data.path") -> Iterator[None]:
     """Turn the errors of opening, reading and decoding a file into a UserError about `flag`."""
-    if os.path.isdir(path):
+    if os.path.isdir(Path(path)):  # no error for a long path; "" is the current folder
         raise UserError(f"{flag}: {path} is a folder, not a text file")
     if not encodings.is_known(encoding):
         raise _unknown(encoding)
