@@ -207,7 +207,7 @@ def test_a_log_is_cut_without_the_risk_to_lose_it(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").write_text(lines, "utf-8")
 
     def fail_after_opening(file, *arguments):
-        file.open("w").close()
+        file.open("wb").close()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
