@@ -33,7 +33,7 @@ from test_loop import final_state
 from makemore_jax import assemble, sweep
 from makemore_jax.assemble import short_calls
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.cli import progress
+from makemore_jax.cli import output, progress
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity import manifest
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
@@ -207,6 +207,14 @@ def test_a_full_disk_as_output_is_reported_once(program, exit_code):
     (line,) = done.stderr.decode().splitlines()
     goes_on = "; training goes on" if program == "train" else ""
     assert line.endswith(f"/dev/full can't be written: No space left on device{goes_on}")
+
+
+def test_a_notebook_keeps_its_streams(monkeypatch):
+    """Its stdout shows progress bars, and belongs to the cells that follow."""
+    streams = sys.stdout, sys.stderr
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    output.outlive_terminal()
+    assert (sys.stdout, sys.stderr) == streams
 
 
 UNREADABLE = """

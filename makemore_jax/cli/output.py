@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from makemore_jax.cli import interrupts
 from makemore_jax.cli.resources import program_name
 from makemore_jax.errors import UserError
 
@@ -30,9 +31,11 @@ def report_errors() -> None:
 def outlive_terminal() -> None:
     """From this call on, ignore that stdout or stderr can't be written.
 
-    Training needs neither. Programs whose output is their result do not call this.
+    Training needs neither. Programs whose output is their result do not call this. An interactive
+    session, such as a notebook, keeps its streams.
     """
-    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+    if not interrupts.is_interactive():
+        sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
 
 
 class OutputLost(UserError):
