@@ -4,8 +4,8 @@ karpathy/nanochat (2025), nanochat/gpt.py; makemore_jax/models/modern.py names t
 
     python train.py --config configs/modern.py
 
-On names.txt, two CPU cores shared with other programs: 47 seconds, test loss 1.986. On
-makemore's list and split after 10,000 steps: 1.953. Both by `python -m benchmarks.reproduce`.
+On names.txt, two CPU cores: 47 seconds, test loss 1.986. On makemore's list and split after 10,000
+steps: 1.953. Both by `python -m benchmarks.reproduce`.
 docs/results.md compares this model with configs/transformer.py, each with AdamW and with Muon
 (--config.optimizer.name=muon).
 """
