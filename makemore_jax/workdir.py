@@ -1,6 +1,5 @@
 """The working directory of a run: its config and vocabulary, so that it can resume and sample."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
-from makemore_jax.data.files import find
+from makemore_jax.data.files import find, text_sha256
 from makemore_jax.data.vocabulary import Vocab
 
 
@@ -66,4 +65,4 @@ def write_json(file: Path, content: Any) -> None:
 
 def hash_file(file: Path) -> str:
     """Return the sha256 of a JSON file, the same for LF and CRLF: git may convert line endings."""
-    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    return text_sha256(file.read_bytes())

@@ -23,9 +23,9 @@ def expand_flags() -> None:
 
 
 def local(path: str, name: str = "--workdir") -> str:
-    """Return a path with ~ expanded. UserError, about `name`, if it can't name a file.
+    """Return a path with ~ expanded.
 
-    Such as an address, or a path that is too long.
+    UserError, which starts with `name`, for an address or for a path that is too long.
     """
     if match := re.match(r"(\w+)://", path):
         advice = "mount the bucket and give its folder, or copy the run there afterwards"

@@ -17,11 +17,15 @@ def find(path: str) -> str:
     return path
 
 
+def text_sha256(raw: bytes) -> str:
+    """Return the SHA-256 of a text file with \\n as the end of lines, as git may change these."""
+    return hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()
+
+
 def read(path: str, encoding: str) -> tuple[str, str]:
     """Return the text of the file at `find(path)`, without a byte order mark, and its sha256.
 
     The sha256 is the same for LF and CRLF line endings, because git may convert them.
     """
     raw = Path(find(path)).read_bytes()
-    sha256 = hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()
-    return raw.decode(encoding).removeprefix("\ufeff"), sha256
+    return raw.decode(encoding).removeprefix("\ufeff"), text_sha256(raw)

@@ -13,7 +13,7 @@ from makemore_jax.torch_parity.step import make_torch_step
 
 
 class Layers(torch.nn.Module):
-    """The layers of which all families consist."""
+    """The layers that all families use."""
 
     def __init__(self, vocab_size: int, n_embd: int, n_embd2: int):
         super().__init__()
