@@ -410,7 +410,7 @@ def test_bad_input_to_sample(flags, message, trained, files):
 def test_sample_without_a_run(trained, tmp_path):
     assert_one_line(run("sample.py"), "sample.py", "--workdir is missing")
     done = run("sample.py", "--workdir", tmp_path / "none")
-    assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'none'} holds no run")
+    assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'none'} has no run")
     done = run("sample.py", trained[0])
     assert_one_line(done, "sample.py", f"not a flag; did you mean --workdir={trained[0]}?")
     done = run("sample.py", "--workdir", str(trained[0]) + "s")
@@ -430,7 +430,7 @@ def test_sample_of_damaged_files(trained, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(list("abc")), "utf-8")
     (tmp_path / "config.json").write_bytes(content[:100])
     done = run("sample.py", "--workdir", tmp_path)
-    assert_one_line(done, "sample.py", "holds a damaged run")
+    assert_one_line(done, "sample.py", "has a damaged run")
     (tmp_path / "config.json").write_bytes(content)
     done = run("sample.py", "--workdir", tmp_path)
     assert_one_line(done, "sample.py", "vocab.json is not the one of its config.json")

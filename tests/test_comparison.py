@@ -96,7 +96,7 @@ def test_one_chart_has_the_curves_of_all_runs(figures, small_runs, tmp_path):
     ("flags", "message"),
     [
         (("--workdir={runs}/bigram", "--workdir={runs}/bigram/../bigram"), "appears twice"),
-        (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone holds no run"),
+        (("--workdir={runs}/bigram", "--workdir={runs}/gone"), "gone has no run"),
         (("--workdir={runs}/bigram", "--workdir={runs}/transformer", "--num=3"), "--num: only"),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_card_of_an_unfinished_run_says_so(trained, tmp_path):
 
 def test_bad_input_gives_one_line_and_writes_nothing(trained, tmp_path):
     done = run(*EXPORT, "--workdir", tmp_path / "none", "--out", tmp_path / "out")
-    assert_one_line(done, "export", f"--workdir: {tmp_path / 'none'} holds no run")
+    assert_one_line(done, "export", f"--workdir: {tmp_path / 'none'} has no run")
     assert_one_line(run(*EXPORT, "--workdir", trained / "run"), "export", "--out is missing")
     stub = "raise ModuleNotFoundError('flatbuffers', name='flatbuffers')"
     (tmp_path / "flatbuffers.py").write_text(stub, "utf-8")

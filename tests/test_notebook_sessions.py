@@ -65,7 +65,7 @@ def test_programs_run_repeatedly_in_one_session(tmp_path):
     no_run, trained, drawn, refused, trained_again, as_json, raised = outputs
     assert (no_run, refused) == ("", "")
     assert errors.splitlines() == [
-        f"sample.py: --workdir: {first} holds no run",
+        f"sample.py: --workdir: {first} has no run",
         "train.py: --config.model.n_emb: no such field; did you mean model.n_embd?",
     ]
     assert f"everything is in {first}" in trained

@@ -176,7 +176,7 @@ def test_without_data_and_metrics(small_runs, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--workdir", "{tmp}/none"), "none holds no run"),
+        (("--workdir", "{tmp}/none"), "none has no run"),
         (("--names", "anna"), "--workdir is missing"),
         (("--workdir", "{run}", "--names", "anna,Zoe"), "which is in 'Zoe'"),
         (("--workdir", "{run}", "--names=", "--num=1"), "--names is empty"),

@@ -386,9 +386,9 @@ def edited_run(source: Path, folder: Path, **fields) -> Path:
         ({"config__model__n_embd": 2**30, "config__model__n_head": 1}, "GiB of arrays; this machi"),
         ({"config__model__n_layer": 10**9}, "model.n_layer: 1,000,000,000 must be at most 1,000"),
         ({"config__model__n_layer": 3}, "was saved as nothing, the model needs float32"),
-        ({"max_len": 10**12}, "holds a damaged run"),
-        ({"config": []}, "holds a damaged run"),
-        ({"data_file": ["a"]}, "holds a damaged run"),
+        ({"max_len": 10**12}, "has a damaged run"),
+        ({"config": []}, "has a damaged run"),
+        ({"data_file": ["a"]}, "has a damaged run"),
         ({"data_file": "a/" * 10**5}, "data_file must be a path of at most 4,096 characters"),
         ({"data_sha256": {}, "vocab_sha256": None}, "is not the one of its config.json"),
     ],
@@ -407,7 +407,7 @@ def test_a_config_from_a_stranger_is_refused(fields, message, small_runs, tmp_pa
 def test_json_from_a_stranger_is_refused(name, content, small_runs, tmp_path):
     folder = edited_run(small_runs / "bigram", tmp_path / "run")
     (folder / name).write_text(content, "latin-1")
-    with pytest.raises(UserError, match=r"holds a damaged run|is not the one of"):
+    with pytest.raises(UserError, match=r"has a damaged run|is not the one of"):
         read(folder)
 
 
@@ -443,7 +443,7 @@ def test_a_manifest_names_no_file_outside_of_its_checkpoint(name, small_runs, tm
         os.mkfifo(checkpoint / "pipe")  # nobody writes to it
         hashes = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
         (checkpoint / "manifest.json").write_text(json.dumps(hashes | {name: ""}), "utf-8")
-    with pytest.raises(UserError, match=f"{name} in its manifest is no file of the checkpoint"):
+    with pytest.raises(UserError, match=f"{name} in its manifest is not a file of the checkpoint"):
         assemble.load_language_model(folder, read(folder))
 
 

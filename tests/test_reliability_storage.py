@@ -136,7 +136,7 @@ def test_a_dev_loss_that_is_no_number_is_damage(content, tmp_path):
     folder = tmp_path / "checkpoints" / "10"
     (folder / METRICS).write_text(content, "utf-8")
     manifest.write(folder)
-    with pytest.raises(UserError, match=f"10 is damaged: {METRICS} holds no dev loss"):
+    with pytest.raises(UserError, match=f"10 is damaged: {METRICS} has no dev loss"):
         open_checkpoints(tmp_path, read_only=True).steps()
 
 
@@ -329,7 +329,7 @@ def test_lectures_and_sweeps_expand_tilde(tmp_path, monkeypatch):
 def test_the_programs_expand_tilde_and_refuse_addresses(tmp_path):
     home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     done = run("sample.py", "--workdir=~/run", **home)
-    assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'run'} holds no run")
+    assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'run'} has no run")
     done = run("train.py", "--config=bigram", "--workdir=gs://bucket/run")
     assert_one_line(
         done, "train.py", "--workdir: gs://bucket/run is an address, not a local folder"

@@ -140,16 +140,16 @@ class VerifiedCheckpoints(Checkpoints):
             if step not in self._intact:
                 manifest.verify(folder, only=METRICS if self._read_only else None)
                 self._intact.add(step)
-            if not math.isnan(loss := float(read_dev_loss(folder))):
-                return loss
-            self._add_damage(step, Damaged(f"{METRICS} holds no dev loss"))
+            if math.isnan(loss := float(read_dev_loss(folder))):
+                raise ValueError("nan")
+            return loss
         except Damaged as error:
             self._add_damage(step, error)
         except FileNotFoundError:
             pass  # replaced between two accesses
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
             # not written by this project
-            self._add_damage(step, Damaged(f"{METRICS} holds no dev loss"))
+            self._add_damage(step, Damaged(f"{METRICS} has no dev loss"))
         return None
 
     def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:

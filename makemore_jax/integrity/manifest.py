@@ -44,13 +44,13 @@ def verify(folder: Path, only: str | None = None) -> None:
         file = folder / name
         is_outside = Path(name).is_absolute() or ".." in Path(name).parts
         if is_outside or (os.path.exists(file) and not os.path.isfile(file)):  # such as /dev/zero
-            raise Damaged(f"{name} in its manifest is no file of the checkpoint")
+            raise Damaged(f"{name} in its manifest is not a file of the checkpoint")
         try:
             is_same = _hash(file) == hashes[name]
         except OSError as error:
             raise Damaged(f"{name} can't be read: {error.strerror}") from None
         except ValueError:
-            raise Damaged(f"{name!r} in its manifest is no name of a file") from None
+            raise Damaged(f"{name!r} in its manifest is not a file name") from None
         if not is_same:
             raise Damaged(f"the sha256 of {name} is not that of its manifest")
 

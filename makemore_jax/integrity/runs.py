@@ -14,7 +14,7 @@ from makemore_jax.workdir import Run, hash_file
 def read(workdir: Path) -> Run:
     """Return `workdir.read(...)`. UserError if there is no run, or if its files are damaged."""
     if not (workdir / "config.json").exists():
-        raise UserError(f"--workdir: {workdir} holds no run{_nearest_run(workdir)}")
+        raise UserError(f"--workdir: {workdir} has no run{_nearest_run(workdir)}")
     try:
         for name in ("config.json", "vocab.json"):
             untrusted.check_json(workdir / name)
@@ -22,7 +22,7 @@ def read(workdir: Path) -> Run:
         untrusted.check_run(run)
         vocab_sha256 = json.loads((workdir / "config.json").read_text("utf-8"))["vocab_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"--workdir: {workdir} holds a damaged run: {error!r}") from None
+        raise UserError(f"--workdir: {workdir} has a damaged run: {error!r}") from None
     if hash_file(workdir / "vocab.json") != vocab_sha256:
         raise UserError(f"--workdir: {workdir / 'vocab.json'} is not the one of its config.json")
     return run
@@ -36,7 +36,7 @@ def reporting_errors(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--workdir: {workdir} can't be written: {error.strerror}") from None
     except UnicodeError as error:
-        raise UserError(f"--workdir: a path in it is no Unicode text: {error}") from None
+        raise UserError(f"--workdir: a path in it is not Unicode text: {error}") from None
 
 
 def _nearest_run(workdir: Path) -> str:
