@@ -16,6 +16,7 @@ from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Layout, with_layouts
 from makemore_jax.model_forms import with_dropout_rng
+from makemore_jax.ngrams import mixture
 from makemore_jax.parallel import evaluation, processes, shardings
 from makemore_jax.parallel.gradients import (
     gathered,
@@ -54,7 +55,9 @@ def make_gradient_fn(
             gradient_fn = over_devices(in_microbatches(gradient_fn, num_microbatches), mesh)
         gradient_fn = with_layouts(gradient_fn, batch_layouts, num_devices * num_microbatches)
         gradient_fn = with_index_sharding(gradient_fn, shardings.replicated(mesh))
-    return gathered(gradient_fn, state_shardings) if state_shardings else gradient_fn
+    if state_shardings:
+        gradient_fn = gathered(gradient_fn, state_shardings)
+    return mixture.without_table(gradient_fn)
 
 
 def compile_steps(
@@ -100,9 +103,10 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     put = functools.partial(shardings.to_global_arrays, shardings=shardings.replicated(mesh))
 
     def create_state(key: jax.Array) -> TrainState:
-        if state_shardings:
-            return state_lib.create(model, optimizer, key, block_size, state_shardings.stored)
-        return put(state_lib.create(model, optimizer, key, block_size))
+        stored = state_shardings.stored if state_shardings else None
+        state = state_lib.create(model, optimizer, key, block_size, stored)
+        state = mixture.fill(state, dataset.splits["train"])
+        return state if state_shardings else put(state)
 
     def fetch(variables: Any) -> Any:
         is_whole = not state_shardings and not processes.is_distributed()

@@ -9,6 +9,8 @@ Initial values are those of `layers.py`. nanochat starts the output layer and th
 projections at 0.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -79,14 +81,17 @@ class Block(nn.Module):
     n_head: int
     n_embd: int
     blockwise: bool
+    dropout: float
 
     def setup(self):
         self.attn = CausalSelfAttention(self.n_head, self.n_embd, self.blockwise)
         self.mlp = MLP()
+        self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        x = x + self.attn(norm(x), mask, positions)
-        return x + self.mlp(norm(x))
+        drop = partial(self.drop, deterministic=not train)
+        x = x + drop(self.attn(norm(x), mask, positions))
+        return x + drop(self.mlp(norm(x)))
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
         cache, y = self.attn.step(cache, norm(x), position)
@@ -102,15 +107,18 @@ class Modern(Decoder):
     n_layer: int
     n_head: int
     n_embd: int
+    dropout: float = 0.0
     blockwise: bool = True
 
     def setup(self):
+        sizes = self.n_head, self.n_embd, self.blockwise, self.dropout
         self.wte = embedding(self.vocab_size, self.n_embd)
-        self.h = [Block(self.n_head, self.n_embd, self.blockwise) for _ in range(self.n_layer)]
+        self.drop = nn.Dropout(self.dropout)
+        self.h = [Block(*sizes) for _ in range(self.n_layer)]
         self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        x = self._embed(tokens, positions)  # (B, T, C)
+        x = self.drop(self._embed(tokens, positions), deterministic=not train)  # (B, T, C)
         mask = kernels.causal_mask(tokens.shape[1], positions)
         return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
 

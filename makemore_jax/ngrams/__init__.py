@@ -1,0 +1,1 @@
+"""Counted n-grams, alone and mixed with the predictions of a network."""
