@@ -102,10 +102,12 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
         state_shardings = shardings.infer_state_shardings(mesh, config.mesh, shapes)
     put = functools.partial(shardings.to_global_arrays, shardings=shardings.replicated(mesh))
 
+    tables = mixture.count(model, dataset.splits["train"])
+
     def create_state(key: jax.Array) -> TrainState:
         stored = state_shardings.stored if state_shardings else None
         state = state_lib.create(model, optimizer, key, block_size, stored)
-        state = mixture.fill(state, dataset.splits["train"])
+        state = state.replace(model_state=state.model_state | tables)
         return state if state_shardings else put(state)
 
     def fetch(variables: Any) -> Any:

@@ -2,10 +2,10 @@
 
     P(token | context) = (1 - w) * P_network + w * P_ngrams        (linear interpolation)
 
-A network generalizes, and a table remembers. Their errors differ, so the mixture is better than both
-(Mikolov et al., "Empirical evaluation and combination of advanced language modeling techniques",
-2011, section 3). The network is trained alone: a table knows the lines that it was counted on by
-heart. Evaluation, scores and samples use the mixture.
+A network generalizes, and a table remembers. Their errors differ, so the mixture predicts better
+than either of them (Mikolov et al., "Empirical evaluation and combination of advanced language
+modeling techniques", 2011, section 3). The network is trained alone, because a table knows the
+lines that it was counted on by heart. Evaluation, scores and samples use the mixture.
 
 The table is part of the model's variables, and therefore of its checkpoints: the smoothed
 distribution after every context of up to ORDER - 1 tokens that occurs in the training lines.
@@ -27,7 +27,6 @@ from makemore_jax.errors import UserError
 from makemore_jax.models.layers import Positions
 from makemore_jax.models.modern import Modern
 from makemore_jax.ngrams import counting
-from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import GradientFn, Sums
 
 COLLECTION = "ngrams"  # the table among the variables of a model
@@ -123,27 +122,25 @@ class ModernMixture(Modern):
         return (carry, history), self.mix(logits, history)
 
 
-def fill(state: TrainState, split: Split) -> TrainState:
-    """Return a new state with the n-grams of the training lines, if its model has a table.
+def count(model: nn.Module, split: Split) -> dict[str, Any]:
+    """Return the variables of the table of a model for its training lines; {} without a table.
 
     UserError if there are more contexts than rows.
     """
-    if COLLECTION not in state.model_state:
-        return state
-    table = state.model_state[COLLECTION]["table"]
-    contexts, probs = smoothed_distributions(split, table["probs"].shape[1])
-    num_rows = len(table["contexts"])
-    if len(contexts) > num_rows:
+    num_rows = getattr(model, "ngram_contexts", None)
+    if num_rows is None:
+        return {}
+    contexts, probs = smoothed_distributions(split, model.vocab_size)
+    num_unused = num_rows - len(contexts)
+    if num_unused < 0:
         raise UserError(
             f"model.ngram_contexts: {num_rows} must be at least {len(contexts)}, "
-            "the number of contexts of the training lines"
+            "the number of contexts in the training lines"
         )
-    rows = np.arange(len(contexts))
-    table = {
-        "contexts": table["contexts"].at[rows].set(contexts),
-        "probs": table["probs"].at[rows].set(probs),
-    }
-    return state.replace(model_state=state.model_state | {COLLECTION: {"table": table}})
+    contexts = np.pad(contexts, (0, num_unused), constant_values=UNUSED)
+    probs = np.pad(probs, [(0, num_unused), (0, 0)])
+    table = {"contexts": contexts.astype(np.int32), "probs": probs.astype(np.float32)}
+    return {COLLECTION: {"table": jax.tree.map(jnp.asarray, table)}}
 
 
 def smoothed_distributions(split: Lines, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
