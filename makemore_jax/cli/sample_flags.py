@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 from absl.flags import FLAGS
 
+from makemore_jax.cli import sample_rules
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from makemore_jax.decoding import Decoding
     from makemore_jax.workdir import Run
 
 
@@ -61,6 +63,15 @@ def check_for(run: "Run") -> None:
         raise UserError("--new_only: needs a run on lines; this run was trained on one text")
     if FLAGS.stream and (FLAGS.num is not None or FLAGS.format == "json"):
         raise UserError("--stream: can't be combined with --num or --format=json")
+
+
+def decoding() -> "Decoding":
+    """Return how to sample a token. UserError for a value out of its range."""
+    from makemore_jax.decoding import Decoding
+
+    decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
+    sample_rules.check_decoding(decoding)
+    return decoding
 
 
 def max_tokens(run: "Run") -> int | None:

@@ -68,9 +68,9 @@ def first_shown(section: Section, pair: Pair) -> tuple[Section, Pair] | None:
 
 def parameter_names() -> list[tuple[str, str, str, str]]:
     """Return the parameters of NAMED: PyTorch's name and shape, the path in the tree, its shape."""
-    model = create_model(NAMED, 13, 7)
+    params = models.variable_shapes(create_model(NAMED, 13, 7), 7)["params"]
     rows = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(models.param_shapes(model, 7)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         keys = tuple(key.key for key in path)
         shape = leaf.shape[::-1] if keys[-1] == "kernel" else leaf.shape
         name = weights.torch_name(keys, NAMED.kind)
