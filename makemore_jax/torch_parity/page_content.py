@@ -1,4 +1,4 @@
-"""The content of the pages of `page.py`, read from `pairs.py` and from the source files."""
+"""The content of the pages of `page.py`, read from the pairs and from the source files."""
 
 import re
 from typing import NamedTuple
@@ -9,7 +9,9 @@ from makemore_jax import models
 from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.torch_parity import source, weights
-from makemore_jax.torch_parity.pairs import FAMILIES, TOPICS, Code, Pair
+from makemore_jax.torch_parity.family_pairs import FAMILIES
+from makemore_jax.torch_parity.pairs import Code, Pair
+from makemore_jax.torch_parity.training_pairs import TOPICS
 
 TITLE = "JAX beside PyTorch"
 COMMAND = "python -m makemore_jax.torch_parity.page"
