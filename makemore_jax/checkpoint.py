@@ -58,14 +58,14 @@ class Checkpoints:
         folders = [folder for folder in self.folder.glob("*") if folder.name.isdecimal()]
         return {int(folder.name): read_dev_loss(folder) for folder in folders}
 
-    def save(self, state: Any, dev_loss: float | None = None) -> None:
-        """Save a train state, unless its step is saved already.
+    def save(self, state: Any, dev_loss: float | None = None) -> bool:
+        """Save a train state, with its dev loss if that was measured at this step.
 
-        `dev_loss` is that of this step, if it was measured.
+        Return False, without writing, if the step is saved already.
         """
         step = int(state.step)
         if (self.folder / str(step)).exists():
-            return
+            return False
         items = {"rest": {"step": state.step, "opt_state": state.opt_state}, **state.variables}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         if dev_loss is not None and not math.isnan(dev_loss):
@@ -73,6 +73,7 @@ class Checkpoints:
         partial = self.folder / f"{step}.partial"
         self._checkpointer.save(partial, args=ocp.args.Composite(**args), force=True)
         self._commit(step, partial, items)
+        return True
 
     def _commit(self, step: int, partial: Path, items: dict[str, Any]) -> None:
         """Rename a complete checkpoint, and delete those that it replaces.

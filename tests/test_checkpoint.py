@@ -99,7 +99,7 @@ def test_one_flipped_bit_is_detected(tmp_path):
 def test_the_core_saves_and_restores_without_a_manifest(tmp_path):
     checkpoints = saved(tmp_path, 2.0, 3.0, open_folder=Checkpoints)
     assert not list(tmp_path.rglob(manifest.NAME))
-    checkpoints.save(state_at(20))  # saved already
+    assert not checkpoints.save(state_at(20))  # saved already
     assert checkpoints.steps() == {"latest": 20, "best": 10}
     assert_same(Checkpoints(tmp_path).restore("best", state_at(0)), state_at(10))
 

@@ -52,7 +52,7 @@ class VerifiedCheckpoints(Checkpoints):
             link.symlink_to(self.folder.parent)
             self.folder = link / self.folder.name
 
-    def save(self, state: Any, dev_loss: float | None = None) -> None:
+    def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a state with its manifest. All processes call this and wait for the end.
 
         StorageFailure if it can't be written, Diverged if a value is not finite; then the previous
@@ -66,8 +66,9 @@ class VerifiedCheckpoints(Checkpoints):
         try:
             self._check_workdir()
             self._delete_partial()
-            super().save(state, dev_loss)
+            is_new = super().save(state, dev_loss)
             self._check_workdir()  # orbax may have created it again
+            return is_new
         except Exception as error:  # orbax raises many types
             self._delete_partial()  # it may fill the disk
             if isinstance(error, UserError) or processes.has_ended(error):
