@@ -11,7 +11,7 @@ from conftest import ROOT, assert_close, assert_one_line, run, small_config
 from makemore_jax import assemble
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.assemble.programs import make_programs
-from makemore_jax.config import validate
+from makemore_jax.assemble.parts import validate
 from makemore_jax.data.lines import Lines
 from makemore_jax.ngrams import counting, mixture
 

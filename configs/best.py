@@ -1,0 +1,30 @@
+"""The lowest held-out loss on makemore's list: a network mixed with counted n-grams.
+
+The block of 2025 (modern.py), 128 channels wide, with dropout, trained by Muon; its predictions are
+mixed with those of n-grams (makemore_jax/ngrams/mixture.py).
+
+    python train.py --config configs/best.py --config.data.path=data/makemore_names.txt \
+        --config.data.split=makemore
+"""
+
+from makemore_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.model.kind = "modern"
+    config.model.n_embd = 128
+    config.model.dropout = 0.2
+    config.model.ngram_contexts = 131_072
+    config.model.ngram_weight = 0.3
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.weight_decay = 1.0
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.train.batch_size = 128
+    config.train.steps = 6_000
+    config.train.eval_every = 1_000
+    config.train.sample_every = 6_000
+    config.train.checkpoint_every = 1_000
+    return config
