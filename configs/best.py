@@ -12,9 +12,9 @@ from makemore_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.model.kind = "modern"
-    config.model.n_embd = 128
-    config.model.dropout = 0.2
+    config.model.kind = "mixture"
+    config.model.networks = 4
+    config.model.dropout = 0.1
     config.model.ngram_contexts = 131_072
     config.model.ngram_weight = 0.3
     config.optimizer.name = "muon"

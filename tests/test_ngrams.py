@@ -13,7 +13,7 @@ from makemore_jax.data.lines import encode, split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import ngrams
-from makemore_jax.ngrams import counting
+from makemore_jax.mixture import counting
 
 WORDS = ["aab", "ba", "cb", "aab", "abba", "caab", "b", "bbc"]
 VOCAB = Vocab(("a", "b", "c"))

@@ -14,7 +14,7 @@ MEANING_COLUMN = 36
 # them, because that takes seconds.
 ONLY = {
     "transformer": "dropout_rng activation bias tied init_scheme dtype remat layer_loop",
-    "modern": "ngram_contexts ngram_weight",
+    "mixture": "networks ngram_contexts ngram_weight",
     "window_mlp": "fuse batch_norm momentum output_norm init_scale",
 }
 

@@ -18,7 +18,7 @@ from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
-from makemore_jax.ngrams.counting import count, nll, sample
+from makemore_jax.mixture.counting import count, nll, sample
 from makemore_jax.original_splits import SPLITS
 
 MAX_ORDER = 6

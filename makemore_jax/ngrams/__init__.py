@@ -1,1 +1,0 @@
-"""Counted n-grams, alone and mixed with the predictions of a network."""
