@@ -16,15 +16,14 @@ def get_config() -> Config:
     config.model.networks = 4
     config.model.dropout = 0.1
     config.model.ngram_contexts = 131_072
-    config.model.ngram_weight = 0.3
+    config.model.ngram_weight = 0.35
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.weight_decay = 1.0
+    config.optimizer.weight_decay = 0.1
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
-    config.train.batch_size = 128
-    config.train.steps = 6_000
-    config.train.eval_every = 1_000
-    config.train.sample_every = 6_000
-    config.train.checkpoint_every = 1_000
+    config.train.batch_size = 256
+    config.train.steps = 10_000
+    config.train.eval_every = 10_000  # the last model is the result: no step is chosen
+    config.train.sample_every = 10_000
     return config
