@@ -1,7 +1,7 @@
 """Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,13 +84,15 @@ def sample(
     prompt: str = "",
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Sample lines or texts number `first` to `first + num - 1` of a key, on all devices.
 
-    See `sampling.sample` for lines and `streaming.sample` for texts.
+    See `sampling.sample` for lines and `streaming.sample` for texts. `check` is called before each
+    compiled call; it may raise an exception to end the sampling.
     """
     sample_kind = sampling.sample if lm.vocab.has_end else streaming.sample
-    return sample_kind(lm, key, num, prompt, decoding, first)
+    return sample_kind(lm, key, num, prompt, decoding, first, check)
 
 
 def open_checkpoints(folder: str | Path, read_only: bool = False) -> "Checkpoints":
@@ -169,7 +171,7 @@ def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
         return Metrics(start, [], display)
     from makemore_jax.events import Events  # tensorboard, which is slow to import
 
-    seconds = run_files.cut(folder, start)
+    seconds = run_files.cut(folder, start, resume.repeats_results(folder, config, start))
     files, events = RunFiles(folder, start), Events(folder, start)
     if start == 0:
         events.write_config(flatten(config))
