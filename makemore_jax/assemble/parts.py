@@ -12,7 +12,7 @@ from jax import Array
 
 from makemore_jax import config as config_lib
 from makemore_jax import known_lines, model_forms, models, original_splits, workdir
-from makemore_jax.cli import encodings, file_errors, progress
+from makemore_jax.cli import encodings, file_errors, paths, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
@@ -57,6 +57,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         known = ", ".join(DATA_KINDS)
         hint = did_you_mean(config.kind, DATA_KINDS)
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
+    paths.check_address(config.path, "data.path")
     path = find(config.path)
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):

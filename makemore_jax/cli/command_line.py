@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 
@@ -140,7 +139,7 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
     paths.expand_flags()
     if positional and not takes_arguments:
         raise UserError(f"{positional[0]}: not a flag{config_flag.intended_flag(positional[0])}")
-    return [os.path.expanduser(argument) for argument in positional]
+    return [paths.local(argument, "argument") for argument in positional]
 
 
 def _similar_flag(flag: str) -> str:
