@@ -19,8 +19,14 @@ from collections.abc import Iterable
 from typing import Any
 
 EXIT_CODE = 128 + signal.SIGINT
-# Sent by kill, batch systems and shutdowns; by Ctrl-C; by a terminal that is closed.
-STOP_SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, n)]
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in (
+        *("SIGTERM", "SIGINT", "SIGHUP"),  # of kill and shutdowns, Ctrl-C, a terminal that closes
+        *("SIGUSR1", "SIGUSR2", "SIGXCPU"),  # of batch systems, before the time of a job is over
+    )
+    if hasattr(signal, name)
+]
 REPEAT_DELAY = 0.5  # seconds; within them, a second SIGINT is a copy of the first
 
 
