@@ -309,6 +309,25 @@ def test_an_error_of_the_operating_system_is_one_line():
     assert done.stderr.decode() == "program: /proc/self/mem/no file: Not a directory\n"
 
 
+TOO_LARGE = """
+import jax.numpy as jnp
+import numpy as np
+from makemore_jax.cli import command_line
+def main(arguments):
+    np.empty(10**15) if arguments else jnp.zeros(10**15)
+command_line.run(main, "", config_required=False, name="program")
+"""
+
+
+@pytest.mark.parametrize("library", ["jax", "numpy"])
+def test_too_little_memory_is_one_line(library):
+    done = run("-c", TOO_LARGE, *["numpy"] * (library == "numpy"))
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"program: not enough memory for .*: lower --num or --max_len\n", done.stderr
+    )
+
+
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):
     """A terminal that hangs or fails does not come between a step and its checkpoint."""
 

@@ -13,6 +13,7 @@ from makemore_jax.cli import (
     help_text,
     interrupts,
     missing_device,
+    out_of_memory,
     output,
     paths,
     progress,
@@ -46,7 +47,7 @@ def run(
             help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
             return
         positional = _parse(sys.argv, config_required, takes_arguments)
-        with missing_device.reporting():
+        with missing_device.reporting(), out_of_memory.reporting():
             main(positional) if takes_arguments else main()
         sys.stdout.flush()
     except UserError as error:
