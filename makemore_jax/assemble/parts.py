@@ -1,6 +1,7 @@
 """Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,11 +60,17 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
     paths.check_address(config.path, "data.path")
     path = find(config.path)
+    if config.kind == "text" and _is_pipe(path):
+        raise UserError(f"data.path: {path} can be read only once; save it as a file")
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):
         dataset = DATA_KINDS[config.kind](config, seed, folder)
     file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
     return dataset
+
+
+def _is_pipe(path: str) -> bool:
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def create_model(
