@@ -487,8 +487,9 @@ def test_readers_during_saves_see_one_state(num, tmp_path):
 
 @needs_signals
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_identical():
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_killed_run_ends_bit_identical(name):
     """docs/reliability.md has the result of many more."""
-    done = run("-m", "benchmarks.kill", "--kills", "4")
+    done = run("-m", "benchmarks.kill", "--kills", "4", "--signal", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("| 4 | ")

@@ -130,7 +130,7 @@ def test_an_empty_text(content, tmp_path):
 def test_a_pipe_is_refused(tmp_path):
     """A text is read twice; the second time would wait forever."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="data.path: .*pipe can be read only once; save it as a"):
+    with pytest.raises(UserError, match=r"data.path: .*pipe can be read only once; save it as a"):
         load_text(tmp_path / "pipe")
 
 

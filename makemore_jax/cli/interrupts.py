@@ -78,9 +78,10 @@ class StopSignals:
     def end_at_once(self) -> None:
         """Let signals end the process, as if this context did not exist, until `record` is called.
 
-        Not in an interactive session.
+        Not in an interactive session, and not in the first process of a container, where the system
+        ignores a signal without a handler.
         """
-        if not is_interactive():
+        if not is_interactive() and os.getpid() != 1:
             for number in self._before:
                 signal.signal(number, signal.SIG_DFL)
 
