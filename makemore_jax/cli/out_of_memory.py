@@ -23,8 +23,8 @@ def reporting() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        size = re.search(r"[\d.,]+ ?(bytes|[KMGT]i?B)", str(error))
-        wanted = f" for {size[0]}" if size else ""
+        size = re.search(r"(\d+(?:\.\d+)?)\.? ?(bytes|[KMGTP]i?B)", str(error))
+        wanted = f" for {size[1]} {size[2]}" if size else ""
         raise OutOfMemory(f"not enough memory{wanted}: {_advice()}") from None
 
 
