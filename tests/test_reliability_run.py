@@ -34,7 +34,7 @@ from makemore_jax import assemble, sweep
 from makemore_jax.assemble import short_calls
 from makemore_jax.assemble.interruptions import Interruptions
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.cli import output, progress
+from makemore_jax.cli import out_of_memory, output, progress
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity import manifest
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
@@ -309,23 +309,16 @@ def test_an_error_of_the_operating_system_is_one_line():
     assert done.stderr.decode() == "program: /proc/self/mem/no file: Not a directory\n"
 
 
-TOO_LARGE = """
-import jax.numpy as jnp
-import numpy as np
-from makemore_jax.cli import command_line
-def main(arguments):
-    np.empty(10**15) if arguments else jnp.zeros(10**15)
-command_line.run(main, "", config_required=False, name="program")
-"""
-
-
-@pytest.mark.parametrize("library", ["jax", "numpy"])
+@pytest.mark.parametrize("library", [jax.numpy, np])
 def test_too_little_memory_is_one_line(library):
-    done = run("-c", TOO_LARGE, *["numpy"] * (library == "numpy"))
-    assert done.returncode == 1
-    assert re.fullmatch(
-        r"program: not enough memory for .*: lower --num or --max_len\n", done.stderr
-    )
+    with (
+        pytest.raises(UserError, match=r"^not enough memory for [\d.]+ .*: lower ") as failure,
+        out_of_memory.reporting(),
+    ):
+        library.ones(10**15)
+    assert failure.value.exit_code == 1
+    with pytest.raises(RuntimeError, match="another error"), out_of_memory.reporting():
+        raise RuntimeError("another error")
 
 
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):
