@@ -309,6 +309,15 @@ def test_an_error_of_the_operating_system_is_one_line():
     assert done.stderr.decode() == "program: /proc/self/mem/no file: Not a directory\n"
 
 
+def test_variables_of_jax_do_not_change_the_types_of_a_run(tmp_path):
+    """Some users set them for all their programs."""
+    config = small_config("bigram", steps=4, num_samples=0)
+    assemble.train(config, str(tmp_path / "run"))
+    strict = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    done = run("sample.py", "--workdir", tmp_path / "run", JAX_ENABLE_X64="1", **strict)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("library", [jax.numpy, np])
 def test_too_little_memory_is_one_line(library):
     with (
