@@ -38,8 +38,6 @@ from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.windows.calibrate import make_calibrate
 from makemore_jax.windows.window_mlp import BatchNorm
 
-pytestmark = pytest.mark.versions
-
 V = 13
 LECTURES = ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet")
 
@@ -139,6 +137,7 @@ def test_initial_loss_and_saturation(scale, low, high, saturated):
     assert saturated[0] <= share <= saturated[1]
 
 
+@pytest.mark.versions
 def test_batch_norm():
     """Training uses batch statistics, evaluation running ones; variances divide by N - 1."""
     norm = BatchNorm(n=5, momentum=0.25, gain=0.5)
@@ -156,6 +155,7 @@ def test_batch_norm():
     assert_close(y, 0.5 * (np.asarray(x) - running["mean"]) / np.sqrt(running["var"] + 1e-5))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", quick_of(LECTURES, ["mlp", "mlp_batchnorm"]))
 def test_read_lines_equals_step(name):
     model, variables = small_model(name)
@@ -211,6 +211,7 @@ def test_calibrated_statistics_are_those_of_the_whole_split():
     assert np.abs(by_stats - model.apply(variables, inputs)).max() > 1e-2
 
 
+@pytest.mark.versions
 def test_running_statistics_are_part_of_the_state():
     config = small_config("mlp_batchnorm")
     config.model.momentum = 0.3
@@ -244,6 +245,7 @@ def test_losses_of_windows_equal_scores_of_lines(name):
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     "name", quick_of(["mlp", "mlp_batchnorm", "calibrated"], ["mlp_batchnorm"])
 )
