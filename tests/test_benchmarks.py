@@ -28,7 +28,7 @@ def test_benchmark(name, tmp_path):
     pytest.importorskip("torch")
     command = ("-m", f"benchmarks.{name}", *RUNS[name], "--out", tmp_path)
     # torch.compile would take half of the time; test_torch_compile_trains compiles.
-    done = run(*command, fresh=True, TORCHDYNAMO_DISABLE="1")
+    done = run(*command, TORCHDYNAMO_DISABLE="1")
     assert done.returncode == 0, done.stderr
     table = (tmp_path / f"{name}.md").read_text("utf-8")
     assert table.strip() in done.stdout
@@ -159,7 +159,7 @@ def read_accelerator(folder):
 def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     pytest.importorskip("torch")
     items = ["shakespeare", "sample", "sweep"]
-    done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items, fresh=True)
+    done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items)
     assert done.returncode == 0, done.stdout + done.stderr
     results = read_accelerator(tmp_path)
     assert list(results) == items
@@ -177,7 +177,7 @@ def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
 def test_the_accelerator_benchmark_compares_with_pytorch(item, tmp_path):
     pytest.importorskip("torch")
     command = (*ACCELERATOR, tmp_path, "--limit", "600", "--items", item)
-    done = run(*command, fresh=True, TORCHDYNAMO_DISABLE="1")
+    done = run(*command, TORCHDYNAMO_DISABLE="1")
     assert done.returncode == 0, done.stdout + done.stderr
     result = read_accelerator(tmp_path)[item]["bigram"]
     if item == "train":
@@ -193,17 +193,8 @@ def test_the_accelerator_benchmark_keeps_earlier_results(tmp_path):
         "sample": {"status": "finished, 1 s", "gru": {"makemore_jax": 0.5}},
     }
     (tmp_path / "accelerator.json").write_text(json.dumps(stored), "utf-8")
-    done = run(
-        *ACCELERATOR,
-        tmp_path,
-        "--items",
-        "train",
-        "--kinds",
-        "bigram",
-        "--limit",
-        "0.1",
-        fresh=True,
-    )
+    items = ("--items", "train", "--kinds", "bigram", "--limit", "0.1")
+    done = run(*ACCELERATOR, tmp_path, *items)
     assert done.returncode == 1
     assert done.stderr.endswith("accelerator: train did not finish\n")
     results = read_accelerator(tmp_path)
