@@ -10,6 +10,8 @@ from makemore_jax.torch_parity.page_content import (
     DIMENSIONS,
     INTRODUCTION,
     TITLE,
+    WORDS,
+    WORDS_TITLE,
     Section,
     code_of,
     first_shown,
@@ -32,6 +34,9 @@ h3 { border-top: 1px solid #e3e7ec; padding-top: 1rem }
 .sides figcaption b { color: #1c2430 }
 .measured { font-variant-numeric: tabular-nums; color: #1c2430 }
 .value { white-space: nowrap }
+.words { margin: .5rem 0 1rem; row-gap: .4rem; max-width: 62rem }
+.words code { font-size: .85em }
+@media (max-width: 40rem) { .words { display: block } .words dd { margin: 0 0 .6rem } }
 .exceeded { color: #b00020; font-weight: 600 }
 .k { color: #7a1fa2 } .s, .d { color: #1b6e3c } .c { color: #6b7682; font-style: italic }
 .d, .c { white-space: pre-wrap }
@@ -50,12 +55,18 @@ TOKEN = re.compile(
 def as_html(differences: Differences, about: dict[str, str]) -> str:
     """Return the page. `about` has the versions and sizes, `differences` those of all pairs."""
     links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections())
-    introduction = "".join(f"<p>{_text(text)}</p>" for text in (*INTRODUCTION, DIMENSIONS))
+    introduction = "".join(f"<p>{_text(text)}</p>" for text in INTRODUCTION)
     command = f"<p>Written by <code>{COMMAND}</code>.</p>"
     body = "\n".join(_section(section, differences) for section in sections())
     overview = f"<details><summary>All differences in one table</summary>{_overview(differences)}"
     top = f"{introduction}{command}\n{facts(about)}\n<h2>Contents</h2><nav>{links}</nav>"
-    return document(TITLE, f"{top}\n{overview}</details>\n{body}", STYLE)
+    return document(TITLE, f"{top}\n{overview}</details>\n{_words()}\n{body}", STYLE)
+
+
+def _words() -> str:
+    """Return the explanation of what occurs in the code of the JAX side."""
+    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in WORDS)
+    return f'<h2>{WORDS_TITLE}</h2><dl class="words">{items}</dl><p>{DIMENSIONS}</p>'
 
 
 def _overview(differences: Differences) -> str:
@@ -82,9 +93,9 @@ def _section(section: Section, differences: Differences) -> str:
 def _pair(section: Section, pair: Pair, differences: Differences) -> str:
     anchor = section.anchor(pair)
     output, gradient = differences[anchor]
-    measured = f"Difference in {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
+    measured = f"Difference of the {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
     if pair.bounds.gradient is not None:
-        measured += f"; in the gradient: {_value(gradient, pair.bounds.gradient)}"
+        measured += f"; of the gradient: {_value(gradient, pair.bounds.gradient)}"
     if pair.measured_as == "nothing":
         measured = "Not compared."
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
@@ -123,7 +134,7 @@ def _value(value: float | None, bound: float | None) -> str:
         return "none"
     shown = "missing" if value is None else f"{value:.1e}" if value else "0"
     is_within = value is not None and value <= bound
-    allowed = f"at most {bound:g}" if bound else "equal"
+    allowed = f"at most {bound:g}" if bound else "must be 0"
     shown = shown if is_within else f'<span class="exceeded">{shown}</span>'
     return f'<span class="value">{shown} ({allowed})</span>'
 
@@ -134,7 +145,7 @@ def _names() -> str:
         for a, b, c, d in parameter_names()
     ]
     about = "<h3>Names</h3><p>The parameters of a transformer with one layer.</p>"
-    return about + table(["state_dict", "shape", "tree", "shape in JAX"], rows)
+    return about + table(["in the state_dict", "shape", "in the tree", "shape in JAX"], rows)
 
 
 def _text(text: str) -> str:

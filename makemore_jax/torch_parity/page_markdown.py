@@ -13,6 +13,8 @@ from makemore_jax.torch_parity.page_content import (
     DIMENSIONS,
     INTRODUCTION,
     TITLE,
+    WORDS,
+    WORDS_TITLE,
     Section,
     code_of,
     first_shown,
@@ -26,10 +28,14 @@ def as_markdown() -> str:
     """Return the page."""
     links = " · ".join(f"[{s.title}](#{s.anchor()})" for s in sections())
     about = (
-        f"`{COMMAND}` writes this page, and an HTML page that has the code side by side and the "
-        "measured differences. It fails if a difference exceeds the bound that is given here."
+        f"`{COMMAND} --markdown FILE` writes this page. It also writes an HTML page, which has the "
+        "code side by side and the measured differences. It fails if a difference is larger than "
+        "allowed here."
     )
-    blocks = [f"# {TITLE}", *INTRODUCTION, about, DIMENSIONS, links]
+    words = ["| in JAX and Flax | what it does |", "|---|---|"]
+    words += [f"| {name} | {text} |" for name, text in WORDS]
+    blocks = [f"# {TITLE}", *INTRODUCTION, about, links]
+    blocks += [f"## {WORDS_TITLE}", "\n".join(words), DIMENSIONS]
     for section in sections():
         blocks += [f"## {section.title}", section.about]
         for pair in section.pairs:
@@ -58,10 +64,9 @@ def _bounds(pair: Pair) -> str:
     output, gradient = pair.bounds
     if pair.measured_as == "nothing":
         return "Not compared."
-    parts = [f"{pair.value}: at most {output:g}" if output else f"{pair.value}: equal"]
-    if gradient is not None:
-        parts.append(f"gradient: at most {gradient:g}")
-    return f"Difference in {', '.join(parts)}."
+    allowed = f"at most {output:g}" if output else "none"
+    gradients = "" if gradient is None else f"; of the gradient: at most {gradient:g}"
+    return f"Difference of the {pair.value}: {allowed}{gradients}."
 
 
 def _github_anchor(title: str) -> str:
@@ -70,7 +75,7 @@ def _github_anchor(title: str) -> str:
 
 
 def _names() -> str:
-    rows = ["| `state_dict` | shape | tree | shape |", "|---|---|---|---|"]
+    rows = ["| in the `state_dict` | shape | in the tree | shape |", "|---|---|---|---|"]
     rows += [f"| `{a}` | {b} | `{c}` | {d} |" for a, b, c, d in parameter_names()]
     return "The parameters of a transformer with one layer:\n\n" + "\n".join(rows)
 

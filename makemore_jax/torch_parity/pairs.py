@@ -93,6 +93,7 @@ def family(
     step_elsewhere: tuple[Code, ...] = (),
     folder: str = "models",
     init_differs: str = "",
+    positions_about: str = "Training reads whole lines: tokens (B, T), logits (B, T, V).",
 ) -> Family:
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
@@ -106,16 +107,17 @@ def family(
         (Code(REFERENCES, torch_init or (f"{cls}.__init__",)),),
         (Code(path, init or (f"{cls}.setup",)),),
         "`__init__` creates the parameters inside the module. `setup` only declares them; "
-        f"`model.init(key, tokens)` returns them as a tree.{init_differs and ' ' + init_differs}",
+        "`model.init(key, tokens)` returns their values as a tree."
+        f"{init_differs and ' ' + init_differs}",
         Bounds(output=None if init_differs else 0.1, gradient=None),
         measured_as="nothing" if init_differs else "initial_values",
-        value="mean and spread of many draws",
+        value="mean and standard deviation of many draws, relative to the root mean square",
     )
     whole = Pair(
         "All positions",
         (Code(REFERENCES, torch_forward or (f"{cls}.forward",)),),
         (Code(path, forward or (f"{cls}.__call__",)),),
-        "Training reads whole lines: tokens (B, T), logits (B, T, V).",
+        positions_about,
         run_torch=lambda module, tokens: module(tokens),
         run_jax=lambda apply, tokens: apply("__call__", tokens),
     )
@@ -123,9 +125,9 @@ def family(
         "One position",
         (Code(IDIOMS, ("next_logits",)),),
         (Code(path, step or (f"{cls}.init_carry", f"{cls}.step")), *step_elsewhere),
-        "Sampling reads one token at a time. makemore computes the whole line again for each new "
-        "character. In JAX a carry holds what later positions need, and `step` is the body of a "
-        "`lax.scan`.",
+        "Sampling adds one token at a time. makemore computes the whole line again for each new "
+        "character. In JAX, `step` reads one token and a carry, which holds what it needs of the "
+        "tokens before. `step` is the body of a `lax.scan`.",
         run_torch=_read_by_prefixes,
         run_jax=read_by_steps,
     )
@@ -246,9 +248,10 @@ FAMILIES: dict[str, Family] = {
         _recurrent_cell(
             "RNNCell",
             "rnn_cell",
-            "The linear layer of the concatenation [x, h] is the sum of a product with x and one "
-            "with h. The products with x are computed for all positions before the loop, so the "
-            "cell in JAX receives them instead of x.",
+            "PyTorch applies a linear layer to the concatenation [x, h]. JAX adds a product with "
+            "x and a product with h, which is the same. The products with x do not depend on h, so "
+            "they are computed for all positions before the loop over time, and the cell receives "
+            "them instead of x.",
             (HIDDEN, EMBEDDED),
         ),
         about="The plain recurrent network. Its first state is a parameter.",
@@ -294,8 +297,9 @@ FAMILIES: dict[str, Family] = {
             ("CausalSelfAttention.forward",),
             ("CausalSelfAttention.__call__",),
             "models/transformer.py",
-            "On packed rows a line may begin in the previous row, so its keys are prepended; rows "
-            "with one line each stay as they are. `kernels.attention` computes softmax(q k) v.",
+            "`kernels.attention` computes softmax(q k / sqrt(hs)) v with a causal mask. "
+            "`prepend_previous_row` returns its input if every row is one line. A packed line "
+            "may begin in the row before, whose keys and values it needs.",
             inputs=(STREAM,),
             run_torch=lambda module, x: module.transformer["h"][0].attn(x),
             run_jax=lambda apply, x: apply(
@@ -336,8 +340,10 @@ FAMILIES: dict[str, Family] = {
         torch_forward=("BatchNorm.forward", "WindowMLP.forward"),
         forward=("BatchNorm.__call__", "WindowMLP.__call__"),
         folder="windows",
-        init_differs="The lectures change the scales of the initial values step by step, so the "
-        "PyTorch side has PyTorch's own.",
+        init_differs="The lectures improve the initial values from one network to the next. The "
+        "PyTorch side has those of `torch.nn`, so the two sides can't be compared.",
+        positions_about="Training reads windows of block_size tokens and predicts one token after "
+        "each. A longer row of S tokens has S - block_size + 1 windows.",
     ),
     "modern": family(
         "modern",
@@ -407,8 +413,8 @@ STEP = "training/step.py"
 TOPICS = (
     Topic(
         "Layers",
-        "All families consist of three layers. Flax has them too, with other initial values and "
-        "another epsilon.",
+        "All families are built from three layers. Flax has these layers too, but with other "
+        "initial values and another epsilon, so this project has its own.",
         (
             Pair(
                 "Linear layer, embedding, layer norm",
@@ -435,15 +441,15 @@ TOPICS = (
                 "Loss",
                 (Code(TORCH_STEP, ("torch_mean_loss",)),),
                 (Code("losses.py", ("token_losses", "mean_loss")),),
-                "The mean over targets that are not -1.",
+                "The loss is the mean over all targets that are not -1, the padding.",
                 measured_as="loss",
             ),
             Pair(
                 "Step",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code(STEP, ("sum_loss", "gradients", "make_train_step")),),
-                "A GRU is trained on a few names with the same batches. The output is the loss of "
-                "each of ten steps, the gradient is that of the first batch.",
+                "Both sides train a GRU on a few names, with the same batches. The gradient is "
+                "that of the first batch.",
                 measured_as="step",
                 value="losses of ten steps",
             ),
@@ -455,7 +461,7 @@ TOPICS = (
                 "parameters. AdamW decays every parameter on both sides.",
                 Bounds(gradient=None),
                 measured_as="optimizer",
-                value="parameters after ten equal gradients, with AdamW and SGD",
+                value="parameters after ten steps of AdamW and of SGD with the same gradients",
             ),
             Pair(
                 "Learning rate",
@@ -493,8 +499,8 @@ TOPICS = (
                 ),
                 "A PyTorch program must save the state of its generator to continue with the same "
                 "batches. Here the key of a step is `fold_in(key, step)`, so step 5 draws the same "
-                "batch whether or not steps 0 to 4 ran before it. Measured on both sides: the "
-                "batches of a resumed run, compared with those of an uninterrupted one.",
+                "batch whether or not steps 0 to 4 ran before it. On each side, the batches of a "
+                "resumed run are compared with those of an uninterrupted one.",
                 EXACT,
                 measured_as="resuming",
                 value="indices of the batches",
@@ -522,15 +528,17 @@ TOPICS = (
     ),
     Topic(
         "Weights",
-        "A `state_dict` is a flat dictionary of tensors by name. In JAX parameters are a nested "
-        "dictionary, a tree, and any function of one array can be mapped over it.",
+        "A `state_dict` is a flat dictionary of tensors by name. In JAX the parameters are a "
+        "nested dictionary, called a tree. `jax.tree.map` applies a function to each array of it.",
         (
             Pair(
                 "Conversion",
                 (Code("torch_parity/weights.py", ("to_torch",)),),
                 (Code("torch_parity/weights.py", ("torch_name", "from_torch")),),
-                "The path of each leaf determines its PyTorch name. Matrices of linear layers are "
-                "transposed. Nothing is computed, so a round trip is exact.",
+                "`to_torch` makes a `state_dict` of a tree, `from_torch` a tree of a `state_dict`. "
+                "The path to an array in the tree determines its name in PyTorch. The matrices of "
+                "linear layers are transposed. Nothing is computed, so a conversion in both "
+                "directions keeps every bit.",
                 EXACT,
                 measured_as="round_trip",
                 value="parameters of all families",
@@ -546,8 +554,8 @@ TOPICS = (
                 "Many steps",
                 (Code(IDIOMS, ("train_compiled",)),),
                 (Code(STEP, ("make_train_steps",)),),
-                "Ten steps of a GRU. The PyTorch side is traced by torch.compile with its backend "
-                "aot_eager, which needs no C++ compiler.",
+                "Both sides take ten steps with a GRU. torch.compile uses its backend aot_eager, "
+                "which needs no C++ compiler.",
                 Bounds(gradient=None),
                 measured_as="many_steps",
                 value="losses of ten steps",
@@ -556,8 +564,9 @@ TOPICS = (
                 "The program of train.py, on one device",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code("assemble/programs.py", ("make_gradient_fn", "compile_steps")),),
-                "Packing, microbatches, devices and sharded parameters are wrappers around the "
-                "gradient function. A transformer is trained in float32 with packed lines.",
+                "`train.py` wraps the gradient function of the step: to pack several short lines "
+                "into one row, to split a batch into microbatches (gradient accumulation), and to "
+                "split it over devices. Here it trains a transformer in float32.",
                 Bounds(output=1e-3, gradient=1e-4),
                 measured_as="on_one_device",
                 value="losses of ten steps",
@@ -566,8 +575,8 @@ TOPICS = (
                 "The program of train.py, on two devices",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code("parallel/gradients.py", ("over_devices", "flatten_all_reduce")),),
-                "Each device computes the sums of its half of the batch, and one all-reduce adds "
-                "them.",
+                "Each device computes the gradients of its half of the batch, as sums. One "
+                "all-reduce adds them.",
                 Bounds(output=1e-3, gradient=1e-4),
                 measured_as="on_two_devices",
                 value="losses of ten steps",
