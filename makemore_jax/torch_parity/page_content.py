@@ -21,32 +21,35 @@ INTRODUCTION = (
     "compared. The difference of an output is the largest absolute difference of any entry. "
     "Gradients are taken with respect to all parameters and inputs. The difference of a gradient "
     "is relative to the largest entry of its tensor; the page shows the largest of all tensors. "
-    "Both sides compute in float64. Only the program of `train.py` computes in float32.",
+    "Initial values are random, so only their means and standard deviations are compared, relative "
+    "to the root mean square of a tensor. Both sides compute in float64. Only the program of "
+    "`train.py` computes in float32.",
 )
 WORDS_TITLE = "The JAX side in a few words"
 # What a reader who knows PyTorch meets in the code of the JAX side.
 WORDS = (
     (
         "`nn.Module` with `setup`",
-        "A Flax module has sizes but no weights. The weights are a nested dictionary of arrays "
-        "beside it, called a tree.",
+        "A Flax module has sizes but no weights. Its weights are a nested dictionary of arrays "
+        "outside of it, called a tree.",
     ),
     (
         "`model.init(key, tokens)`",
-        "Returns a tree of initial weights, as `__init__` does in PyTorch.",
+        "Returns a tree of initial weights. In PyTorch, `__init__` creates them.",
     ),
     (
         "`model.apply({'params': params}, tokens)`",
-        "Calls the model with a tree of weights: PyTorch's `model(tokens)`.",
+        "Computes the outputs of the model with these weights. In PyTorch: `model(tokens)`.",
     ),
     (
         "`jax.value_and_grad(loss_fn)(params)`",
-        "Returns the loss and its gradients, a tree like `params`: PyTorch's `loss.backward()`.",
+        "Returns the loss and its gradients, a tree like `params`. In PyTorch: "
+        "`loss.backward()`, which stores them in the weights.",
     ),
     (
         "`jax.jit(f)`",
-        "Compiles the function `f` when it is called with inputs of new shapes: PyTorch's "
-        "`torch.compile`.",
+        "Returns a compiled form of the function `f`. It compiles at the first call, and again for "
+        "inputs of other shapes. In PyTorch: `torch.compile(f)`.",
     ),
     (
         "`jax.lax.scan(step, carry, xs)`",
@@ -55,9 +58,14 @@ WORDS = (
     ),
     (
         "`jax.random.key(seed)`",
-        "The source of random numbers. `fold_in(key, i)` makes another key of a key and a number.",
+        "The source of random numbers. `fold_in(key, i)` derives a new key from a key and a "
+        "number.",
     ),
-    ("`x.at[i].set(y)`", "Returns a copy of `x` with a new entry. Arrays never change."),
+    (
+        "`x.at[i].set(y)`",
+        "Returns a copy of `x` in which entry `i` is `y`. Arrays never change. In PyTorch: "
+        "`x[i] = y`, which changes `x`.",
+    ),
     (
         "`positions`, `kernels`",
         "`positions` is None for ordinary batches. `train.py` can pack several short lines into "

@@ -111,7 +111,7 @@ def family(
         f"{init_differs and ' ' + init_differs}",
         Bounds(output=None if init_differs else 0.1, gradient=None),
         measured_as="nothing" if init_differs else "initial_values",
-        value="mean and standard deviation of many draws, relative to the root mean square",
+        value="mean and standard deviation of many draws",
     )
     whole = Pair(
         "All positions",
