@@ -4,20 +4,8 @@ import html
 import re
 
 from makemore_jax.report.html_parts import document, facts, table
+from makemore_jax.torch_parity import page_content as content
 from makemore_jax.torch_parity.difference import Difference
-from makemore_jax.torch_parity.page_content import (
-    COMMAND,
-    DIMENSIONS,
-    INTRODUCTION,
-    TITLE,
-    WORDS,
-    WORDS_TITLE,
-    Section,
-    code_of,
-    first_shown,
-    parameter_names,
-    sections,
-)
 from makemore_jax.torch_parity.pairs import Code, Pair
 
 Differences = dict[str, Difference]  # by the anchor of the pair
@@ -58,24 +46,27 @@ TOKEN = re.compile(
 
 def as_html(differences: Differences, about: dict[str, str]) -> str:
     """Return the page. `about` has the versions and sizes, `differences` those of all pairs."""
-    links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections())
-    introduction = "".join(f"<p>{_text(text)}</p>" for text in INTRODUCTION)
-    command = f"<p>Written by <code>{COMMAND}</code>.</p>"
-    body = "\n".join(_section(section, differences) for section in sections())
+    sections = content.sections()
+    links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections)
+    introduction = "".join(f"<p>{_text(text)}</p>" for text in content.INTRODUCTION)
+    command = f"<p>Written by <code>{content.COMMAND}</code>.</p>"
+    body = "\n".join(_section(section, differences) for section in sections)
     overview = f"<details><summary>All differences in one table</summary>{_overview(differences)}"
     top = f"{introduction}{command}\n{facts(about)}\n<h2>Contents</h2><nav>{links}</nav>"
-    return document(TITLE, f"{top}\n{overview}</details>\n{_words()}\n{body}", STYLE)
+    return document(content.TITLE, f"{top}\n{overview}</details>\n{_words()}\n{body}", STYLE)
 
 
 def _words() -> str:
     """Return the explanation of what occurs in the code of the JAX side."""
-    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in WORDS)
-    return f'<h2>{WORDS_TITLE}</h2><dl class="words">{items}</dl><p>{DIMENSIONS}</p>'
+    words = ((_text(name), _text(text)) for name, text in content.WORDS)
+    items = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in words)
+    title, dimensions = content.WORDS_TITLE, content.DIMENSIONS
+    return f'<h2>{title}</h2><dl class="words">{items}</dl><p>{dimensions}</p>'
 
 
 def _overview(differences: Differences) -> str:
     rows = []
-    for section in sections():
+    for section in content.sections():
         for pair in section.pairs:
             anchor = section.anchor(pair)
             link = f'<a href="#{anchor}">{html.escape(f"{section.title}: {pair.title}")}</a>'
@@ -84,7 +75,7 @@ def _overview(differences: Differences) -> str:
     return table(["pair", "compared", "output", "gradient"], rows, numbers=("output", "gradient"))
 
 
-def _section(section: Section, differences: Differences) -> str:
+def _section(section: content.Section, differences: Differences) -> str:
     pairs = "\n".join(_pair(section, pair, differences) for pair in section.pairs)
     names = _names() if section.title == "Weights" else ""
     title = html.escape(section.title)
@@ -94,7 +85,7 @@ def _section(section: Section, differences: Differences) -> str:
     )
 
 
-def _pair(section: Section, pair: Pair, differences: Differences) -> str:
+def _pair(section: content.Section, pair: Pair, differences: Differences) -> str:
     anchor = section.anchor(pair)
     output, gradient = differences[anchor]
     measured = f"Difference of the {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
@@ -105,7 +96,7 @@ def _pair(section: Section, pair: Pair, differences: Differences) -> str:
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
     title = f"{section.title}: {pair.title}" if section.kind else pair.title
     head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'
-    if shown := first_shown(section, pair):
+    if shown := content.first_shown(section, pair):
         other, earlier = shown
         title = html.escape(f"{other.title}: {earlier.title}")
         return f'{head}<p>The code is that of <a href="#{other.anchor(earlier)}">{title}</a>.</p>'
@@ -116,7 +107,7 @@ def _pair(section: Section, pair: Pair, differences: Differences) -> str:
 def _side(name: str, codes: tuple[Code, ...]) -> str:
     figures = [
         f"<figure><figcaption><b>{name}</b> {file}</figcaption><pre>{_lines(code)}</pre></figure>"
-        for file, code in code_of(codes)
+        for file, code in content.code_of(codes)
     ]
     return f"<div>{''.join(figures)}</div>"
 
@@ -161,7 +152,7 @@ def _value(value: float | None, bound: float | None) -> str:
 def _names() -> str:
     rows = [
         [f"<code>{html.escape(a)}</code>", b, f"<code>{html.escape(c)}</code>", d]
-        for a, b, c, d in parameter_names()
+        for a, b, c, d in content.parameter_names()
     ]
     about = "<h3>Names</h3><p>The parameters of a transformer with one layer.</p>"
     return about + table(["in the state_dict", "shape", "in the tree", "shape in JAX"], rows)
