@@ -107,9 +107,32 @@ def test_torch_compile_trains(monkeypatch):
     assert losses[0][0] > losses[0][2]
 
 
+def leaderboard_results():
+    """Return results of two networks and two n-grams with up to three seeds."""
+
+    def run(test_loss, **more):
+        losses = {"train_loss": 1.5, "dev_loss": test_loss + 0.01, "test_loss": test_loss}
+        return {"num_params": 1_234, **losses, "new": 0.25, "unique": 0.75, "held_out": 0.5} | more
+
+    def timed(test_loss, seconds_to_target):
+        times = {"seconds": 9.0, "milliseconds_per_step": 0.5}
+        return run(test_loss, seconds_to_target=seconds_to_target, **times)
+
+    return {
+        "gru/lecture/3407": timed(1.9, 3.0),
+        "gru/lecture/3408": timed(2.1, 5.0),
+        "gru/lecture/3409": timed(2.0, 4.0),
+        "rnn/lecture/3407": timed(1.8, 3.0),
+        "rnn/lecture/3408": timed(1.8, None),  # a seed that never reached the target
+        "rnn/makemore/3407": timed(1.7, 3.0),
+        "2-gram/lecture/3407": run(2.5),
+        "5-gram/lecture/3407": run(1.95),
+    }
+
+
 def test_rows_of_the_leaderboard(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import leaderboard
+    from benchmarks import leaderboard, leaderboard_page
 
     metrics = [
         {"step": 100, "train_loss": 2.3, "seconds": 1.5},
@@ -123,30 +146,54 @@ def test_rows_of_the_leaderboard(monkeypatch):
     samples = (["eva", "eva", "zed", "q"], ["train", "dev", "new", "cut"])
     assert leaderboard.shares(*samples) == {"new": 0.25, "unique": 0.75, "held_out": 0.25}
 
-    def run(test_loss, seconds_to_target):
-        losses = {"train_loss": 1.5, "dev_loss": 1.75, "test_loss": test_loss}
-        times = {"seconds": 9.0, "milliseconds_per_step": 0.5}
-        return {
-            "num_params": 1_234,
-            **losses,
-            **times,
-            "seconds_to_target": seconds_to_target,
-            **leaderboard.shares(*samples),
-        }
-
-    results = {
-        "gru/lecture/1": run(1.9, 3.0),
-        "gru/lecture/2": run(2.1, 5.0),
-        "rnn/lecture/1": run(1.8, 3.0),
-        "rnn/lecture/2": run(1.8, None),  # a seed that never reached the target
-        "rnn/makemore/1": run(1.7, 3.0),
-    }
-    rows = [line.strip("| ").split(" | ") for line in leaderboard.as_markdown(results).splitlines()]
-    names = [row[0] for row in rows if len(row) == 11]
-    assert names == ["model", "---", "rnn", "gru", "model", "---", "rnn"]
-    rnn, gru = rows[4], rows[5]
-    assert gru[2:6] == ["1.5000 ± 0.000", "1.7500 ± 0.000", "2.0000 ± 0.100", "2.885"]
+    results = leaderboard_results()
+    table = leaderboard_page.as_markdown(results, "lecture")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert {len(row) for row in rows} == {11}
+    names = [row[0] for row in rows[2:]]
+    # Three seeds are the rule, and n-grams the baseline of the networks.
+    assert names == ["rnn (2 seeds)", "5-gram (1 seed)", "gru \\*", "2-gram (1 seed)"]
+    rnn, _, gru, _ = rows[2:]
+    assert gru[2:6] == ["1.5000", "2.0100 ± 0.100", "2.0000 ± 0.100", "2.885"]
     assert (rnn[-2:], gru[-2:]) == (["-", "0.50"], ["4.0", "0.50"])
+    untimed = leaderboard_page.as_markdown(results, "makemore").splitlines()
+    assert {line.count(" | ") for line in untimed} == {8}
+    readme = leaderboard_page.as_readme_rows(results)
+    assert [line.split(" | ")[0] for line in readme.splitlines()[2:]] == [
+        "| rnn (2 seeds)",
+        "| 5-gram (1 seed)",
+        "| gru \\*",
+    ]
+
+
+def test_a_benchmark_adds_to_the_results_of_another(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard
+
+    file = tmp_path / "new" / "results.json"
+    leaderboard.store({"gru/lecture/3407": {"test_loss": 2.0}}, file)
+    content = leaderboard.store({"best/lecture/3407": {"test_loss": 1.9}}, file)
+    assert list(content["results"]) == ["gru/lecture/3407", "best/lecture/3407"]
+    assert json.loads(file.read_text("utf-8")) == content
+
+
+def test_the_names_in_a_figure_do_not_overlap(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard_page
+    from makemore_jax.plots import style
+
+    figure, ax = style.plt.subplots(figsize=(3.9, 3.7), layout="constrained")
+    points = {f"model{i}": (10_000 + 2_000 * i, 2 + 0.01 * (i % 2)) for i in range(6)}
+    points["at the right"] = (100_000, 2.2)
+    ax.scatter(*zip(*points.values(), strict=True))
+    ax.set_xscale("log")
+    ax.margins(x=0.2, y=0.1)
+    boxes = [text.get_window_extent() for text in leaderboard_page.place_labels(figure, ax, points)]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert box.x1 < ax.get_window_extent().x1
+    style.plt.close(figure)
 
 
 ACCELERATOR = ("-m", "benchmarks.accelerator", "--quick", "--out")

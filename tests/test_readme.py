@@ -169,7 +169,12 @@ def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
 
 def test_the_pages_show_what_the_benchmarks_wrote():
     pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md", "microgpt": "lectures.md"}
-    pages |= {"modern": "results.md", "any_text": "reliability.md", "soak": "reliability.md"}
+    pages |= {
+        "modern": "results.md",
+        "traps": "results.md",
+        "any_text": "reliability.md",
+        "soak": "reliability.md",
+    }
     tables = list((ROOT / "docs/benchmarks").glob("*.md"))
     assert len(tables) >= 8
     for table in tables:
@@ -194,6 +199,21 @@ def test_the_tpu_page_shows_what_the_benchmark_wrote(monkeypatch):
         assert found["memory"] < 16 * 2**30, name
         assert found["host_transfers"] == [], name
     assert set(results["gpt2_small"]["collectives"]) == {"all-gather", "all-reduce"}
+
+
+def test_the_leaderboard_shows_what_was_measured(monkeypatch):
+    """`python -m benchmarks.leaderboard --page` writes the page and the README's rows again."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard_page
+
+    file = ROOT / "docs/leaderboard/results.json"
+    if not file.exists():
+        pytest.skip("python -m benchmarks.leaderboard has not run")
+    content = json.loads(file.read_text("utf-8"))
+    assert (ROOT / "docs/leaderboard.md").read_text("utf-8") == leaderboard_page.as_page(content)
+    rows = leaderboard_page.as_readme_rows(content["results"])
+    assert rows.count("\n") == 2 + leaderboard_page.README_ROWS
+    assert leaderboard_page.START + rows + leaderboard_page.END in README
 
 
 def test_the_lectures_page_shows_what_the_benchmark_wrote():
