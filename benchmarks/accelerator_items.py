@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     swept: tuple[str, ...] = ("mlp", "gru")
     members: int = 64
     sweep_steps: int = 300
+    seeds: tuple[int, ...] = (1337, 1338, 1339)  # of shakespeare_best; nanoGPT's is 1337
     parity_steps: int = 50
     is_quick: bool = False
 
@@ -71,14 +72,15 @@ QUICK = Settings(
     swept=("bigram",),
     members=3,
     sweep_steps=2,
+    seeds=(3, 5),
     parity_steps=2,
     is_quick=True,
 )
 
 
-def shakespeare_config(is_quick: bool) -> Config:
-    """Return configs/shakespeare.py, or a tiny version that trains on names.txt as one text."""
-    config = config_of("shakespeare")
+def shakespeare_config(is_quick: bool, name: str = "shakespeare") -> Config:
+    """Return a config for a text, or a tiny version that trains on names.txt as one text."""
+    config = config_of(name)
     if is_quick:
         config.data.path = "names.txt"
         config.data.block_size = 8
@@ -114,7 +116,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         finally:
             ended.set()
             watcher.join()
-        rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
+        rates = [line["steps_per_second"] for line in read_lines(folder) if "train_loss" in line]
         steps_per_second = float(np.median(rates))
         flops = flops_per_step(config) * steps_per_second
         kind = jax.devices()[0].device_kind
@@ -134,7 +136,22 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         record("run", result)
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
+def measure_shakespeare_best(settings: Settings, record: Record) -> None:
+    """Train configs/shakespeare_best.py with each seed; record losses and seconds."""
+    from makemore_jax import assemble
+
+    for seed in settings.seeds:
+        config = shakespeare_config(settings.is_quick, "shakespeare_best")
+        config.seed = seed
+        with tempfile.TemporaryDirectory() as name:
+            summary = assemble.train(config, name)
+            crops = crops_loss(Path(name), config, 2 if settings.is_quick else 200)
+        fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "seconds")
+        record(str(seed), {field: summary[field] for field in fields} | {"crops_loss": crops})
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of metrics.jsonl, also of a run that is training."""
     file = folder / "metrics.jsonl"
     complete = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in complete]
@@ -143,7 +160,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
     """Record the lowest dev loss so far, in case the time limit stops the training."""
     while not ended.wait(2):
-        lines = [line for line in _lines(folder) if "dev_loss" in line]
+        lines = [line for line in read_lines(folder) if "dev_loss" in line]
         if lines:
             best = min(lines, key=lambda line: line["dev_loss"])
             steps = {"best_step": best["step"], "step": lines[-1]["step"]}
@@ -338,10 +355,12 @@ class Item(NamedTuple):
 
     measure: Callable[[Settings, Record], None]
     limit: float
+    is_default: bool = True  # measured without --items
 
 
 ITEMS = {
     "shakespeare": Item(measure_shakespeare, 120),
+    "shakespeare_best": Item(measure_shakespeare_best, 540, is_default=False),
     "train": Item(measure_train, 160),
     "sample": Item(measure_sample, 50),
     "sweep": Item(measure_sweep, 60),

@@ -14,7 +14,6 @@ SEEDS = (3407, 3408, 3409)
 TARGET = 2.10  # dev loss, for the time to reach it
 MAX_LOSS = 2.25  # figures leave out larger test losses
 README_ROWS = 5
-START, END = "<!-- leaderboard -->\n", "<!-- end of leaderboard -->\n"
 # Per field: the file, the label of the x axis, and its ticks in each power of 10.
 FIGURES = {
     "num_params": ("loss_by_parameters.png", "parameters (n-grams: different n-grams)", (1,)),
@@ -278,8 +277,4 @@ def _is_inside(box: Any, ax: Any) -> bool:
 def write(content: dict[str, Any], root: Path) -> None:
     """Write docs/leaderboard.md and the README's rows below `root`."""
     (root / "docs" / "leaderboard.md").write_text(as_page(content), "utf-8")
-    readme = root / "README.md"
-    before, start, rest = readme.read_text("utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    text = before + start + as_readme_rows(content["results"]) + end + after
-    readme.write_text(text, "utf-8")
+    sides.insert(root / "README.md", "leaderboard", as_readme_rows(content["results"]))

@@ -203,9 +203,41 @@ def read_accelerator(folder):
     return json.loads((folder / "accelerator.json").read_text("utf-8"))
 
 
+def test_the_accelerator_page_has_the_mean_and_the_best_of_the_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.accelerator_page import as_page
+
+    losses = {"train_loss": 1.25, "dev_loss": 1.5, "crops_loss": 1.4}
+    run = {"num_params": 1_234, "best_step": 2_000, "seconds": 60.4, **losses}
+    results = {"1337": run, "1338": run | {"dev_loss": 1.47, "crops_loss": 1.44}}
+    page = as_page({"shakespeare_best": {"status": "finished, 9 s", **results}})
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    assert ["1337", "1,234", "2,000", "1.2500", "1.5000", "1.4000", "60"] in lines
+    assert ["mean", "", "", "", "1.4850", "1.4200"] in lines
+    assert ["best", "", "", "", "1.4700", "1.4000"] in lines
+
+
+def test_the_rows_of_the_shakespeare_benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_choices, shakespeare_time
+
+    seconds = {"first": 30.0, "later": 21.5}
+    reached = {"steps": 500, "milliseconds": 40.0, "seconds": seconds, "dev_losses": {"500": 1.87}}
+    results = {
+        "quick": reached | {"dev_loss": 1.87, "crops_loss": 1.865},
+        "slow": {"steps": None, "dev_losses": {"50": 2.5, "6000": 1.9}},
+    }
+    rows = shakespeare_time.as_table(results).splitlines()
+    assert rows[2] == "| quick | 500 | 20.0 | 40.0 | 30.0 | 21.5 | 1.8700 | 1.8650 |"
+    assert rows[3].startswith("| slow | not in 6,000 | - |")
+    row = {"num_params": 1_234, "best_step": 300, "train_loss": 1.5, "dev_loss": 1.75}
+    table = shakespeare_choices.as_table({"Muon": row | {"milliseconds": 98.6}})
+    assert table.splitlines()[2] == "| Muon | 1,234 | 300 | 1.500 | 1.750 | 99 |"
+
+
 def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     pytest.importorskip("torch")
-    items = ["shakespeare", "sample", "sweep"]
+    items = ["shakespeare", "shakespeare_best", "sample", "sweep"]
     done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = read_accelerator(tmp_path)
@@ -213,11 +245,13 @@ def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     training = results["shakespeare"]["run"]
     assert training["step"] == 6 and training["seconds"] > 0
     assert training["crops_loss"] == pytest.approx(training["dev_loss"], abs=0.2)
+    best = results["shakespeare_best"]["5"]
+    assert best["best_step"] <= 6 and best["crops_loss"] == pytest.approx(best["dev_loss"], abs=0.2)
     assert {"makemore_jax", "makemore's loop"} == results["sample"]["bigram"].keys()
     assert results["sweep"]["bigram"].keys() == {"1", "3"}
     page = (tmp_path / "accelerator.md").read_text("utf-8")
     assert page.strip() in done.stdout
-    assert page.count("finished") == 3 and page.count("| bigram |") == 2
+    assert page.count("finished") == 4 and page.count("| bigram |") == 2
 
 
 @pytest.mark.parametrize("item", ["train", "parity"])

@@ -167,6 +167,20 @@ def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
         assert f"| {step} | {ours:.7f} | {theirs:.7f} | {ours - theirs:+.1e} |" in page
 
 
+@pytest.mark.parametrize("name", ["time", "choices"])
+def test_the_shakespeare_page_shows_a_table(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_choices, shakespeare_time
+
+    file = ROOT / f"docs/shakespeare/{name}.json"
+    if not file.exists():
+        pytest.skip(f"python -m benchmarks.shakespeare_{name} has not run")
+    results = json.loads(file.read_text("utf-8"))["results"]
+    module = {"time": shakespeare_time, "choices": shakespeare_choices}[name]
+    block = f"<!-- {name} -->\n{module.as_table(results)}\n<!-- end of {name} -->\n"
+    assert block in (ROOT / "docs/shakespeare.md").read_text("utf-8")
+
+
 def test_the_pages_show_what_the_benchmarks_wrote():
     pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md", "microgpt": "lectures.md"}
     pages |= {
@@ -213,7 +227,7 @@ def test_the_leaderboard_shows_what_was_measured(monkeypatch):
     assert (ROOT / "docs/leaderboard.md").read_text("utf-8") == leaderboard_page.as_page(content)
     rows = leaderboard_page.as_readme_rows(content["results"])
     assert rows.count("\n") == 2 + leaderboard_page.README_ROWS
-    assert leaderboard_page.START + rows + leaderboard_page.END in README
+    assert f"<!-- leaderboard -->\n{rows}<!-- end of leaderboard -->\n" in README
 
 
 def test_the_lectures_page_shows_what_the_benchmark_wrote():
