@@ -1,107 +1,109 @@
 """Seconds and steps to a validation loss of 1.88: python -m benchmarks.shakespeare_time
 
-1.88 is nanoGPT's published loss of its laptop settings on Tiny Shakespeare. Trains each recipe with
-an evaluation on the whole validation split every 50 steps. Then trains it again, until the first of
-these steps whose loss is at most 1.88, with one evaluation: with an empty compilation cache (first
-run) and with the cache of that run (later runs). Writes docs/shakespeare/time.json and the
-table in docs/shakespeare.md.
+1.88 is nanoGPT's published loss of its laptop settings on Tiny Shakespeare. Finds the number of
+steps after which each recipe has this loss on the whole validation split, in multiples of 50. Then
+trains for this number of steps, with one evaluation: with an empty compilation cache (first run)
+and with the cache of that run (later runs). Writes docs/shakespeare/time.json and the table in
+docs/shakespeare.md.
 
 Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 """
 
 import argparse
+import bisect
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import sides
+from benchmarks import shakespeare_recipes, sides
 from benchmarks.accelerator_items import crops_loss, read_lines
+from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT, milliseconds
 from makemore_jax import assemble
 from makemore_jax.download import locate
 
-OUT = sides.ROOT / "docs" / "shakespeare"
 TARGET = 1.88
-EVERY = 50  # steps between evaluations
 NUM_BATCHES = 200  # of random crops: nanoGPT's laptop settings have 20
-
-CONFIG = "configs/shakespeare_cpu.py"
-MODERN = ("model.kind=modern", "model.bias=True", "model.tied=False", "model.init_scheme=pytorch")
 
 
 class Recipe(NamedTuple):
-    """Overrides of CONFIG. Training continues with the final learning rate after `decay_steps`."""
+    """Overrides of CONFIG, and the steps of the learning rate schedule.
+
+    After the schedule, training continues with the final learning rate. None: the schedule is as
+    long as the training, and the shortest training that reaches TARGET is searched.
+    """
 
     fields: tuple[str, ...]
-    decay_steps: int
+    decay_steps: int | None
     max_steps: int
 
 
 RECIPES = {
-    "nanoGPT's": Recipe(("optimizer.learning_rate=1e-3",), 2_000, 6_000),
-    "larger learning rate": Recipe((), 2_000, 2_000),
-    "modern block, short schedule": Recipe(
-        (
-            *MODERN,
-            *("optimizer.learning_rate=8e-3", "optimizer.min_learning_rate=0"),
-            "optimizer.warmup_steps=50",
-        ),
-        450,
-        450,
+    "nanoGPT's": Recipe(("optimizer.learning_rate=1e-3",), 2_000, 4_000),
+    "with a learning rate of 4e-3": Recipe((), 2_000, 2_000),
+    shakespeare_recipes.FASTEST: Recipe(
+        shakespeare_recipes.RECIPES[shakespeare_recipes.FASTEST], None, 1_200
     ),
 }
 
 
-def command(recipe: str, stop: int | None = None) -> list[str]:
-    """Return the arguments of Python that train a recipe, or its first `stop` steps."""
-    fields, decay_steps, max_steps = RECIPES[recipe]
-    every = stop or EVERY
-    fields += (f"optimizer.decay_steps={decay_steps}", f"train.steps={stop or max_steps}")
-    fields += (f"train.eval_every={every}", f"train.checkpoint_every={every}")
-    flags = [f"--config.{field}" for field in (*fields, "train.num_samples=0")]
-    return ["train.py", "--config", CONFIG, *flags]
+def command(recipe: Recipe, steps: int, eval_every: int) -> list[str]:
+    """Return the arguments of Python that train `steps` steps of a recipe."""
+    fields = (*recipe.fields, f"train.steps={steps}", f"train.eval_every={eval_every}")
+    fields += (f"optimizer.decay_steps={recipe.decay_steps or steps}", "train.num_samples=0")
+    fields += (f"train.log_every={EVERY}", f"train.checkpoint_every={steps}")
+    return ["train.py", "--config", CONFIG, *(f"--config.{field}" for field in fields)]
 
 
-def train(words: list[str], folder: Path, cache: Path) -> float:
-    """Run train.py in `folder`. Return the seconds of the whole command."""
+def train(words: list[str], folder: Path, cache: Path) -> tuple[float, dict[int, float]]:
+    """Run train.py in `folder`. Return the seconds of the command, and the dev losses by step."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
     began = time.perf_counter()
     words = [sys.executable, *words, "--workdir", str(folder)]
     subprocess.run(words, cwd=sides.ROOT, env=env, check=True, stdout=sys.stderr)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    losses = {li["step"]: li["dev_loss"] for li in read_lines(folder) if "dev_loss" in li}
+    return seconds, losses
 
 
-def measure(recipe: str, data: Path) -> dict[str, Any]:
-    """Return the step at which a recipe reaches TARGET, its losses there, and the seconds."""
+def steps_to_target(recipe: Recipe, path: str, folder: Path) -> int | None:
+    """Return the first multiple of EVERY steps after which the dev loss is at most TARGET."""
+    cache = folder / "cache"
+    if recipe.decay_steps:
+        words = [*command(recipe, recipe.max_steps, EVERY), path]
+        _, losses = train(words, folder / "all", cache)
+        return min((step for step, loss in losses.items() if loss <= TARGET), default=None)
+
+    def has_reached(steps: int) -> bool:
+        words = [*command(recipe, steps, steps), path]
+        return train(words, folder / str(steps), cache)[1][steps] <= TARGET
+
+    lengths = range(EVERY, recipe.max_steps + 1, EVERY)
+    index = bisect.bisect_left(lengths, True, key=has_reached)
+    return lengths[index] if index < len(lengths) else None
+
+
+def measure(recipe: Recipe, data: Path) -> dict[str, Any]:
+    """Return the steps at which a recipe reaches TARGET, its losses there, and the seconds."""
     path = f"--config.data.path={data}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache = folder / "cache"
-        train([*command(recipe), path], folder / "all", cache)
-        dev_losses = {
-            line["step"]: line["dev_loss"]
-            for line in read_lines(folder / "all")
-            if "dev_loss" in line
-        }
-        reached = min((step for step, loss in dev_losses.items() if loss <= TARGET), default=None)
-        result = {"dev_losses": dev_losses, "steps": reached}
-        if reached is None:
-            return result
-        words = [*command(recipe, reached), path]
-        seconds = {run: train(words, folder / run, folder / "cold") for run in ("first", "later")}
-        lines = read_lines(folder / "later")
+        steps = steps_to_target(recipe, path, folder)
+        if steps is None:
+            return {"steps": None, "max_steps": recipe.max_steps}
+        words = [*command(recipe, steps, steps), path]
+        first, _ = train(words, folder / "first", folder / "cold")
+        later, losses = train(words, folder / "later", folder / "cold")
         run = assemble.read_run(folder / "later")
-        speeds = [line["steps_per_second"] for line in lines if line.get("steps_per_second")]
-        milliseconds = 1e3 / median(speeds)
-        return result | {
-            "seconds": seconds,
-            "milliseconds": milliseconds,
-            "dev_loss": next(line["dev_loss"] for line in lines if "dev_loss" in line),
+        return {
+            "steps": steps,
+            "seconds": {"first": first, "later": later},
+            "milliseconds": milliseconds(read_lines(folder / "later")),
+            "dev_loss": losses[steps],
             "crops_loss": crops_loss(folder / "later", run.config, NUM_BATCHES),
         }
 
@@ -113,7 +115,7 @@ def as_table(results: dict[str, dict[str, Any]]) -> str:
     rows = []
     for recipe, r in results.items():
         if r["steps"] is None:
-            rows.append([recipe, f"not in {max(map(int, r['dev_losses'])):,}", *["-"] * 6])
+            rows.append([recipe, f"not in {r['max_steps']:,}", *["-"] * 6])
             continue
         times = r["steps"] * r["milliseconds"] / 1e3, r["milliseconds"], *r["seconds"].values()
         losses = [f"{r['dev_loss']:.4f}", f"{r['crops_loss']:.4f}"]
@@ -129,7 +131,7 @@ def main() -> None:
     data = locate("shakespeare", sides.ROOT / "data")
     if data is None:
         sys.exit("shakespeare_time: needs the text: python -m makemore_jax.download shakespeare")
-    results = {recipe: measure(recipe, data.absolute()) for recipe in args.recipes}
+    results = {recipe: measure(RECIPES[recipe], data.absolute()) for recipe in args.recipes}
     sides.report("time", as_table(results), {"results": results}, args.out)
     if args.out == OUT:
         sides.insert(sides.ROOT / "docs" / "shakespeare.md", "time", as_table(results))

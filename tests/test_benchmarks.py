@@ -1,6 +1,7 @@
 """Small runs of the benchmarks, which print and write their results."""
 
 import json
+import re
 
 import pytest
 from conftest import ROOT, run
@@ -222,10 +223,10 @@ def test_the_rows_of_the_shakespeare_benchmarks(monkeypatch):
     from benchmarks import shakespeare_choices, shakespeare_time
 
     seconds = {"first": 30.0, "later": 21.5}
-    reached = {"steps": 500, "milliseconds": 40.0, "seconds": seconds, "dev_losses": {"500": 1.87}}
+    reached = {"steps": 500, "milliseconds": 40.0, "seconds": seconds}
     results = {
         "quick": reached | {"dev_loss": 1.87, "crops_loss": 1.865},
-        "slow": {"steps": None, "dev_losses": {"50": 2.5, "6000": 1.9}},
+        "slow": {"steps": None, "max_steps": 6_000},
     }
     rows = shakespeare_time.as_table(results).splitlines()
     assert rows[2] == "| quick | 500 | 20.0 | 40.0 | 30.0 | 21.5 | 1.8700 | 1.8650 |"
@@ -233,6 +234,22 @@ def test_the_rows_of_the_shakespeare_benchmarks(monkeypatch):
     row = {"num_params": 1_234, "best_step": 300, "train_loss": 1.5, "dev_loss": 1.75}
     table = shakespeare_choices.as_table({"Muon": row | {"milliseconds": 98.6}})
     assert table.splitlines()[2] == "| Muon | 1,234 | 300 | 1.500 | 1.750 | 99 |"
+
+
+@pytest.mark.parametrize("lowest", [350, 1_300])
+def test_the_shortest_schedule_that_reaches_the_target(lowest, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_time
+
+    def train(words, folder, cache):
+        steps = int(re.search(r"train\.steps=(\d+)", " ".join(words))[1])
+        assert f"--config.optimizer.decay_steps={steps}" in words
+        return 1.0, {steps: 1.85 if steps >= lowest else 1.9}
+
+    monkeypatch.setattr(shakespeare_time, "train", train)
+    recipe = shakespeare_time.Recipe((), None, 1_200)
+    steps = shakespeare_time.steps_to_target(recipe, "--config.data.path=text.txt", tmp_path)
+    assert steps == (350 if lowest == 350 else None)
 
 
 def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):

@@ -167,16 +167,17 @@ def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
         assert f"| {step} | {ours:.7f} | {theirs:.7f} | {ours - theirs:+.1e} |" in page
 
 
-@pytest.mark.parametrize("name", ["time", "choices"])
+@pytest.mark.parametrize("name", ["recipes", "time", "choices"])
 def test_the_shakespeare_page_shows_a_table(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import shakespeare_choices, shakespeare_time
+    from benchmarks import shakespeare_choices, shakespeare_recipes, shakespeare_time
 
     file = ROOT / f"docs/shakespeare/{name}.json"
     if not file.exists():
         pytest.skip(f"python -m benchmarks.shakespeare_{name} has not run")
     results = json.loads(file.read_text("utf-8"))["results"]
-    module = {"time": shakespeare_time, "choices": shakespeare_choices}[name]
+    modules = {"recipes": shakespeare_recipes, "time": shakespeare_time}
+    module = modules.get(name, shakespeare_choices)
     block = f"<!-- {name} -->\n{module.as_table(results)}\n<!-- end of {name} -->\n"
     assert block in (ROOT / "docs/shakespeare.md").read_text("utf-8")
 
