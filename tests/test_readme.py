@@ -112,6 +112,15 @@ def test_the_example_run_is_the_one_that_reproduce_measured():
     assert f"{best}, {', '.join(losses)}\n" in README
 
 
+def test_the_results_page_is_the_one_that_reproduce_wrote(monkeypatch):
+    """benchmarks.reproduce, benchmarks.modern and benchmarks.traps write it again."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.reproduce import as_markdown
+
+    results = json.loads((ROOT / "docs/results.json").read_text("utf-8"))
+    assert as_markdown(results) == (ROOT / "docs/results.md").read_text("utf-8")
+
+
 def test_the_times_are_the_ones_that_reproduce_measured(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks.reproduce import times_table
