@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from absl.flags import FLAGS
 
-from makemore_jax.cli import command_line, sample_flags, sample_rules
+from makemore_jax.cli import command_line, sample_flags
 
 sample_flags.define()
 
@@ -29,10 +29,8 @@ def main() -> None:
 
     from makemore_jax import assemble
     from makemore_jax.cli import sample_output, startup
-    from makemore_jax.decoding import Decoding
 
-    decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
-    sample_rules.check_decoding(decoding)
+    decoding = sample_flags.decoding()
     startup.use_compilation_cache()
     startup.announce_compiling()
     startup.use_cores()

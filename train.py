@@ -21,9 +21,7 @@ from makemore_jax.cli import command_line, config_flag, output, process_flags
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file, or the name of one in configs/, such as transformer"
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run (by default runs/ and the name of the config)"
-)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (by default runs/CONFIG_NAME)")
 process_flags.define()
 
 

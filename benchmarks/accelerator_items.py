@@ -116,7 +116,7 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         finally:
             ended.set()
             watcher.join()
-        rates = [line["steps_per_second"] for line in read_lines(folder) if "train_loss" in line]
+        rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
         steps_per_second = float(np.median(rates))
         flops = flops_per_step(config) * steps_per_second
         kind = jax.devices()[0].device_kind
@@ -150,8 +150,7 @@ def measure_shakespeare_best(settings: Settings, record: Record) -> None:
         record(str(seed), {field: summary[field] for field in fields} | {"crops_loss": crops})
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of metrics.jsonl, also of a run that is training."""
+def _lines(folder: Path) -> list[dict[str, Any]]:
     file = folder / "metrics.jsonl"
     complete = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in complete]
@@ -160,7 +159,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
     """Record the lowest dev loss so far, in case the time limit stops the training."""
     while not ended.wait(2):
-        lines = [line for line in read_lines(folder) if "dev_loss" in line]
+        lines = [line for line in _lines(folder) if "dev_loss" in line]
         if lines:
             best = min(lines, key=lambda line: line["dev_loss"])
             steps = {"best_step": best["step"], "step": lines[-1]["step"]}

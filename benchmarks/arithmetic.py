@@ -15,7 +15,7 @@ def flops_per_step(config: Config) -> int:
     dataset = load_data(config.data, config.seed)
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     tokens = 1 if config.data.kind == "windows" else dataset.block_size
-    per_token = 6 * num_params(models.param_shapes(model, dataset.block_size))
+    per_token = 6 * num_params(models.variable_shapes(model, dataset.block_size)["params"])
     if config.model.kind in ("transformer", "modern"):
         per_token += 12 * config.model.n_layer * config.model.n_embd * dataset.block_size
     return per_token * tokens * config.train.batch_size

@@ -19,7 +19,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import numpy as np
 
 from benchmarks import leaderboard_page, sides
 from benchmarks.leaderboard_page import CONDITIONS, FIGURES, SEEDS, TARGET
-from benchmarks.whole_training import ROOT
+from benchmarks.whole_training import ROOT, trained
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.download import locate
@@ -50,30 +49,22 @@ def flags_of(condition: str, seed: int) -> list[str]:
 
 def train(model: str, condition: str, seed: int, path: Path, steps: int | None) -> dict[str, Any]:
     """Run train.py and sample.py. Return the losses, the times and the shares of the samples."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["train.py", "--config", f"configs/{model}.py", *flags_of(condition, seed)]
-        command += [f"--config.data.path={path}", "--config.train.sample_every=100000000"]
-        if steps:
-            command += [f"--config.train.steps={steps}"]
-        _run([*command, "--workdir", folder])
+    command = ["train.py", "--config", f"configs/{model}.py", *flags_of(condition, seed)]
+    command += [f"--config.data.path={path}", "--config.train.sample_every=100000000"]
+    if steps:
+        command += [f"--config.train.steps={steps}"]
+    with trained(command) as (folder, training):
         sample = ["sample.py", "--workdir", folder, "--num", str(NUM_SAMPLES), "--format", "json"]
-        samples = [json.loads(line) for line in _run(sample).splitlines()]
-        summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
-        metrics = (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines()
+        arguments = {"cwd": ROOT, "check": True, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+        printed = subprocess.run([sys.executable, *sample], **arguments).stdout
+    samples, summary = [json.loads(line) for line in printed.splitlines()], training.summary
     fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss", "seconds")
     return {
         **{name: summary[name] for name in fields},
         "milliseconds_per_step": 1e3 / summary["steps_per_second"],
-        "seconds_to_target": seconds_to_target([json.loads(line) for line in metrics]),
+        "seconds_to_target": seconds_to_target(training.lines),
         **shares([s["text"] for s in samples], [s["found_in"] for s in samples]),
     }
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
-    )
-    return done.stdout
 
 
 def seconds_to_target(metrics: list[dict[str, Any]]) -> float | None:

@@ -11,17 +11,15 @@ Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 
 import argparse
 import bisect
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import shakespeare_recipes, sides
-from benchmarks.accelerator_items import crops_loss, read_lines
+from benchmarks.accelerator_items import crops_loss
 from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT, milliseconds
+from benchmarks.whole_training import Training, train, trained
 from makemore_jax import assemble
 from makemore_jax.download import locate
 
@@ -58,29 +56,19 @@ def command(recipe: Recipe, steps: int, eval_every: int) -> list[str]:
     return ["train.py", "--config", CONFIG, *(f"--config.{field}" for field in fields)]
 
 
-def train(words: list[str], folder: Path, cache: Path) -> tuple[float, dict[int, float]]:
-    """Run train.py in `folder`. Return the seconds of the command, and the dev losses by step."""
-    env = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    env.pop("JAX_COMPILATION_CACHE_DIR", None)
-    began = time.perf_counter()
-    words = [sys.executable, *words, "--workdir", str(folder)]
-    subprocess.run(words, cwd=sides.ROOT, env=env, check=True, stdout=sys.stderr)
-    seconds = time.perf_counter() - began
-    losses = {li["step"]: li["dev_loss"] for li in read_lines(folder) if "dev_loss" in li}
-    return seconds, losses
+def dev_losses(training: Training) -> dict[int, float]:
+    """Return the dev losses of a training by step."""
+    return {line["step"]: line["dev_loss"] for line in training.lines if "dev_loss" in line}
 
 
-def steps_to_target(recipe: Recipe, path: str, folder: Path) -> int | None:
+def steps_to_target(recipe: Recipe, path: str) -> int | None:
     """Return the first multiple of EVERY steps after which the dev loss is at most TARGET."""
-    cache = folder / "cache"
     if recipe.decay_steps:
-        words = [*command(recipe, recipe.max_steps, EVERY), path]
-        _, losses = train(words, folder / "all", cache)
+        losses = dev_losses(train([*command(recipe, recipe.max_steps, EVERY), path]))
         return min((step for step, loss in losses.items() if loss <= TARGET), default=None)
 
     def has_reached(steps: int) -> bool:
-        words = [*command(recipe, steps, steps), path]
-        return train(words, folder / str(steps), cache)[1][steps] <= TARGET
+        return dev_losses(train([*command(recipe, steps, steps), path]))[steps] <= TARGET
 
     lengths = range(EVERY, recipe.max_steps + 1, EVERY)
     index = bisect.bisect_left(lengths, True, key=has_reached)
@@ -90,22 +78,22 @@ def steps_to_target(recipe: Recipe, path: str, folder: Path) -> int | None:
 def measure(recipe: Recipe, data: Path) -> dict[str, Any]:
     """Return the steps at which a recipe reaches TARGET, its losses there, and the seconds."""
     path = f"--config.data.path={data}"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        steps = steps_to_target(recipe, path, folder)
-        if steps is None:
-            return {"steps": None, "max_steps": recipe.max_steps}
-        words = [*command(recipe, steps, steps), path]
-        first, _ = train(words, folder / "first", folder / "cold")
-        later, losses = train(words, folder / "later", folder / "cold")
-        run = assemble.read_run(folder / "later")
-        return {
-            "steps": steps,
-            "seconds": {"first": first, "later": later},
-            "milliseconds": milliseconds(read_lines(folder / "later")),
-            "dev_loss": losses[steps],
-            "crops_loss": crops_loss(folder / "later", run.config, NUM_BATCHES),
-        }
+    steps = steps_to_target(recipe, path)
+    if steps is None:
+        return {"steps": None, "max_steps": recipe.max_steps}
+    words = [*command(recipe, steps, steps), path]
+    with tempfile.TemporaryDirectory() as cache:
+        first = train(words, Path(cache)).seconds
+        with trained(words, Path(cache)) as (folder, later):
+            config = assemble.read_run(folder).config
+            crops = crops_loss(Path(folder), config, NUM_BATCHES)
+    return {
+        "steps": steps,
+        "seconds": {"first": first, "later": later.seconds},
+        "milliseconds": milliseconds(later.lines),
+        "dev_loss": dev_losses(later)[steps],
+        "crops_loss": crops,
+    }
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:

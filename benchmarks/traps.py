@@ -11,15 +11,14 @@ Needs makemore's list: python -m makemore_jax.download names
 import argparse
 import json
 import math
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import sides
 from benchmarks.reproduce import MAKEMORE, write_page
+from benchmarks.whole_training import trained
 from makemore_jax import assemble
 from makemore_jax.data import Split
 from makemore_jax.decoding import LanguageModel
@@ -85,18 +84,11 @@ def main() -> None:
     path = locate("names", sides.ROOT / "data")
     if path is None:
         sys.exit("traps: needs makemore's list: python -m makemore_jax.download names")
-    flags = [
-        f"--config.data.path={path.absolute()}",
-        *MAKEMORE,
-        f"--config.train.steps={args.steps}",
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "--config", "configs/transformer.py", *flags]
-        subprocess.run(
-            [*command, "--workdir", folder], cwd=sides.ROOT, check=True, stdout=sys.stderr
-        )
-        steps = assemble.open_checkpoints(folder, read_only=True).steps()
-        results = {"best_step": steps["best"], "steps": steps["latest"], **measure(folder)}
+    command = ["train.py", "--config", "configs/transformer.py", *MAKEMORE]
+    command += [f"--config.data.path={path.absolute()}", f"--config.train.steps={args.steps}"]
+    with trained(command) as (folder, training):
+        steps = {name: training.summary[name] for name in ("best_step", "steps")}
+        results = steps | measure(folder)
     sides.report("traps", as_table(results), {"results": results}, args.out)
     if args.out == sides.OUT:
         write_page(json.loads((sides.ROOT / "docs" / "results.json").read_text("utf-8")))

@@ -1,11 +1,13 @@
 """Run train.py as a user does, and read its results."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +22,12 @@ class Training(NamedTuple):
     summary: dict[str, Any]
 
 
-def train(command: list[str], cache: Path | None = None) -> Training:
-    """Run `train.py ...` in a temporary folder. CalledProcessError if it fails.
+@contextlib.contextmanager
+def trained(command: list[str], cache: Path | None = None) -> Iterator[tuple[str, Training]]:
+    """Run `train.py ...` in a temporary folder. Yield the folder and the results.
 
-    `cache` replaces the user's cache folder, which contains compiled programs.
+    `cache` replaces the user's cache folder, which contains compiled programs. CalledProcessError
+    if the command fails.
     """
     env = dict(os.environ)
     if cache is not None:
@@ -36,4 +40,10 @@ def train(command: list[str], cache: Path | None = None) -> Training:
         seconds = time.perf_counter() - began
         written = (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines()
         summary = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
-    return Training(seconds, [json.loads(line) for line in written], summary)
+        yield folder, Training(seconds, [json.loads(line) for line in written], summary)
+
+
+def train(command: list[str], cache: Path | None = None) -> Training:
+    """Return the results of `trained`, without the folder."""
+    with trained(command, cache) as (_, training):
+        return training

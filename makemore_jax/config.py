@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.errors import UserError, did_you_mean, not_one_of
 
 
 class Rule(NamedTuple):
@@ -27,10 +27,8 @@ class Rule(NamedTuple):
 
     def error(self, value: Any) -> str:
         """Return what is wrong with a value that is not accepted."""
-        if self.choices:
-            hint = did_you_mean(value, self.choices)
-            return f"{json.dumps(value)} is not one of {self.text}{hint}"
-        return f"{json.dumps(value)} must be {self.text}"
+        must = f"{json.dumps(value)} must be {self.text}"
+        return not_one_of(value, self.choices) if self.choices else must
 
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
@@ -189,6 +187,22 @@ def to_json(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield rules about several fields: name, whether it is met, what the field must be."""
+    model, train = config.model, config.train
+    is_divisor = train.batch_size % train.accumulate == 0
+    yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
+    if model.kind in ("transformer", "modern"):
+        is_divisible = model.n_embd % model.n_head == 0
+        yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
+    if model.kind == "modern":  # rotary positions rotate pairs of channels
+        has_pairs = model.n_embd % (2 * model.n_head) == 0
+        yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
+
+
+RULES = (size_rules,)  # of every run; `Parts.rules` has those of a run with or without extensions
+
+
 def from_json(tree: dict[str, Any]) -> Config:
     """Return the config of a tree from `to_json`. UserError for an unknown or invalid field."""
     config, known = Config(), fields()
@@ -203,8 +217,8 @@ def from_json(tree: dict[str, Any]) -> Config:
     return config
 
 
-def validate(config: Config) -> None:
-    """Check the type and rule of every field, then the rules about several fields.
+def validate(config: Config, rules: tuple[Callable, ...] = RULES) -> None:
+    """Check the type and rule of every field, then `rules`, which are about several fields.
 
     UserError names the field, its value and the rule.
     """
@@ -218,8 +232,8 @@ def validate(config: Config) -> None:
         rule = f.metadata["rule"]
         if rule and values[name] is not None and not rule.accepts(values[name]):
             raise UserError(f"{name}: {rule.error(values[name])}")
-    for rules in RULES:
-        for name, is_met, text in rules(config):
+    for rule in rules:
+        for name, is_met, text in rule(config):
             if not is_met:
                 raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
 
@@ -238,19 +252,3 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 def type_name(hint: Any) -> str:
     """Return the type of a field in words: "int", "float or None"."""
     return str(hint).replace("|", "or") if typing.get_args(hint) else hint.__name__
-
-
-def _size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield rules about several fields: name, whether it is met, what the field must be."""
-    model, train = config.model, config.train
-    is_divisor = train.batch_size % train.accumulate == 0
-    yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
-    if model.kind in ("transformer", "modern"):
-        is_divisible = model.n_embd % model.n_head == 0
-        yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
-    if model.kind == "modern":  # rotary positions rotate pairs of channels
-        has_pairs = model.n_embd % (2 * model.n_head) == 0
-        yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
-
-
-RULES = [_size_rules]  # extensions add those of their fields

@@ -1,8 +1,10 @@
 """Errors that are reported to the user in one line: the thing, the value, the fix."""
 
 import difflib
+import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -37,6 +39,18 @@ class Stopped(KeyboardInterrupt):
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""
         return [str(self)]
+
+
+def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
+    """Return `table[name]`. UserError, about a field of the config, for an unknown name."""
+    if name not in table:
+        raise UserError(f"{field}: {not_one_of(name, table)}")
+    return table[name]
+
+
+def not_one_of(name: str, known: Collection[str]) -> str:
+    """Return what is wrong with an unknown name, with the known ones and the nearest of them."""
+    return f"{json.dumps(name)} is not one of {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from makemore_jax.config import DataConfig
 from makemore_jax.data import lines
+from makemore_jax.original_splits import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,6 @@ class KnownLines(lines.LinesDataset):
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> KnownLines:
-    """Return `lines.load(...)` with the methods of KnownLines."""
-    dataset = lines.load(config, seed, folder)
+    """Return `lines.load(...)`, with any of the splits and the methods of KnownLines."""
+    dataset = lines.load(config, seed, folder, SPLITS)
     return KnownLines(**{f.name: getattr(dataset, f.name) for f in fields(dataset)})

@@ -4,6 +4,8 @@ import random
 
 import numpy as np
 
+from makemore_jax.data import splits
+
 
 def torch_randperm(n: int, seed: int) -> np.ndarray:
     """Return torch.randperm(n) after torch.manual_seed(seed), for n below 2**32 / 20.
@@ -35,4 +37,4 @@ def lecture(n: int, seed: int) -> dict[str, np.ndarray]:
     return {"train": train, "dev": dev, "test": test}
 
 
-SPLITS = {"makemore": makemore, "lecture": lecture}
+SPLITS = splits.SPLITS | {"makemore": makemore, "lecture": lecture}

@@ -10,17 +10,17 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
 from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import Lines, encode
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.losses import token_losses
+from makemore_jax.windows.whole_lines import read_lines
 
 
 @partial(jax.jit, static_argnames="model")
 def _log_probs(model: nn.Module, variables: Any, split: Lines, indices: Array) -> Array:
     inputs, targets, _ = split.take(indices)
-    return -token_losses(models.read_lines(model, variables, inputs), targets).sum(axis=1)
+    return -token_losses(read_lines(model, variables, inputs), targets).sum(axis=1)
 
 
 def score(

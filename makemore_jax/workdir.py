@@ -33,7 +33,7 @@ def prepare(workdir: Path, config: Config, dataset: Dataset, **facts: Any) -> No
         "data_file": str(Path(find(config.data.path)).absolute()),
         "data_sha256": dataset.sha256,
         "max_len": dataset.max_len,
-        "vocab_sha256": hash_file(workdir / "vocab.json"),
+        "vocab_sha256": text_sha256([(workdir / "vocab.json").read_bytes()]),
         **facts,
     }
     write_json(workdir / "config.json", content)
@@ -61,8 +61,3 @@ def write_json(file: Path, content: Any) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(text + "\n", "utf-8", newline="\n")
     os.replace(partial, file)
-
-
-def hash_file(file: Path) -> str:
-    """Return the sha256 of a JSON file, the same for LF and CRLF: git may convert line endings."""
-    return text_sha256(file.read_bytes())

@@ -237,18 +237,19 @@ def test_the_rows_of_the_shakespeare_benchmarks(monkeypatch):
 
 
 @pytest.mark.parametrize("lowest", [350, 1_300])
-def test_the_shortest_schedule_that_reaches_the_target(lowest, tmp_path, monkeypatch):
+def test_the_shortest_schedule_that_reaches_the_target(lowest, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import shakespeare_time
 
-    def train(words, folder, cache):
+    def train(words):
         steps = int(re.search(r"train\.steps=(\d+)", " ".join(words))[1])
         assert f"--config.optimizer.decay_steps={steps}" in words
-        return 1.0, {steps: 1.85 if steps >= lowest else 1.9}
+        lines = [{"step": steps, "dev_loss": 1.85 if steps >= lowest else 1.9}]
+        return shakespeare_time.Training(1.0, lines, {})
 
     monkeypatch.setattr(shakespeare_time, "train", train)
     recipe = shakespeare_time.Recipe((), None, 1_200)
-    steps = shakespeare_time.steps_to_target(recipe, "--config.data.path=text.txt", tmp_path)
+    steps = shakespeare_time.steps_to_target(recipe, "--config.data.path=text.txt")
     assert steps == (350 if lowest == 350 else None)
 
 

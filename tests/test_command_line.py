@@ -397,6 +397,9 @@ BAD_SAMPLE = [
     (("--score=",), "--score:  is a folder"),
     (("--score", "{files}/blank"), "--score: {files}/blank has no lines"),
     (("--score", "{files}/latin"), "--score: {files}/latin is not utf-8 at byte 3"),
+    (("--score", "-", "--prompt", "a"), "--prompt: can't be combined with --score"),
+    (("--score", "-", "--data", "names.txt"), "--data: can't be combined with --score"),
+    (("--score", "-", "--num", "3"), "--num: can't be combined with --score"),
 ]
 
 

@@ -158,7 +158,7 @@ def test_tied_weights_to_jax_and_back_keep_every_bit(tmp_path):
 
 def test_tied_weights_that_differ_are_refused():
     template = create_model(config_of("transformer", **TIED).model, 27, 15)
-    template = models.param_shapes(template, 15)
+    template = models.variable_shapes(template, 15)["params"]
     module = torch_model("transformer", **TIED)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     tensors = weights.without_masks(tensors, "transformer", 15)

@@ -14,6 +14,8 @@ from test_structure import find_imports, find_modules
 
 from makemore_jax import assemble, workdir
 from makemore_jax.config import to_json
+from makemore_jax.errors import UserError
+from makemore_jax.training.run import train
 
 PROGRAMS = ["train.py", "sample.py"]
 MODULES = [
@@ -124,6 +126,30 @@ print(json.dumps([sample.text for sample in samples]))
 extensions = [name for name in sys.modules if name.startswith("makemore_jax.assemble")]
 assert not extensions, extensions
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data.split", "makemore", 'data.split: "makemore" is not one of holdout'),
+        ("data.kind", "text", 'data.kind: "text" must be "lines" without extensions'),
+        ("model.kind", "window_mlp", 'model.kind: "window_mlp" is not one of bigram, '),
+        ("model.n_embd", 7, "model.n_embd: 7 must be divisible by model.n_head=2"),
+        ("model.remat", True, "model.remat: true must be false: transformer models do not have it"),
+        ("train.accumulate", 5, "train.accumulate: 5 must be 1 without extensions"),
+        ("train.diagnose_every", 5, "train.diagnose_every: 5 must be null without extensions"),
+        ("mesh.data", 2, "mesh.data: 2 must be 1 without extensions"),
+        ("mesh.fsdp", True, "mesh.fsdp: true must be false without extensions"),
+    ],
+)
+def test_the_core_alone_refuses_what_only_extensions_do(name, value, message, tmp_path):
+    """This process has imported all extensions, which must not change the core."""
+    config = small_config("transformer")
+    group, leaf = name.split(".")
+    setattr(getattr(config, group), leaf, value)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["bigram", pytest.param("transformer", marks=pytest.mark.slow)])

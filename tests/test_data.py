@@ -65,10 +65,10 @@ def test_lecture_split_of_makemores_list():
     assert dataset.words["train"][:3] == ["yuheng", "diondre", "xavien"]
 
 
-@pytest.mark.parametrize("split", splits.SPLITS)
+@pytest.mark.parametrize("split", original_splits.SPLITS)
 @pytest.mark.parametrize("n", [20, 1009])
 def test_splits_cover_every_line_once(split, n):
-    indices = splits.SPLITS[split](n, 5)
+    indices = original_splits.SPLITS[split](n, 5)
     parts = [indices["train"], indices["test"]]
     if split != "makemore":  # its dev split is its test split
         parts.append(indices["dev"])

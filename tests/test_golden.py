@@ -49,7 +49,7 @@ def max_difference(ours: dict, theirs: dict) -> float:
 def differences(kind: str) -> dict[str, float]:
     """Return the differences from the stored arrays. Requires jax_enable_x64."""
     golden, model = stored(kind), small(kind)
-    template = models.param_shapes(model, SIZES["block_size"])
+    template = models.variable_shapes(model, SIZES["block_size"])["params"]
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
     params = jax.tree.map(jax.numpy.asarray, weights.from_torch(tensors, template, kind))
     inputs, targets = golden["inputs"], golden["targets"]
@@ -101,7 +101,7 @@ def test_float64(kind):
 def test_float32(kind):
     """Use the same weights in the precision of training."""
     golden, model = stored(kind), small(kind)
-    template = models.param_shapes(model, SIZES["block_size"])
+    template = models.variable_shapes(model, SIZES["block_size"])["params"]
     tensors = weights.without_masks(part(golden, "weights"), kind, SIZES["block_size"])
     params = jax.tree.map(np.float32, weights.from_torch(tensors, template, kind))
     logits = jax.jit(model.apply)({"params": params}, golden["inputs"])
@@ -114,7 +114,7 @@ def test_float32(kind):
 def test_conversion_and_back_keeps_every_bit(kind):
     tensors = part(stored(kind), "weights")
     parameters = weights.without_masks(tensors, kind, SIZES["block_size"])
-    template = models.param_shapes(small(kind), SIZES["block_size"])
+    template = models.variable_shapes(small(kind), SIZES["block_size"])["params"]
     back = weights.to_torch(weights.from_torch(parameters, template, kind), kind)
     assert back.keys() == parameters.keys()
     for name, tensor in parameters.items():

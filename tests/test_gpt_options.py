@@ -424,10 +424,10 @@ def test_other_families_refuse_the_options(name):
         setattr(config.model, name, VALUES[name])
         config_lib.validate(config)
         if kind == "transformer":
-            models.check_fields(config.model, models.MODELS | EXTENSION_MODELS)
+            models.create(config.model, VOCAB, BLOCK, models.MODELS | EXTENSION_MODELS)
         else:
             with pytest.raises(UserError, match=rf"model.{name}: .* {kind} models do not have it"):
-                models.check_fields(config.model, models.MODELS | EXTENSION_MODELS)
+                models.create(config.model, VOCAB, BLOCK, models.MODELS | EXTENSION_MODELS)
 
 
 def test_the_command_line_refuses_the_options(tmp_path):

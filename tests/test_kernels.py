@@ -165,7 +165,7 @@ def test_families_have_the_same_loss_and_gradients_with_plain_kernels(kind, monk
     vocab = Vocab(tuple("abcdefgh"))
     model = create_model(config, vocab.size, 9)
     split = data.lines.encode(["ab", "abcdefg", "hgfedcb", "cdc", "hhhhhh"], vocab, block_size=9)
-    shapes, rng = models.param_shapes(model, 9), np.random.default_rng(0)
+    shapes, rng = models.variable_shapes(model, 9)["params"], np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), shapes)
 
     def loss_and_gradients():

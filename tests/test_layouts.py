@@ -38,7 +38,8 @@ def model_of(kind):
     """Return a small model of a family for WORDS, and parameters that are all nonzero."""
     config = small_config(kind)
     model = create_model(config.model, VOCAB.size, SPLIT.block_size)
-    shapes, rng = models.param_shapes(model, SPLIT.block_size), np.random.default_rng(0)
+    shapes = models.variable_shapes(model, SPLIT.block_size)["params"]
+    rng = np.random.default_rng(0)
     return model, jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), shapes)
 
 

@@ -300,7 +300,7 @@ FAMILIES_WITH_WINDOWS = models.MODELS | EXTENSION_MODELS
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_configs_only_set_fields_that_the_family_declares(path):
     config = runpy.run_path(str(path))["get_config"]()
-    models.check_fields(config.model, FAMILIES_WITH_WINDOWS)
+    models.create(config.model, VOCAB, BLOCK, FAMILIES_WITH_WINDOWS)
 
 
 @pytest.mark.parametrize("kind", FAMILIES_WITH_WINDOWS)
@@ -314,16 +314,16 @@ def test_fields_that_a_family_does_not_declare_keep_their_defaults(kind):
         value = {bool: not f.default, str: "other"}.get(f.type, 7)
         setattr(config, f.name, value)
         if f.name in declared:
-            models.check_fields(config, FAMILIES_WITH_WINDOWS)
+            models.create(config, VOCAB, BLOCK, FAMILIES_WITH_WINDOWS)
             continue
         value, default = json.dumps(value), json.dumps(f.default)
         message = f"model.{f.name}: {value} must be {default}: {kind} models do not have it"
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-            models.check_fields(config, FAMILIES_WITH_WINDOWS)
+            models.create(config, VOCAB, BLOCK, FAMILIES_WITH_WINDOWS)
 
 
 def test_an_unknown_kind_suggests_the_nearest():
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
         create_model(Config(model=ModelConfig(kind="transfromer")).model, 3, 3)
     with pytest.raises(UserError, match=r"model.kind: \"transfromer\" .*did you mean transformer"):
-        models.check_fields(ModelConfig(kind="transfromer"))
+        models.create(ModelConfig(kind="transfromer"), VOCAB, BLOCK)

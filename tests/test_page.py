@@ -10,8 +10,8 @@ from conftest import ROOT, on_devices, run
 
 from makemore_jax.torch_parity import page_html, page_markdown, source
 from makemore_jax.torch_parity.difference import Difference, worst_relative
+from makemore_jax.torch_parity.family_pairs import FAMILIES
 from makemore_jax.torch_parity.page_content import code_of, parameter_names, sections
-from makemore_jax.torch_parity.pairs import FAMILIES
 
 MARKDOWN = ROOT / "docs/jax-beside-pytorch.md"
 FIRST_GRADIENT = "bigram-all-positions"
@@ -104,7 +104,7 @@ import sys
 
 import jax
 from makemore_jax.torch_parity import measure, models
-from makemore_jax.torch_parity.pairs import FAMILIES
+from makemore_jax.torch_parity.family_pairs import FAMILIES
 
 jax.config.update("jax_enable_x64", True)
 pair = next(pair for pair in FAMILIES["gru"].pairs if pair.title == sys.argv[1])

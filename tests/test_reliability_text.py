@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, small_config
 
 from makemore_jax import assemble, workdir
-from makemore_jax.cli import sample_output
+from makemore_jax.cli import command_line, output, sample_output
 from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.cli.sample_rules import check_prompt
 from makemore_jax.config import DataConfig
@@ -256,7 +256,7 @@ def test_another_normalization_form_is_named():
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "UTF8", "utf-16", "koi8-r"])
 def test_json_is_valid_on_every_stdout(encoding, monkeypatch):
-    text = "é😀\u2028\x85中\x0c\x7f"
+    text = "é😀\u2028\x85中\x0c\x7f\x9b"
     stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="\n")
     monkeypatch.setattr("sys.stdout", stream)
     sample_output.print_json({"text": text})
@@ -264,6 +264,35 @@ def test_json_is_valid_on_every_stdout(encoding, monkeypatch):
     (line,) = stream.buffer.getvalue().decode(encoding).splitlines()
     assert json.loads(line) == {"text": text}
     assert ("😀" in line) == (encoding.lower() in ("utf-8", "utf8"))
+    assert not any(unicodedata.category(char) == "Cc" for char in line)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_control_characters_as_escapes(monkeypatch):
+    """A file or a pipe gets the exact text, also from a training, which outlives its terminal."""
+    text = "a\x1b]0;b\x07\r\x7f\x9bc\tdé\u2028中\n"
+
+    def program():
+        output.outlive_terminal()
+        print(text, end="")
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    for main in (lambda: print(text, end=""), program):
+        for stream in (Terminal(), io.StringIO()):
+            monkeypatch.setattr("sys.stdout", stream)
+            monkeypatch.setattr("sys.stderr", stream)
+            command_line.run(main, "", config_required=False)
+            shown = "a\\x1b]0;b\\x07\\x0d\\x7f\\x9bc\tdé\u2028中\n"
+            assert stream.getvalue() == (shown if stream.isatty() else text)
+
+
+def test_an_error_that_quotes_a_file_has_no_control_characters(capsys):
+    command_line.warn("\x1b[2Jnames.txt is gone")
+    assert capsys.readouterr().err.endswith(": \\x1b[2Jnames.txt is gone\n")
 
 
 def test_json_has_no_infinity(capsys):

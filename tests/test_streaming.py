@@ -260,6 +260,7 @@ BAD = [
         "--prompt: 4 characters must be fewer than --max_len=4",
     ),
     (("--new_only",), "--new_only: needs a run on lines"),
+    (("--data=names.txt",), "--data: needs a run on lines; this run was trained on one text"),
     (("--score={trained}/config.json",), "--score: training never saw '{{', which is in"),
 ]
 

@@ -36,6 +36,7 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.windows.calibrate import make_calibrate
+from makemore_jax.windows.whole_lines import read_lines
 from makemore_jax.windows.window_mlp import BatchNorm
 
 pytestmark = pytest.mark.versions
@@ -112,7 +113,8 @@ def test_split_sizes_of_the_lectures():
 def test_number_of_parameters_of_the_lectures(name, num_params):
     config = lecture_config(name)
     model = create_model(config.model, 27, config.data.block_size)
-    assert state_lib.num_params(models.param_shapes(model, config.data.block_size)) == num_params
+    params = models.variable_shapes(model, config.data.block_size)["params"]
+    assert state_lib.num_params(params) == num_params
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_batch_norm():
 def test_read_lines_equals_step(name):
     model, variables = small_model(name)
     tokens = jnp.array([[0, 1, 5, 7, 12, 3, 3, 9, 2, 4, 1], [0, 12, 2, 2, 1, 1, 8, 3, 11, 10, 6]])
-    whole = models.read_lines(model, variables, tokens)
+    whole = read_lines(model, variables, tokens)
     assert whole.shape == (2, 11, V)
     carry = model.apply(variables, 2, method="init_carry")
     for t in range(11):

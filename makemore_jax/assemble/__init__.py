@@ -19,6 +19,7 @@ from makemore_jax.assemble.parts import (
     read_run,
     restore_language_model,
     sample,
+    validate,
 )
 from makemore_jax.config import Config
 
@@ -34,6 +35,7 @@ __all__ = [
     "restore_language_model",
     "sample",
     "train",
+    "validate",
 ]
 
 

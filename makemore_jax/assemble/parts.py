@@ -11,14 +11,13 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax import config as config_lib
-from makemore_jax import known_lines, model_forms, models, original_splits, workdir
+from makemore_jax import known_lines, model_forms, models, workdir
 from makemore_jax.cli import encodings, file_errors, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
-from makemore_jax.data.splits import SPLITS
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
-from makemore_jax.errors import UserError, did_you_mean
+from makemore_jax.errors import UserError, look_up
 from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
@@ -42,10 +41,14 @@ def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
 
-config_lib.RULES += [data_rules, window_rules]
-SPLITS.update(original_splits.SPLITS)
+RULES = (*config_lib.RULES, data_rules, window_rules)
 DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.load}
 EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
+
+
+def validate(config: Config) -> None:
+    """Check a config as training does. UserError for the first rule that it does not meet."""
+    config_lib.validate(config, RULES)
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
@@ -53,14 +56,11 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 
     `folder` is the working directory of a run. A large text may have a file of tokens there.
     """
-    if config.kind not in DATA_KINDS:
-        known = ", ".join(DATA_KINDS)
-        hint = did_you_mean(config.kind, DATA_KINDS)
-        raise UserError(f'data.kind: "{config.kind}" is not one of {known}{hint}')
+    load = look_up("data.kind", config.kind, DATA_KINDS)
     path = find(config.path)
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):
-        dataset = DATA_KINDS[config.kind](config, seed, folder)
+        dataset = load(config, seed, folder)
     file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
     return dataset
 
@@ -124,7 +124,9 @@ def restore_language_model(
 
 def read_run(folder: str | Path) -> workdir.Run:
     """Return the run of a working directory. UserError if it has none, or a damaged one."""
-    return runs.read(Path(folder))
+    run = runs.read(Path(folder))
+    validate(run.config)
+    return run
 
 
 def find_data(

@@ -88,7 +88,7 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     """Return the programs of a run on its mesh. UserError if devices or batch do not divide."""
     block_size = dataset.block_size
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
-    num_params = state_lib.num_params(models.param_shapes(model, block_size))
+    num_params = state_lib.num_params(models.variable_shapes(model, block_size)["params"])
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = make_mesh(config.mesh, batch_size, num_params, accumulate, block_size)
     num_devices = mesh.shape["data"]

@@ -54,12 +54,12 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
-    latest = parts.open_checkpoints(folder).steps().get("latest", 0)
-    is_finished = latest >= config.train.steps
-    summary = resume.read_summary(folder, latest) if is_finished else None
-    if summary:
-        more = "set a larger --config.train.steps to continue"
-        print(f"{folder}: already trained for {latest} steps; {more}")
+    summary = resume.read_summary(folder, config.train.steps)
+    # Verifying the checkpoints takes time, and a training that goes on does it itself.
+    if not summary or parts.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
+        return None
+    more = "set a larger --config.train.steps to continue"
+    print(f"{folder}: already trained for {summary['steps']} steps; {more}")
     return summary
 
 
@@ -197,6 +197,7 @@ def make_parts() -> Parts:
         return programs._replace(train_steps=in_short_calls(programs.train_steps, num_tokens, stop))
 
     return Parts(
+        rules=parts.RULES,
         load_data=load_data,
         make_programs=make_stoppable_programs,
         open_checkpoints=parts.open_checkpoints,

@@ -51,7 +51,7 @@ def run(
             main(positional) if takes_arguments else main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        output.print_error(name, error)
         exit_code = error.exit_code
     except Stopped as stopped:
         print(stopped, file=progress.default_file())
@@ -59,11 +59,11 @@ def run(
     except (KeyboardInterrupt, BrokenPipeError):
         exit_code = interrupts.EXIT_CODE
         if interrupts.is_interactive():
-            print(f"{name}: interrupted", file=sys.stderr)
+            output.print_error(name, "interrupted")
     except OSError as error:
         if error.errno is None:  # not from the operating system
             raise
-        print(f"{name}: {describe(error)}", file=sys.stderr)
+        output.print_error(name, describe(error))
         exit_code = 1
     finally:
         if interrupts.is_interactive():
@@ -79,7 +79,7 @@ def describe(error: OSError) -> str:
 
 def warn(message: str) -> None:
     """Print one line to stderr."""
-    print(f"{program_name()}: {message}", file=sys.stderr)
+    output.print_error(program_name(), message)
 
 
 def require_modules(program: str, *modules: str) -> None:

@@ -1,4 +1,8 @@
-"""Standard output and error that are closed, full, or lost with their terminal."""
+"""Standard output and error that are closed, full, or lost with their terminal.
+
+Terminals execute control characters. In a model from someone else they could change the screen or
+worse, so they are shown as escapes.
+"""
 
 import os
 import sys
@@ -8,6 +12,20 @@ from typing import Any
 from makemore_jax.cli import interrupts
 from makemore_jax.cli.resources import program_name
 from makemore_jax.errors import UserError
+
+# The C0 and C1 control characters and DEL, except newline and tab.
+CONTROL_CODES = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
+ESCAPES = {code: f"\\x{code:02x}" for code in CONTROL_CODES}
+
+
+def escape(text: str) -> str:
+    """Return a text with escapes, such as \\x1b, for the characters that control a terminal."""
+    return text.translate(ESCAPES)
+
+
+def print_error(program: str, message: object) -> None:
+    """Print one line to stderr. A message may quote files from other people."""
+    print(escape(f"{program}: {message}"), file=sys.stderr)
 
 
 def open_missing() -> None:
@@ -25,7 +43,7 @@ def open_missing() -> None:
 
 def report_errors() -> None:
     """From this call on, report in one line that stdout can't be written."""
-    sys.stdout = _Stream(sys.stdout, is_needed=True)
+    sys.stdout = _Stream(sys.stdout, is_needed=True, escapes=True)
 
 
 def outlive_terminal() -> None:
@@ -35,7 +53,7 @@ def outlive_terminal() -> None:
     session, such as a notebook, keeps its streams.
     """
     if not interrupts.is_interactive():
-        sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+        sys.stdout, sys.stderr = _Stream(sys.stdout, escapes=True), _Stream(sys.stderr)
 
 
 class OutputLost(UserError):
@@ -45,14 +63,18 @@ class OutputLost(UserError):
 
 
 class _Stream:
-    """A text stream that drops its output after the first error."""
+    """A text stream that drops its output after the first error.
 
-    def __init__(self, stream: Any, is_needed: bool = False):
+    If it is a terminal, and `escapes` is true, control characters are written as escapes.
+    """
+
+    def __init__(self, stream: Any, is_needed: bool = False, escapes: bool = False):
         self._stream = stream._stream if isinstance(stream, _Stream) else stream
+        self._escapes = escapes and self._stream.isatty()
         self._is_needed = is_needed  # whether the program ends if the stream can't be written
 
     def write(self, text: str) -> int:
-        self._try(self._stream.write, text)
+        self._try(self._stream.write, escape(text) if self._escapes else text)
         return len(text)
 
     def flush(self) -> None:
@@ -70,7 +92,7 @@ class _Stream:
             message = f"{self._stream.name} can't be written: {error.strerror}"
             if self._is_needed:
                 raise OutputLost(message) from None
-            print(f"{program_name()}: {message}; training goes on", file=sys.stderr)
+            print_error(program_name(), f"{message}; training goes on")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING
 from absl import flags
 from absl.flags import FLAGS
 
+from makemore_jax.cli import sample_rules
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from makemore_jax.decoding import Decoding
     from makemore_jax.workdir import Run
 
+
+# The flags that do not apply to --score.
+SAMPLING_FLAGS = (
+    *("num", "prompt", "max_len", "stream", "temperature", "top_k", "top_p"),
+    *("seed", "new_only", "data"),
+)
 
 flags.disclaim_key_flags()  # they are flags of the program that calls `define`
 
@@ -41,7 +49,7 @@ def define() -> None:
 
 
 def check() -> None:
-    """UserError for a flag without a usable value."""
+    """UserError for a flag without a usable value, or for flags that exclude each other."""
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
     for name in ("num", "max_len"):
@@ -50,17 +58,32 @@ def check() -> None:
             raise UserError(f"--{name}: {value} must be at least 1")
     if not 0 <= FLAGS.seed < 2**32:
         raise UserError(f"--seed: {FLAGS.seed} must be between 0 and 4294967295")
+    if FLAGS.score is not None:
+        for name in SAMPLING_FLAGS:
+            if FLAGS[name].present:
+                raise UserError(f"--{name}: can't be combined with --score, which samples nothing")
+    if FLAGS.stream and (FLAGS.num is not None or FLAGS.format == "json"):
+        raise UserError("--stream: can't be combined with --num or --format=json")
 
 
 def check_for(run: "Run") -> None:
     """UserError for a flag that a run on lines, or on one text, does not have."""
     is_text = not run.vocab.has_end
-    if FLAGS.stream and not is_text:
-        raise UserError("--stream: needs a run on data.kind=text; this run was trained on lines")
-    if FLAGS.new_only and is_text:
-        raise UserError("--new_only: needs a run on lines; this run was trained on one text")
-    if FLAGS.stream and (FLAGS.num is not None or FLAGS.format == "json"):
-        raise UserError("--stream: can't be combined with --num or --format=json")
+    names, needed, trained = ("stream",), "data.kind=text", "lines"
+    if is_text:
+        names, needed, trained = ("new_only", "data"), "lines", "one text"
+    for name in names:
+        if FLAGS[name].value:
+            raise UserError(f"--{name}: needs a run on {needed}; this run was trained on {trained}")
+
+
+def decoding() -> "Decoding":
+    """Return how to sample a token. UserError for a value out of its range."""
+    from makemore_jax.decoding import Decoding
+
+    decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
+    sample_rules.check_decoding(decoding)
+    return decoding
 
 
 def max_tokens(run: "Run") -> int | None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from makemore_jax.known_lines import KnownLines
     from makemore_jax.workdir import Run
 
-LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+# json.dumps escapes the other control characters and line breaks.
+JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 TRACK_SCORING = functools.partial(progress.track, action="scoring")
 
 
@@ -170,11 +171,12 @@ def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -
 def print_json(content: dict) -> None:
     """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
 
-    Programs may split the output at any Unicode line break, so line breaks are escaped. JSON has no
-    infinity, so a value that is not finite becomes null.
+    Control characters and all Unicode line breaks are escaped: terminals execute the former, and
+    programs may split the output at the latter. JSON has no infinity, so a value that is not finite
+    becomes null.
     """
     is_number = {k: not isinstance(v, float) or math.isfinite(v) for k, v in content.items()}
     content = {name: value if is_number[name] else None for name, value in content.items()}
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    print(json.dumps(content, ensure_ascii=not is_utf8).translate(LINE_BREAKS))
+    print(json.dumps(content, ensure_ascii=not is_utf8).translate(JSON_ESCAPES))

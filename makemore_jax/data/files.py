@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 DATA_FOLDER = "data"
@@ -17,15 +18,18 @@ def find(path: str) -> str:
     return path
 
 
-def text_sha256(raw: bytes) -> str:
-    """Return the SHA-256 of a text file with \\n as the end of lines, as git may change these."""
-    return hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()
+def text_sha256(parts: Iterable[bytes]) -> str:
+    """Return the SHA-256 of a text, which is the same for LF and CRLF: git may convert line ends.
+
+    No part ends between the two bytes of a CRLF.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
 
 
 def read(path: str, encoding: str) -> tuple[str, str]:
-    """Return the text of the file at `find(path)`, without a byte order mark, and its sha256.
-
-    The sha256 is the same for LF and CRLF line endings, because git may convert them.
-    """
+    """Return the text of the file at `find(path)`, without a byte order mark, and its sha256."""
     raw = Path(find(path)).read_bytes()
-    return raw.decode(encoding).removeprefix("\ufeff"), text_sha256(raw)
+    return raw.decode(encoding).removeprefix("\ufeff"), text_sha256([raw])

@@ -6,6 +6,7 @@ the same slice shifted by one. They end with the next 0, which ends this line an
 Memory grows with the text, not with the length of the longest line.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from makemore_jax.config import DataConfig
 from makemore_jax.data import Batch, Dataset, Split, files
 from makemore_jax.data.splits import SPLITS
 from makemore_jax.data.vocabulary import Vocab
-from makemore_jax.errors import UserError
+from makemore_jax.errors import UserError, look_up
 
 
 @struct.dataclass
@@ -88,8 +89,13 @@ def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
     return words
 
 
-def load(config: DataConfig, seed: int, folder: Path | None = None) -> LinesDataset:
-    """Read and split a file of lines. UserError if it can't be used. `folder` is not used."""
+def load(
+    config: DataConfig, seed: int, folder: Path | None = None, splits: dict[str, Callable] = SPLITS
+) -> LinesDataset:
+    """Read a file of lines and split it by one of `splits`. UserError if it can't be used.
+
+    `folder` is not used: no split of lines reads a file.
+    """
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
     if not words:
@@ -99,7 +105,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> LinesData
     vocab = Vocab(tuple(sorted(set("".join(words)))))
     if config.dedup:
         words = list(dict.fromkeys(words))
-    indices = SPLITS[config.split](len(words), seed)
+    indices = look_up("data.split", config.split, splits)(len(words), seed)
     if empty := [name for name, chosen in indices.items() if not len(chosen)]:
         count = "1 line" if len(words) == 1 else f"{len(words)} lines"
         raise UserError(

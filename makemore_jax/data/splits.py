@@ -11,4 +11,4 @@ def holdout(n: int, seed: int) -> dict[str, np.ndarray]:
     return {"train": train, "dev": dev, "test": test}
 
 
-SPLITS = {"holdout": holdout}  # `original_splits` has those of makemore.py and the lectures
+SPLITS = {"holdout": holdout}  # `original_splits` adds those of makemore.py and the lectures

@@ -9,9 +9,9 @@ import numpy as np
 from flax import traverse_util
 from jax import Array, export
 
-from makemore_jax import models
 from makemore_jax.decoding import MIN_TEMPERATURE, Decoding, LanguageModel, sample_token
 from makemore_jax.losses import token_losses
+from makemore_jax.windows.whole_lines import read_lines
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -78,7 +78,7 @@ def decode(
         return _append(lm, inputs, loop, *jax.vmap(step)(loop.carry, loop.tokens[:, loop.t]))
 
     def read(context: Array) -> Array:
-        return models.read_lines(lm.model, variables, context[None])[0, -1]
+        return read_lines(lm.model, variables, context[None])[0, -1]
 
     def use_context(loop: _Loop) -> _Loop:
         """Process the last tokens again, since each new token shifts their positions."""

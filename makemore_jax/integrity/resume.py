@@ -77,10 +77,10 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
 
 
 def read_summary(workdir: Path, steps: int) -> dict[str, Any] | None:
-    """Return summary.json if the run ended after `steps` steps, else None."""
+    """Return summary.json if the run ended after `steps` steps or more, else None."""
     try:
         untrusted.check_json(workdir / "summary.json")
         summary = json.loads((workdir / "summary.json").read_text("utf-8"))
-        return summary if summary["steps"] == steps else None
+        return summary if summary["steps"] >= steps else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

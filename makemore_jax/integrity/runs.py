@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from makemore_jax import workdir as workdir_lib
+from makemore_jax.data.files import text_sha256
 from makemore_jax.errors import UserError, did_you_mean
 from makemore_jax.integrity import untrusted
-from makemore_jax.workdir import Run, hash_file
+from makemore_jax.workdir import Run
 
 
 def read(workdir: Path) -> Run:
@@ -23,7 +24,7 @@ def read(workdir: Path) -> Run:
         vocab_sha256 = json.loads((workdir / "config.json").read_text("utf-8"))["vocab_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--workdir: {workdir} has a damaged run: {error!r}") from None
-    if hash_file(workdir / "vocab.json") != vocab_sha256:
+    if text_sha256([(workdir / "vocab.json").read_bytes()]) != vocab_sha256:
         raise UserError(f"--workdir: {workdir / 'vocab.json'} is not the one of its config.json")
     return run
 

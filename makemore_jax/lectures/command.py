@@ -52,7 +52,7 @@ def run(name: str, main: Callable[[], None]) -> None:
             main()
         sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        output.print_error(name, error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -61,7 +61,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno is None:  # not from the operating system
             raise
-        print(f"{name}: {command_line.describe(error)}", file=sys.stderr)
+        output.print_error(name, command_line.describe(error))
         sys.exit(1)
 
 

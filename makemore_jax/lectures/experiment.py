@@ -13,9 +13,9 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, validate
 from makemore_jax.cli import resources
-from makemore_jax.config import Config, validate
+from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.download import locate

@@ -18,9 +18,9 @@ import numpy as np
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.data import lines
-from makemore_jax.data.splits import SPLITS
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
+from makemore_jax.original_splits import SPLITS
 
 MAX_ORDER = 6
 

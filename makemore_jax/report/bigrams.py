@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from makemore_jax import data, models
+from makemore_jax import data
 from makemore_jax.data.lines import Lines
 from makemore_jax.decoding import LanguageModel
+from makemore_jax.windows.whole_lines import read_lines
 
 MAX_LINES = 2_000  # lines over which the predictions are averaged
 MAX_VOCAB = 2_000  # tokens; the tables of 10,000 take gigabytes, and no cell of them is visible
@@ -49,7 +50,7 @@ def learnt_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) 
         """Sum the predictions (V, V) and count the positions (V,) of each current token."""
         inputs, targets, _ = data.take_below(split, indices, size)
         is_current = jax.nn.one_hot(inputs, V) * (targets != -1)[..., None]  # (B, T, V)
-        probs = jax.nn.softmax(models.read_lines(lm.model, variables, inputs))
+        probs = jax.nn.softmax(read_lines(lm.model, variables, inputs))
         return jnp.einsum("btc,btn->cn", is_current, probs), is_current.sum(axis=(0, 1))
 
     parts = [

@@ -56,7 +56,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
         config=config,
         data=_data_identity(run),
         data_file=Path(run.data_file).name,
-        num_params=num_params(models.param_shapes(model, block_size)),
+        num_params=num_params(models.variable_shapes(model, block_size)["params"]),
         curves=history.read_curves(folder, run),
         summary=resume.read_summary(folder, config.train.steps),
     )

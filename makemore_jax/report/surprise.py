@@ -9,12 +9,12 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
 from makemore_jax.data import lines
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.losses import token_losses
 from makemore_jax.text import dataset as text_lib
 from makemore_jax.text.dataset import Text, TextDataset
+from makemore_jax.windows.whole_lines import read_lines
 
 PASSAGE_CHARS = 400
 
@@ -73,4 +73,4 @@ def read_passage(
 
 @partial(jax.jit, static_argnums=0)
 def _token_losses(model: nn.Module, variables: Any, inputs: Array, targets: Array) -> Array:
-    return token_losses(models.read_lines(model, variables, inputs), targets)
+    return token_losses(read_lines(model, variables, inputs), targets)

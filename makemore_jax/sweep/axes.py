@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from makemore_jax.assemble import validate
 from makemore_jax.cli.fields import check_name, check_value, field_types
-from makemore_jax.config import Config, validate
+from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
 Values = dict[str, Any]  # the swept fields of one run, by dotted name

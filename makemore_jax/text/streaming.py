@@ -17,7 +17,6 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from makemore_jax import models
 from makemore_jax.cli import sample_rules
 from makemore_jax.decoding import (
     DEFAULT_DECODING,
@@ -29,6 +28,7 @@ from makemore_jax.decoding import (
 from makemore_jax.errors import UserError
 from makemore_jax.losses import token_losses
 from makemore_jax.sampling import line_keys
+from makemore_jax.windows.whole_lines import read_lines
 
 TOKENS_PER_CALL = 16  # maximum in one compiled call
 MAX_CONTEXT_TOKENS = 16_384  # in the contexts of all texts of one batch
@@ -63,7 +63,7 @@ def _decode(
         if is_cached:
             carry, logits = model.apply(variables, *state.context, method="step")
         else:
-            logits = models.read_lines(model, variables, state.context)[:, -1]
+            logits = read_lines(model, variables, state.context)[:, -1]
         row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, start + i)
         token = sample_token(row_keys, logits, decoding).astype(jnp.int32)
         log_probs = state.log_probs.at[i].set(-token_losses(logits, token))

@@ -1,7 +1,6 @@
 """Read a text of any size in parts; write its tokens to a file."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from makemore_jax.cli import file_errors
 from makemore_jax.config import DataConfig
+from makemore_jax.data.files import text_sha256
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.workdir import write_json
@@ -43,16 +43,10 @@ def scan(config: DataConfig) -> tuple[Vocab, int, str]:
 
 
 def hash_text(path: str | Path) -> str:
-    """Return the sha256 of a file with LF line endings, as `data.files.read` does."""
-    digest, part = hashlib.sha256(), b""
+    """Return the `text_sha256` of a file of any size. A part ends where a line does."""
     with open(path, "rb") as file:
-        while chunk := file.read(BYTES_PER_HASH):
-            part += chunk
-            num = len(part) - part.endswith(b"\r")  # its \n may be in the next chunk
-            digest.update(part[:num].replace(b"\r\n", b"\n"))
-            part = part[num:]
-    digest.update(part)
-    return digest.hexdigest()
+        parts = iter(lambda: file.read(BYTES_PER_HASH) + file.readline(), b"")
+        return text_sha256(parts)
 
 
 def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[np.ndarray]:

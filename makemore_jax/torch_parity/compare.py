@@ -32,9 +32,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax import assemble, data
-from makemore_jax.assemble import create_model, load_data
+from makemore_jax.assemble import create_model, load_data, validate
 from makemore_jax.cli import command_line, config_flag, startup
-from makemore_jax.config import Config, validate
+from makemore_jax.config import Config
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss

@@ -1,7 +1,7 @@
 """How a PyTorch program samples, draws batches, resumes and compiles.
 
-Each function is the counterpart of one in JAX (`pairs.py`). They do what makemore does, in the
-usual way of PyTorch.
+Each function is the counterpart of one in JAX (`training_pairs.py`). They do what makemore does, in
+the usual way of PyTorch.
 """
 
 import torch

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from makemore_jax import models
-from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir
-from makemore_jax.config import Config, flatten, validate
+from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir, validate
+from makemore_jax.config import Config, flatten
 from makemore_jax.data import Dataset
 from makemore_jax.errors import UserError
 from makemore_jax.text.dataset import SAMPLE_LEN, TextDataset

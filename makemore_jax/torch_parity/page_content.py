@@ -1,4 +1,4 @@
-"""The content of the pages of `page.py`, read from `pairs.py` and from the source files."""
+"""The content of the pages of `page.py`, read from the pairs and from the source files."""
 
 import re
 from typing import NamedTuple
@@ -9,7 +9,9 @@ from makemore_jax import models
 from makemore_jax.assemble import create_model
 from makemore_jax.config import ModelConfig
 from makemore_jax.torch_parity import source, weights
-from makemore_jax.torch_parity.pairs import FAMILIES, TOPICS, Code, Pair
+from makemore_jax.torch_parity.family_pairs import FAMILIES
+from makemore_jax.torch_parity.pairs import Code, Pair
+from makemore_jax.torch_parity.training_pairs import TOPICS
 
 TITLE = "JAX beside PyTorch"
 COMMAND = "python -m makemore_jax.torch_parity.page"
@@ -68,9 +70,9 @@ def first_shown(section: Section, pair: Pair) -> tuple[Section, Pair] | None:
 
 def parameter_names() -> list[tuple[str, str, str, str]]:
     """Return the parameters of NAMED: PyTorch's name and shape, the path in the tree, its shape."""
-    model = create_model(NAMED, 13, 7)
+    params = models.variable_shapes(create_model(NAMED, 13, 7), 7)["params"]
     rows = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(models.param_shapes(model, 7)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         keys = tuple(key.key for key in path)
         shape = leaf.shape[::-1] if keys[-1] == "kernel" else leaf.shape
         name = weights.torch_name(keys, NAMED.kind)

@@ -4,18 +4,8 @@ import html
 import re
 
 from makemore_jax.report.html_parts import document, facts, table
+from makemore_jax.torch_parity import page_content as content
 from makemore_jax.torch_parity.difference import Difference
-from makemore_jax.torch_parity.page_content import (
-    COMMAND,
-    DIMENSIONS,
-    INTRODUCTION,
-    TITLE,
-    Section,
-    code_of,
-    first_shown,
-    parameter_names,
-    sections,
-)
 from makemore_jax.torch_parity.pairs import Code, Pair
 
 Differences = dict[str, Difference]  # by the anchor of the pair
@@ -49,18 +39,20 @@ TOKEN = re.compile(
 
 def as_html(differences: Differences, about: dict[str, str]) -> str:
     """Return the page. `about` has the versions and sizes, `differences` those of all pairs."""
-    links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections())
-    introduction = "".join(f"<p>{_text(text)}</p>" for text in (*INTRODUCTION, DIMENSIONS))
-    command = f"<p>Written by <code>{COMMAND}</code>.</p>"
-    body = "\n".join(_section(section, differences) for section in sections())
+    sections = content.sections()
+    links = "".join(f'<a href="#{s.anchor()}">{html.escape(s.title)}</a>' for s in sections)
+    paragraphs = (*content.INTRODUCTION, content.DIMENSIONS)
+    introduction = "".join(f"<p>{_text(text)}</p>" for text in paragraphs)
+    command = f"<p>Written by <code>{content.COMMAND}</code>.</p>"
+    body = "\n".join(_section(section, differences) for section in sections)
     overview = f"<details><summary>All differences in one table</summary>{_overview(differences)}"
     top = f"{introduction}{command}\n{facts(about)}\n<h2>Contents</h2><nav>{links}</nav>"
-    return document(TITLE, f"{top}\n{overview}</details>\n{body}", STYLE)
+    return document(content.TITLE, f"{top}\n{overview}</details>\n{body}", STYLE)
 
 
 def _overview(differences: Differences) -> str:
     rows = []
-    for section in sections():
+    for section in content.sections():
         for pair in section.pairs:
             anchor = section.anchor(pair)
             link = f'<a href="#{anchor}">{html.escape(f"{section.title}: {pair.title}")}</a>'
@@ -69,7 +61,7 @@ def _overview(differences: Differences) -> str:
     return table(["pair", "compared", "output", "gradient"], rows, numbers=("output", "gradient"))
 
 
-def _section(section: Section, differences: Differences) -> str:
+def _section(section: content.Section, differences: Differences) -> str:
     pairs = "\n".join(_pair(section, pair, differences) for pair in section.pairs)
     names = _names() if section.title == "Weights" else ""
     title = html.escape(section.title)
@@ -79,7 +71,7 @@ def _section(section: Section, differences: Differences) -> str:
     )
 
 
-def _pair(section: Section, pair: Pair, differences: Differences) -> str:
+def _pair(section: content.Section, pair: Pair, differences: Differences) -> str:
     anchor = section.anchor(pair)
     output, gradient = differences[anchor]
     measured = f"Difference in {html.escape(pair.value)}: {_value(output, pair.bounds.output)}"
@@ -90,7 +82,7 @@ def _pair(section: Section, pair: Pair, differences: Differences) -> str:
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
     title = f"{section.title}: {pair.title}" if section.kind else pair.title
     head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'
-    if shown := first_shown(section, pair):
+    if shown := content.first_shown(section, pair):
         other, earlier = shown
         title = html.escape(f"{other.title}: {earlier.title}")
         return f'{head}<p>The code is that of <a href="#{other.anchor(earlier)}">{title}</a>.</p>'
@@ -102,7 +94,7 @@ def _side(name: str, codes: tuple[Code, ...]) -> str:
     figures = [
         f"<figure><figcaption><b>{name}</b> {file}</figcaption><pre>\n{highlight(code)}</pre>"
         "</figure>"
-        for file, code in code_of(codes)
+        for file, code in content.code_of(codes)
     ]
     return f"<div>{''.join(figures)}</div>"
 
@@ -131,7 +123,7 @@ def _value(value: float | None, bound: float | None) -> str:
 def _names() -> str:
     rows = [
         [f"<code>{html.escape(a)}</code>", b, f"<code>{html.escape(c)}</code>", d]
-        for a, b, c, d in parameter_names()
+        for a, b, c, d in content.parameter_names()
     ]
     about = "<h3>Names</h3><p>The parameters of a transformer with one layer.</p>"
     return about + table(["state_dict", "shape", "tree", "shape in JAX"], rows)

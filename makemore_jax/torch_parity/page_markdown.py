@@ -8,29 +8,20 @@ does not need torch.
 import sys
 from pathlib import Path
 
-from makemore_jax.torch_parity.page_content import (
-    COMMAND,
-    DIMENSIONS,
-    INTRODUCTION,
-    TITLE,
-    Section,
-    code_of,
-    first_shown,
-    parameter_names,
-    sections,
-)
+from makemore_jax.torch_parity import page_content as content
 from makemore_jax.torch_parity.pairs import Pair
 
 
 def as_markdown() -> str:
     """Return the page."""
-    links = " · ".join(f"[{s.title}](#{s.anchor()})" for s in sections())
+    links = " · ".join(f"[{s.title}](#{s.anchor()})" for s in content.sections())
     about = (
-        f"`{COMMAND}` writes this page, and an HTML page that has the code side by side and the "
-        "measured differences. It fails if a difference exceeds the bound that is given here."
+        f"`{content.COMMAND}` writes this page, and an HTML page that has the code side by side "
+        "and the measured differences. It fails if a difference exceeds the bound that is given "
+        "here."
     )
-    blocks = [f"# {TITLE}", *INTRODUCTION, about, DIMENSIONS, links]
-    for section in sections():
+    blocks = [f"# {content.TITLE}", *content.INTRODUCTION, about, content.DIMENSIONS, links]
+    for section in content.sections():
         blocks += [f"## {section.title}", section.about]
         for pair in section.pairs:
             blocks += _pair(section, pair)
@@ -39,17 +30,17 @@ def as_markdown() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _pair(section: Section, pair: Pair) -> list[str]:
+def _pair(section: content.Section, pair: Pair) -> list[str]:
     blocks = [f"### {section.title}: {pair.title}" if section.kind else f"### {pair.title}"]
     if pair.about:
         blocks.append(pair.about)
     blocks.append(_bounds(pair))
-    if shown := first_shown(section, pair):
+    if shown := content.first_shown(section, pair):
         other, earlier = shown
         title = f"{other.title}: {earlier.title}" if other.kind else earlier.title
         return [*blocks, f"The code is that of [{title}](#{_github_anchor(title)})."]
     for side, codes in (("PyTorch", pair.torch), ("JAX", pair.jax)):
-        for file, code in code_of(codes):
+        for file, code in content.code_of(codes):
             blocks.append(f"{side}, `{file}`:\n\n```python\n{code}\n```")
     return blocks
 
@@ -71,7 +62,7 @@ def _github_anchor(title: str) -> str:
 
 def _names() -> str:
     rows = ["| `state_dict` | shape | tree | shape |", "|---|---|---|---|"]
-    rows += [f"| `{a}` | {b} | `{c}` | {d} |" for a, b, c, d in parameter_names()]
+    rows += [f"| `{a}` | {b} | `{c}` | {d} |" for a, b, c, d in content.parameter_names()]
     return "The parameters of a transformer with one layer:\n\n" + "\n".join(rows)
 
 

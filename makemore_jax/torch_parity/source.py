@@ -50,7 +50,7 @@ def _find(node: ast.Module | ast.ClassDef, name: str, file: str) -> ast.ClassDef
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef) and child.name == name:
             return child
-    raise AssertionError(f"{file} has no {name}; update torch_parity/pairs.py")
+    raise AssertionError(f"{file} has no {name}; update its pair in torch_parity")
 
 
 def _text(lines: list[str], node: ast.ClassDef | ast.FunctionDef) -> str:

@@ -48,8 +48,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     Muon (Jordan et al. 2024) orthogonalizes the updates of matrices, here also those of embeddings
     and of the output layer, which its authors leave to AdamW. AdamW with Nesterov momentum updates
-    the rest. With consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning
-    rate fits both (Liu et al. 2025, section 2.2).
+    the rest, also arrays with three axes, and with decay="matrices" the rest does not decay. With
+    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
+    (Liu et al. 2025, section 2.2).
     """
     schedule = make_schedule(config, steps)
     # Passed only if needed: a mask changes the tree of the optimizer state, and so checkpoints.

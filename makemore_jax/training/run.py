@@ -5,7 +5,8 @@ to add other kinds of data, many devices, and what makes training fast, safe and
 """
 
 import contextlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,9 +46,18 @@ def make_sample_hook(run: ActiveRun, sample: Callable[..., list[Any]]) -> Hook:
     return Hook(write_samples, intervals, is_due_at_end=num > 0)
 
 
+def core_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Yield the rules of a run without extensions: the fields that only they read are unset."""
+    values, defaults = config_lib.flatten(config), config_lib.flatten(Config())
+    for key in ("data.kind", "train.accumulate", "train.diagnose_every", "mesh.model", "mesh.fsdp"):
+        yield key, values[key] == defaults[key], f"{json.dumps(defaults[key])} without extensions"
+    yield "mesh.data", config.mesh.data in (-1, 1), "1 without extensions"
+
+
 class Parts(NamedTuple):
     """The functions that a run is made of."""
 
+    rules: tuple[Callable, ...] = (*config_lib.RULES, core_rules)
     load_data: Callable[..., Dataset] = lines.load
     make_programs: Callable[[Config, Dataset], Programs] = make_programs
     open_checkpoints: Callable[..., Checkpoints] = Checkpoints
@@ -76,7 +86,7 @@ def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]
     Raises UserError, before anything is written, if config, data and directory do not fit together;
     Diverged if the loss is not a number; Stopped after a signal, with the state saved.
     """
-    config_lib.validate(config)
+    config_lib.validate(config, parts.rules)
     folder = Path(directory)
     dataset = parts.load_data(config.data, config.seed, folder)
     config = replace(config, data=replace(config.data, block_size=dataset.block_size))
