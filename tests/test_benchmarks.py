@@ -3,8 +3,12 @@
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, small_config
+
+from makemore_jax import assemble
 
 pytestmark = pytest.mark.slow
 RUNS = {
@@ -195,6 +199,37 @@ def test_the_names_in_a_figure_do_not_overlap(monkeypatch):
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
         assert box.x1 < ax.get_window_extent().x1
     style.plt.close(figure)
+
+
+def test_the_loss_without_what_makes_losses_incomparable(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import traps
+
+    words = (ROOT / "names.txt").read_text("utf-8").split()[:80]
+    (tmp_path / "few.txt").write_text("\n".join(words + words[:40]), "utf-8")
+    config = small_config("bigram", steps=20, log_every=10, eval_every=10)
+    config.data.path, config.train.num_samples = str(tmp_path / "few.txt"), 0
+    config.data.split = "makemore"  # 108 train, 12 test lines
+    summary = assemble.train(config, str(tmp_path / "run"))
+    found = traps.measure(str(tmp_path / "run"))
+
+    dataset = assemble.load_data(config.data, config.seed)
+    test = dataset.words["test"]
+    known = [word for word in test if word in dataset.words["train"]]
+    assert 0 < len(known) < len(test) == 12
+    assert found["known_share"] == len(known) / 12
+    assert found["best_test"] == pytest.approx(summary["test_loss"], abs=1e-5)
+    assert found["best_train"] == pytest.approx(summary["train_loss"], abs=1e-5)
+    num, num_known = (sum(len(word) + 1 for word in part) for part in (test, known))
+    total = num_known * found["best_known"] + (num - num_known) * found["best_unknown"]
+    assert total == pytest.approx(num * found["best_test"])
+    # The embedding of the start decides the first character of every name.
+    lm = assemble.load_language_model(tmp_path / "run", assemble.read_run(tmp_path / "run"))
+    logits = lm.model.apply(lm.variables, jnp.zeros((1, 1), jnp.int32))[0, 0]
+    first = [-jax.nn.log_softmax(logits)[lm.vocab.encode(word)[0]] for word in test]
+    rest = num * found["best_test"] - float(sum(first))
+    assert found["best_without_first"] == pytest.approx(rest / (num - 12), abs=1e-5)
+    assert 0 < found["best_standard_error"] < 1
 
 
 ACCELERATOR = ("-m", "benchmarks.accelerator", "--quick", "--out")
