@@ -160,7 +160,9 @@ def main() -> None:
     content = json.loads((arguments.out / "results.json").read_text("utf-8"))
     write_page(content, arguments.out)
     for condition in arguments.conditions:
-        print(f"{condition}\n\n{leaderboard_page.as_markdown(content['results'], condition)}\n")
+        if leaderboard_page.by_model(content["results"], condition):
+            table = leaderboard_page.as_markdown(content["results"], condition)
+            print(f"{condition}\n\n{table}\n")
 
 
 if __name__ == "__main__":

@@ -150,8 +150,9 @@ def as_page(content: dict[str, Any]) -> str:
         f"![Test loss by {name}](leaderboard/{FIGURES[key][0]})\n"
         for key, name in (("num_params", "parameters"), ("seconds", "training time"))
     ]
-    above = f"Above {MAX_LOSS} and not shown: {', '.join(hidden)}." if hidden else ""
-    parts.append(f"Squares are n-grams, and the dashed line is the best of them. {above}\n")
+    parts.append("Squares are n-grams, and the dashed line is the best of them.\n")
+    if hidden:
+        parts[-1] += f"Above {MAX_LOSS} and not shown: {', '.join(hidden)}.\n"
     for condition in CONDITIONS:
         if runs_of := by_model(results, condition):
             parts += [f"## {condition}\n", _commands(condition), as_markdown(results, condition)]
