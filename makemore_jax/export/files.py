@@ -15,18 +15,22 @@ from makemore_jax.export import model_card
 from makemore_jax.export.decode import serialize_decode
 from makemore_jax.versions import versions
 
+SAFETENSORS_DTYPES = {"float32": "F32", "int32": "I32"}
+
 
 def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
-    """Return float32 arrays in the safetensors format.
+    """Return float32 and int32 arrays in the safetensors format.
 
     It consists of the size of the header (8 bytes), a JSON header with the dtype, the shape and
     the byte range of each array, and their bytes. Everything is little-endian.
     """
     header, parts, end = {}, [], 0
     for name, array in arrays.items():
-        parts.append(array.astype("<f4", casting="equiv").tobytes())
+        little_endian = array.dtype.newbyteorder("<")
+        parts.append(array.astype(little_endian).tobytes())
         start, end = end, end + len(parts[-1])
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
+        dtype = SAFETENSORS_DTYPES[array.dtype.name]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # align the data
     return len(text).to_bytes(8, "little") + text + b"".join(parts)

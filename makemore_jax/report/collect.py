@@ -17,6 +17,7 @@ from makemore_jax.data.lines import LinesDataset, encode
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
+from makemore_jax.mixture.model import Mixture
 from makemore_jax.report import history
 from makemore_jax.report.attention import attention_weights
 from makemore_jax.report.bigrams import BigramTables, bigram_tables
@@ -45,8 +46,8 @@ class Report(NamedTuple):
     names: list[str]
     surprise: list[np.ndarray]  # (T,) for each name, in nats
     passage: Passage | None  # of a run on one text
-    attention: list[np.ndarray]  # (n_layer, nh, T, T) for each name
-    embeddings: Projection | None  # of all tokens, in token order
+    attention: list[np.ndarray]  # (n_layer, nh, T, T) for each name; of a mixture's first network
+    embeddings: Projection | None  # of all tokens, in token order; of a mixture's first network
     bigrams: BigramTables | None
 
 
@@ -89,8 +90,8 @@ def collect(
         names=names,
         surprise=name_surprise(lm, names) if names else [],
         passage=choose_passage(lm, dataset, samples[0].text) if is_text else None,
-        attention=attention_weights(lm, names) if names else [],
-        embeddings=project_embeddings(lm),
+        attention=attention_weights(first_network(lm), names) if names else [],
+        embeddings=project_embeddings(first_network(lm)),
         bigrams=lines and bigram_tables(lm, encode(lines.words["train"], lm.vocab, lm.max_len)),
     )
 
@@ -101,6 +102,14 @@ def load_best_model(folder: Path, run: workdir.Run) -> tuple[LanguageModel, int]
     lm = restore_language_model(checkpoints, run)
     # Attention weights are captured per layer, so the layers must be separate modules.
     return lm._replace(model=model_forms.unrolled(lm.model)), checkpoints.steps()["best"]
+
+
+def first_network(lm: LanguageModel) -> LanguageModel:
+    """Return the first network of a mixture. Any other model is returned as it is."""
+    if not isinstance(lm.model, Mixture):
+        return lm
+    variables = {"params": lm.variables["params"]["members_0"]}
+    return lm._replace(model=lm.model.network(parent=None), variables=variables)
 
 
 def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:

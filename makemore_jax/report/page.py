@@ -206,6 +206,7 @@ def _attention(report: Report, pictures: dict[str, bytes]) -> str:
         return ""
     about = "Each row is a current character. Its cells are the attention weights with which the "
     about += f"model predicts the next one: white 0, dark blue 1. {EDGE} is the start of the line."
+    about += _which_network(report)
     parts = [f"<p>{about}</p>"]
     for i, (name, weights) in enumerate(zip(report.names, report.attention, strict=True), start=1):
         images = [
@@ -215,6 +216,12 @@ def _attention(report: Report, pictures: dict[str, bytes]) -> str:
         parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append(f'<div class="pictures small">{"".join(images)}</div>')
     return "\n".join(parts)
+
+
+def _which_network(report: Report) -> str:
+    """Return a sentence for a mixture, whose first network is shown."""
+    is_mixture = report.config["model.kind"] == "mixture"
+    return " This is the first network of the mixture." if is_mixture else ""
 
 
 def _embeddings(report: Report, pictures: dict[str, bytes]) -> str:
@@ -227,6 +234,7 @@ def _embeddings(report: Report, pictures: dict[str, bytes]) -> str:
     )
     if report.vocab.has_end:
         about += f" {EDGE} is the start of a line."
+    about += _which_network(report)
     image = picture(pictures["characters"], "the characters' embeddings in two dimensions")
     return f'<p>{about}</p>\n<div class="pictures">{image}</div>'
 

@@ -68,6 +68,8 @@ def with_values(config: Config, values: Values) -> Config:
         setattr(getattr(config, group) if group else config, leaf, value)
     config.data.path = os.path.expanduser(config.data.path)
     validate(config)
+    if config.model.kind == "mixture":
+        raise UserError("model.kind: a sweep can't train a mixture; run train.py for each setting")
     if config.model.dropout_rng == "rbg":
         raise UserError(
             'model.dropout_rng: must be "threefry2x32" in a sweep; vmap changes the bits of rbg'

@@ -165,6 +165,7 @@ def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, 
 def check_comparable(config: Config) -> None:
     """Raise UserError if JAX and PyTorch can not compute equal numbers for a config."""
     validate(config)
+    weights.check_family(config.model.kind)
     if config.model.dropout:
         raise UserError("model.dropout: must be 0; JAX and PyTorch draw different random numbers")
     if config.model.dtype != "float32":

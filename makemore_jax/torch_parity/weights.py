@@ -118,12 +118,24 @@ def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) ->
     return {name: tensor for name, tensor in tensors.items() if name not in masks}
 
 
+def check_family(kind: str) -> None:
+    """Raise UserError for a family of models without a counterpart in PyTorch."""
+    from makemore_jax.torch_parity.models import MODELS
+
+    if kind not in MODELS:
+        raise UserError(f"model.kind: {kind} has no counterpart in PyTorch")
+
+
 def reference(
     config: Config, vocab_size: int, block_size: int, fused_attention: bool = False
 ) -> Any:
-    """Return the PyTorch model of a config, in float32 and without dropout."""
+    """Return the PyTorch model of a config, in float32 and without dropout.
+
+    UserError for a family without one.
+    """
     from makemore_jax.torch_parity.models import MODELS
 
+    check_family(config.model.kind)
     names = ("n_layer", "n_head", "n_embd", "n_embd2", "activation", "bias", "tied")
     names += ("fuse", "batch_norm", "momentum", "output_norm")
     sizes = {name: getattr(config.model, name) for name in names}
