@@ -15,11 +15,13 @@ pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[
 
 from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
+from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.cli import resources
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.export import files, model_card
+from makemore_jax.mixture import table
 
 pytestmark = pytest.mark.versions
 EXPORT = ("-m", "makemore_jax.export")
@@ -44,7 +46,7 @@ print(json.dumps([texts, log_probs]))
 """
 V, T = 13, 7
 MAX_LEN = {"lines": T, "windows": 11, "text": 23}  # texts become longer than the context
-FAMILIES = [*models.MODELS, "transformer on text", "gru on text", "mlp on text"]
+FAMILIES = [*models.MODELS, "window_mlp", "mixture", "transformer on text", "gru on text", "mlp on text"]
 QUICK = ["transformer", "gru on text"]
 
 
@@ -53,6 +55,8 @@ def small_lm(name: str) -> LanguageModel:
     kind, _, data = name.partition(" on ")
     data = data or ("windows" if kind == "window_mlp" else "lines")
     config = small_config(kind).model
+    if kind == "mixture":
+        config.networks, config.ngram_contexts, config.ngram_weight = 2, V + 1, 0.5
     if data == "windows":
         config.n_layer, config.batch_norm = 1, "running"
     block_size = 3 if data == "windows" else T
@@ -62,6 +66,10 @@ def small_lm(name: str) -> LanguageModel:
     noise = np.random.RandomState(5)
     variables = jax.tree.map(lambda a: a + 0.3 * abs(noise.randn(*a.shape)), variables)
     variables = jax.tree.map(lambda a: a.astype(jnp.float32), variables)
+    if kind == "mixture":  # a table of all contexts of at most one token
+        probs = noise.dirichlet(np.full(V, 0.3), V + 1).astype(np.float32)
+        contexts = jnp.arange(V + 1, dtype=jnp.int32)
+        variables[table.COLLECTION] = {"table": {"contexts": contexts, "probs": probs}}
     return LanguageModel(model, variables, vocab, MAX_LEN[data], block_size)
 
 
@@ -91,7 +99,8 @@ def test_the_loader_draws_the_samples_of_sample_py(name, tmp_path):
 
 
 def test_every_family_is_exported():
-    assert {name.partition(" ")[0] for name in FAMILIES} == set(models.MODELS)
+    families = models.MODELS | EXTENSION_MODELS
+    assert {name.partition(" ")[0] for name in FAMILIES} == set(families)
 
 
 def test_the_loader_is_short_and_imports_only_jax_and_numpy():
@@ -100,10 +109,23 @@ def test_the_loader_is_short_and_imports_only_jax_and_numpy():
     assert imported == {"json", "sys", "pathlib", "numpy", "jax"}
 
 
+def test_the_loader_reads_arrays_of_both_types(tmp_path):
+    arrays = {"probs": np.float32([[0.25, 0.75]]), "contexts": np.int32([0, 2**31 - 1])}
+    (tmp_path / "file").write_bytes(files.to_safetensors(arrays))
+    loader = {"__name__": "load"}
+    exec(LOADER, loader)
+    result = loader["read_safetensors"](tmp_path / "file")
+    assert result.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(result[name], array)
+        assert result[name].dtype == array.dtype
+
+
 @pytest.mark.slow
 def test_the_safetensors_package_reads_the_exported_file(tmp_path):
     numpy_api = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
     arrays = {"odd": np.arange(3, dtype=np.float32), "empty.é": np.zeros((2, 0), np.float32)}
+    arrays["int"] = np.arange(2, dtype=np.int32)
     arrays["scalar"] = np.float32(7.5)[()] * np.ones((), np.float32)
     (tmp_path / "file").write_bytes(files.to_safetensors(arrays))
     result = numpy_api.load_file(tmp_path / "file")

@@ -172,6 +172,15 @@ def test_muon_is_not_compared():
         check_comparable(Config(optimizer=OptimizerConfig("muon")))
 
 
+def test_a_mixture_is_not_compared():
+    from makemore_jax.torch_parity.compare import check_comparable
+
+    config = Config()
+    config.model.kind, config.model.n_embd, config.model.dropout = "mixture", 64, 0.1
+    with pytest.raises(UserError, match=r"^model.kind: mixture has no counterpart in PyTorch"):
+        check_comparable(config)
+
+
 BROKEN = """
 import runpy
 import sys

@@ -13,8 +13,13 @@ from makemore_jax.assemble import load_data
 from makemore_jax.assemble.parts import validate
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.data.lines import Lines
+from makemore_jax.decoding import LanguageModel
+from makemore_jax.errors import UserError
 from makemore_jax.mixture import counting, table
 from makemore_jax.mixture.gradients import each_network
+from makemore_jax.report.attention import attention_weights
+from makemore_jax.report.collect import first_network
+from makemore_jax.sweep.axes import with_values
 from makemore_jax.training.step import gradients
 
 ROWS = 4096
@@ -130,6 +135,24 @@ def test_a_run_saves_and_samples_the_mixture(words, tmp_path):
         tokens = [0, *data.vocab.encode(sample.text), 0]
         line = Lines(np.array(tokens), np.array([0, len(tokens) - 1]), data.block_size)
         assert_close(sample.log_prob, -counting.nll(counts, line) * (len(tokens) - 1))
+
+
+def test_a_report_shows_the_first_network(words):
+    data, programs, state = make(words)
+    lm = LanguageModel(programs.model, state.variables, data.vocab, data.max_len, data.block_size)
+    first = first_network(lm)
+    tokens = jnp.array([[0, *data.vocab.encode("emma")]])
+    network = programs.model.network(parent=None)
+    expected = network.apply({"params": state.params["members_0"]}, tokens)
+    np.testing.assert_array_equal(first.model.apply(first.variables, tokens), expected)
+    (weights,) = attention_weights(first, ["emma"])
+    assert weights.shape == (2, 2, 5, 5)  # layers, heads, tokens
+    assert first_network(first) is first
+
+
+def test_a_sweep_refuses_a_mixture():
+    with pytest.raises(UserError, match=r"^model.kind: a sweep can't train a mixture"):
+        with_values(small_config("mixture"), {"optimizer.learning_rate": 1e-3})
 
 
 @pytest.mark.parametrize(
