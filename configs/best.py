@@ -1,7 +1,8 @@
-"""The lowest held-out loss on makemore's list: a network mixed with counted n-grams.
+"""The lowest held-out loss on makemore's list: four networks mixed with counted n-grams.
 
-The block of 2025 (modern.py), 128 channels wide, with dropout, trained by Muon; its predictions are
-mixed with those of n-grams (makemore_jax/ngrams/mixture.py).
+The networks are those of modern.py with dropout. Muon trains each of them on its part of the batch.
+The prediction is a weighted mean of their probabilities and those of n-grams
+(makemore_jax/mixture/).
 
     python train.py --config configs/best.py --config.data.path=data/makemore_names.txt \
         --config.data.split=makemore

@@ -46,7 +46,8 @@ print(json.dumps([texts, log_probs]))
 """
 V, T = 13, 7
 MAX_LEN = {"lines": T, "windows": 11, "text": 23}  # texts become longer than the context
-FAMILIES = [*models.MODELS, "window_mlp", "mixture", "transformer on text", "gru on text", "mlp on text"]
+TEXT_FAMILIES = ["transformer on text", "gru on text", "mlp on text"]
+FAMILIES = [*models.MODELS, *EXTENSION_MODELS, *TEXT_FAMILIES]
 QUICK = ["transformer", "gru on text"]
 
 

@@ -150,6 +150,11 @@ def test_a_report_shows_the_first_network(words):
     assert first_network(first) is first
 
 
+def test_a_table_that_is_too_large_is_refused(words):
+    with pytest.raises(UserError, match=r"10000000 rows of 27 probabilities are"):
+        make(words, rows=10_000_000)
+
+
 def test_a_sweep_refuses_a_mixture():
     with pytest.raises(UserError, match=r"^model.kind: a sweep can't train a mixture"):
         with_values(small_config("mixture"), {"optimizer.learning_rate": 1e-3})

@@ -19,6 +19,7 @@ from makemore_jax.models.layers import Positions
 
 COLLECTION = "ngrams"  # the table among the variables of a model
 MAX_ORDER = 6
+MAX_BYTES = 2**30  # of the probabilities; each checkpoint has a copy
 UNUSED = np.iinfo(np.int32).max  # in place of a context, in rows that are not used
 
 
@@ -80,33 +81,42 @@ def append(history: Array, token: Array) -> Array:
 def fill(model: nn.Module, split: Split) -> dict[str, Any]:
     """Return the variables of the table of a model for its training lines; {} without a table.
 
-    UserError if there are more contexts than rows.
+    UserError if there are more contexts than rows, or if the table is larger than MAX_BYTES.
     """
     num_rows = getattr(model, "ngram_contexts", None)
     if num_rows is None:
         return {}
-    contexts, probs = smoothed_distributions(split, model.vocab_size)
-    num_unused = num_rows - len(contexts)
-    if num_unused < 0:
+    ngrams = counting.count(split, order_of(model.vocab_size), model.vocab_size)
+    num_contexts = sum(len(table.contexts) for table in ngrams.tables)
+    if num_rows < num_contexts:
         raise UserError(
-            f"model.ngram_contexts: {num_rows} must be at least {len(contexts)}, "
+            f"model.ngram_contexts: {num_rows} must be at least {num_contexts}, "
             "the number of contexts in the training lines"
         )
-    contexts = np.pad(contexts, (0, num_unused), constant_values=UNUSED)
-    probs = np.pad(probs, [(0, num_unused), (0, 0)])
-    table = {"contexts": contexts.astype(np.int32), "probs": probs.astype(np.float32)}
+    num_bytes = 4 * num_rows * model.vocab_size
+    if num_bytes > MAX_BYTES:
+        raise UserError(
+            f"model.ngram_contexts: {num_rows} rows of {model.vocab_size} probabilities are "
+            f"{num_bytes / 2**30:.1f} GiB, and at most {MAX_BYTES / 2**30:.1f} is possible; the "
+            f"training lines need {num_contexts} rows"
+        )
+    contexts, probs = smoothed_distributions(ngrams)
+    num_unused = num_rows - num_contexts
+    contexts = np.pad(contexts.astype(np.int32), (0, num_unused), constant_values=UNUSED)
+    probs = np.pad(probs.astype(np.float32), [(0, num_unused), (0, 0)])
+    table = {"contexts": contexts, "probs": probs}
     return {COLLECTION: {"table": jax.tree.map(jnp.asarray, table)}}
 
 
-def smoothed_distributions(split: Split, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return all contexts of a split as sorted numbers (R,), and their distributions (R, V)."""
-    model = counting.count(split, order_of(vocab_size), vocab_size)
+def smoothed_distributions(ngrams: counting.Ngrams) -> tuple[np.ndarray, np.ndarray]:
+    """Return all contexts as sorted numbers (R,), and their distributions (R, V)."""
+    vocab_size = ngrams.vocab_size
     contexts, probs = [], []
-    for k, table in enumerate(model.tables):  # contexts of k tokens
+    for k, table in enumerate(ngrams.tables):  # contexts of k tokens
         tokens = table.contexts[:, None] // vocab_size ** np.arange(k) % vocab_size
         contexts.append((tokens + 1) @ (vocab_size + 1) ** np.arange(k))
         grams = table.contexts[:, None] * vocab_size + np.arange(vocab_size)
-        shorter = model._replace(tables=model.tables[: k + 1])
+        shorter = ngrams._replace(tables=ngrams.tables[: k + 1])
         probs.append(counting.probabilities(shorter, grams))
     contexts, probs = np.concatenate(contexts), np.concatenate(probs)
     by_number = np.argsort(contexts)
