@@ -61,10 +61,11 @@ class Checkpoints:
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a train state, with its dev loss if that was measured at this step.
 
-        Return False, without writing, if the step is saved already.
+        Return False, without writing, if the step is saved already, with its dev loss if that is
+        given.
         """
         step = int(state.step)
-        if (self.folder / str(step)).exists():
+        if (self.folder / str(step) / (METRICS if dev_loss is not None else "")).exists():
             return False
         items = {"rest": {"step": state.step, "opt_state": state.opt_state}, **state.variables}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -102,8 +103,7 @@ class Checkpoints:
         return self._restore(name, template)
 
     def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
-        step = self.steps().get(name)
-        if step is None:
+        if (step := self.steps().get(name)) is None:
             raise UserError(f"{self.folder}: no checkpoint has been saved yet")
         return self._read(self.folder / str(step), items)
 

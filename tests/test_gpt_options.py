@@ -37,8 +37,6 @@ from makemore_jax.text.dataset import Text
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
-pytestmark = pytest.mark.versions
-
 B = 3
 TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
 
@@ -79,6 +77,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     "options", quick_of(OPTIONS, OPTIONS[-1:]), ids=lambda options: "-".join(options)
 )
@@ -133,6 +132,7 @@ def test_scanned_layers_equal_unrolled_layers(remat):
     assert_close(jnp.stack(logits, axis=1), expected, 1e-5)
 
 
+@pytest.mark.versions
 def test_scanned_layers_draw_different_dropout_masks(monkeypatch):
     """The keys of the layers differ and depend only on the key of the step."""
     scanned = create(n_layer=3, dropout=0.5, layer_loop="scan")
@@ -150,6 +150,7 @@ def test_scanned_layers_draw_different_dropout_masks(monkeypatch):
     assert len(np.unique(np.concatenate([keys[0], keys[2]]), axis=0)) == 6
 
 
+@pytest.mark.versions
 def test_dropout_masks_from_the_hardware_generator():
     """The fraction of zeros is the dropout rate, and the masks depend only on the key."""
     model = create(dropout=0.3, dropout_rng="rbg")
@@ -175,6 +176,7 @@ def test_the_layer_loop_depends_on_the_platform():
     assert create_model(config, VOCAB, BLOCK).layer_loop == "scan"
 
 
+@pytest.mark.versions
 def test_bfloat16_keeps_parameters_and_logits_in_float32():
     exact, coarse = create(), create(dtype="bfloat16")
     params = init(dtype="bfloat16")
@@ -251,6 +253,7 @@ def test_the_activation_of_the_mlp(activation, expected):
     assert_close(result[0, 0, 0], expected, 1e-6)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_weight_decay_of_matrices_only(name):
     params = init()
@@ -318,6 +321,7 @@ def test_microbatches_give_the_gradient_of_the_batch():
     assert min(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("accumulate", quick_of([1, 2], [1]))
 def test_dropout_is_a_function_of_seed_and_step(accumulate):
     """With learning rate 0 and a single crop, losses differ only by their dropout masks."""
@@ -369,6 +373,7 @@ print(len(set(draw_noise(2, 1))))
 """
 
 
+@pytest.mark.versions
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 8), reason="jax 0.7 has no callbacks if a mesh axis is automatic"
 )

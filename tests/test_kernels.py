@@ -17,8 +17,6 @@ from makemore_jax.kernels import blocked_attention, plain
 from makemore_jax.kernels.layouts import take_packed
 from makemore_jax.models import bow, cnn, layers, mlp, transformer
 
-pytestmark = pytest.mark.versions
-
 B, T, C = 3, 5, 7
 
 

@@ -25,8 +25,6 @@ from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
-pytestmark = pytest.mark.versions
-
 WORDS = ["ab", "abcdefg", "a", "hgfedcb", "bb", "cdc", "e", "fgh", "dddd", "hhhhhh", "ga", "f"]
 VOCAB = data.Vocab(tuple("abcdefgh"))
 SPLIT = data.lines.encode(WORDS, VOCAB, block_size=9)
@@ -163,10 +161,14 @@ STEPS_CASES = [
 ]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("kind", "devices"), STEPS_CASES)
 def test_steps_use_the_layout_of_each_batch(kind, devices):
-    done = run("-c", STEPS, kind, devices, **on_devices(devices))
-    assert done.returncode == 0, done.stderr
+    if devices == 1:
+        check_steps(kind, 1)
+    else:
+        done = run("-c", STEPS, kind, devices, **on_devices(devices))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", quick_of(["lstm", "transformer"], []))

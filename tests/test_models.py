@@ -32,8 +32,6 @@ from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
 from makemore_jax.training import state as state_lib
 
-pytestmark = pytest.mark.versions
-
 B, T = 3, 5
 ADDED = [kind for kind in ON_LINES if kind not in FAMILIES]  # e.g. by a reader of the README
 
@@ -56,6 +54,7 @@ CONTEXT = {"bigram": 1, "cnn": 4} | dict.fromkeys(
 )
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", ON_LINES)
 def test_step_equals_call(kind):
     model, params = small_model(kind)
@@ -69,6 +68,7 @@ def test_step_equals_call(kind):
         assert_close(logits, whole[:, t])
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", ON_LINES)
 def test_no_logit_depends_on_a_later_token(kind):
     """Change one token: every earlier logit keeps all its bits. Needs only the model's methods."""
@@ -110,6 +110,7 @@ def test_one_batch_can_be_learnt_by_heart(kind):
     assert metrics["train_loss"] < 0.02
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", NUM_PARAMS)
 def test_number_of_parameters(kind):
     model = create_model(ModelConfig(kind=kind), vocab_size=27, block_size=16)
@@ -117,6 +118,7 @@ def test_number_of_parameters(kind):
     assert state_lib.num_params(params) == NUM_PARAMS[kind]
 
 
+@pytest.mark.versions
 def test_linear_starts_as_in_pytorch():
     """torch.nn.Linear: weight and bias uniform within 1 / sqrt(fan_in)."""
     params = Linear(25, 4001).init(jax.random.key(0), jnp.zeros((1, 25)))["params"]
@@ -126,6 +128,7 @@ def test_linear_starts_as_in_pytorch():
         assert abs(values.std() - 0.2 / 3**0.5) < 0.005  # of a uniform distribution
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(["mlp", "rnn", "transformer"], ["mlp"]))
 def test_embeddings_start_as_in_pytorch(kind):
     """torch.nn.Embedding: N(0, 1). (flax's own would be narrower.)"""
@@ -141,6 +144,7 @@ def test_a_bigram_starts_with_equal_probabilities():
     assert not params["logits"].any()
 
 
+@pytest.mark.versions
 def test_layer_norm_has_the_epsilon_of_pytorch_and_an_exact_variance():
     x = jnp.array([[1e-3, 2e-3, 4e-3], [1000.001, 1000.002, 1000.004]], jnp.float32)
     norm = LayerNorm()
@@ -276,6 +280,7 @@ def test_cnn_context_is_two_to_the_number_of_layers():
     assert (grads[:-4] == 0).all()
 
 
+@pytest.mark.versions
 def test_dropout_applies_only_in_training_and_depends_on_its_key():
     config = small_config("transformer").model
     config.dropout = 0.5

@@ -207,8 +207,7 @@ def test_executes_from_top_to_bottom(file, tmp_path):
     pytest.importorskip("ipykernel", reason=reason)
     nbformat = pytest.importorskip("nbformat", reason=reason)
     for name in ("makemore_jax", "configs", "benchmarks", "notebooks", "docs"):
-        no_caches = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=no_caches)
+        shutil.copytree(ROOT / name, tmp_path / name)  # with the compiled modules, which saves time
     for name in ("names.txt", "pyproject.toml", "sample.py", "train.py"):
         shutil.copy(ROOT / name, tmp_path)
     notebook = nbformat.read(tmp_path / file, as_version=4)

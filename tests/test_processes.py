@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import needs_signals, on_devices, read_metrics, run, start
+from conftest import TIMEOUT, needs_signals, on_devices, read_metrics, run, start
 
 pytestmark = needs_signals  # and jax has no collectives for CPUs on Windows
 TRAIN = ("train.py", "--config", "configs/shakespeare_cpu.py")
@@ -71,11 +71,10 @@ def last_step(folder):
 
 def wait_for(folder, step):
     """Until a training has told of a step."""
-    for _ in range(1_200):
-        if last_step(folder) >= step:
-            return
+    deadline = time.monotonic() + TIMEOUT
+    while last_step(folder) < step:
+        assert time.monotonic() < deadline, f"no step {step}"
         time.sleep(0.1)
-    raise AssertionError(f"no step {step}")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,34 @@ def test_durations(seconds, text):
     assert progress.duration(seconds) == text
 
 
+class Timer:
+    """Replace threading.Timer. The time passes when the test calls `fire_all`."""
+
+    started: ClassVar[list["Timer"]] = []
+
+    def __init__(self, seconds, function):
+        assert seconds == startup.NOTICE_DELAY
+        self.function, self.is_cancelled = function, False
+
+    def start(self):
+        self.started.append(self)
+
+    def cancel(self):
+        self.is_cancelled = True
+
+    @classmethod
+    def fire_all(cls):
+        """Run the timers that were started and not cancelled."""
+        while cls.started:
+            timer = cls.started.pop(0)
+            if not timer.is_cancelled:
+                timer.function()
+
+
 @pytest.fixture
 def compiling(monkeypatch):
     """Return the stream of the notice and the listener for jax's events, but do not register it."""
-    monkeypatch.setattr(startup, "NOTICE_DELAY", 0.05)
+    monkeypatch.setattr(startup.threading, "Timer", Timer)
     listeners = []
     name = "register_event_duration_secs_listener"
     monkeypatch.setattr(jax.monitoring, name, listeners.append)
@@ -55,14 +80,14 @@ def test_slow_compiling_is_announced_once(compiling):
     printed, listener = compiling
     for _ in range(2):
         listener(startup.COMPILE_BEGINS, 0.1)
-        time.sleep(0.2)
+        Timer.fire_all()
         listener(startup.COMPILE_ENDS, 9.0)
     (line,) = printed.getvalue().splitlines()
     assert line.startswith("compiling (first run only, cached in ")
 
 
 def test_a_second_program_of_a_session_replaces_the_notice(monkeypatch):
-    monkeypatch.setattr(startup, "NOTICE_DELAY", 0.0)
+    monkeypatch.setattr(startup.threading, "Timer", Timer)
     listeners, files = [], [io.StringIO(), io.StringIO()]
     name = "register_event_duration_secs_listener"
     monkeypatch.setattr(jax.monitoring, name, listeners.append)
@@ -70,7 +95,7 @@ def test_a_second_program_of_a_session_replaces_the_notice(monkeypatch):
         startup.announce_compiling(file)
     for listener in listeners:
         listener(startup.COMPILE_BEGINS, 0.1)
-    time.sleep(0.2)
+    Timer.fire_all()
     assert [file.getvalue().count("compiling") for file in files] == [0, 1]
 
 
@@ -95,7 +120,7 @@ def test_programs_from_the_cache_are_not_announced(compiling):
     for _ in range(3):
         listener(startup.COMPILE_BEGINS, 0.1)
         listener(startup.COMPILE_ENDS, 0.01)
-    time.sleep(0.2)
+    Timer.fire_all()
     assert printed.getvalue() == ""
 
 

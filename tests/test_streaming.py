@@ -30,8 +30,6 @@ from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.text import streaming
 
-pytestmark = pytest.mark.versions
-
 BLOCK = 19  # one call draws 16 tokens, so that the second call fills the context
 CHARS = Vocab(tuple("\n abcdefghijk"), has_end=False)
 KEY = jax.random.key(7)
@@ -85,6 +83,7 @@ LONG = "abcdefghi k" * 3
 PROMPTS = ["", "abc", "abcd", LONG[:18], LONG[:19], LONG]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(["transformer", "mlp", "gru", "cnn"], ["gru"]))
 def test_a_stream_equals_a_loop_without_a_cache(kind):
     """Use prompts of 1, 3, 4, 18, 19 and 33 characters and a context of 19."""
@@ -115,6 +114,7 @@ def test_top_k_and_top_p_in_and_after_the_first_context():
     assert max_rank > 0
 
 
+@pytest.mark.versions
 def test_a_text_depends_only_on_its_number(monkeypatch):
     """The first of several texts equals a single text, also if they need several calls."""
     lm = small_lm("gru")
@@ -137,6 +137,13 @@ def test_a_sample_is_a_prefix_of_the_stream(prompt):
         assert sample.text == prompt + CHARS.decode_rows(np.array([tokens[:num]]))[0]
         assert len(sample.text) == max_len
         assert sample.log_prob == pytest.approx(float(log_probs[:num].sum()), abs=1e-4)
+
+
+def test_a_check_ends_the_sampling_of_a_text():
+    """Training checks for signals before each call; a text may take minutes."""
+    checks = iter([None, None])
+    with pytest.raises(StopIteration):
+        streaming.sample(small_lm("gru")._replace(max_len=64), KEY, 1, check=lambda: next(checks))
 
 
 def test_without_a_newline_the_default_prompt_is_the_first_character():

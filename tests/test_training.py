@@ -213,8 +213,8 @@ steps, first, split = start(sys.argv[1])
 key = jax.random.key(2)
 whole, metrics = steps(first(), split, key, num_steps=12)
 state, losses = first(), []
-for n in (1, 11):
-    state, part = steps(state, split, key, num_steps=n)
+for _ in range(12):  # a program for another number of steps would take seconds to compile
+    state, part = steps(state, split, key, num_steps=1)
     losses.append(part["train_loss"])
 assert_same(state, whole)
 assert_same(jnp.concatenate(losses), metrics["train_loss"])
@@ -222,7 +222,7 @@ assert int(whole.step) == 12
 """
 
 
-@pytest.mark.parametrize("kind", quick_of(["bigram", "gru", "transformer"], []))
+@pytest.mark.parametrize("kind", quick_of(["gru", "transformer"], []))
 def test_steps_do_not_depend_on_their_division_into_calls(kind):
     """They are equal bit for bit, so the step at which a run stops does not matter."""
     done = run("-c", CUT, kind, **AS_USERS_RUN)

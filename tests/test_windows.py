@@ -39,8 +39,6 @@ from makemore_jax.windows.calibrate import make_calibrate
 from makemore_jax.windows.whole_lines import read_lines
 from makemore_jax.windows.window_mlp import BatchNorm
 
-pytestmark = pytest.mark.versions
-
 V = 13
 LECTURES = ("mlp", "mlp_scaled", "mlp_batchnorm", "deep_batchnorm", "wavenet")
 
@@ -141,6 +139,7 @@ def test_initial_loss_and_saturation(scale, low, high, saturated):
     assert saturated[0] <= share <= saturated[1]
 
 
+@pytest.mark.versions
 def test_batch_norm():
     """Training uses batch statistics, evaluation running ones; variances divide by N - 1."""
     norm = BatchNorm(n=5, momentum=0.25, gain=0.5)
@@ -158,6 +157,7 @@ def test_batch_norm():
     assert_close(y, 0.5 * (np.asarray(x) - running["mean"]) / np.sqrt(running["var"] + 1e-5))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", quick_of(LECTURES, ["mlp", "mlp_batchnorm"]))
 def test_read_lines_equals_step(name):
     model, variables = small_model(name)
@@ -213,6 +213,7 @@ def test_calibrated_statistics_are_those_of_the_whole_split():
     assert np.abs(by_stats - model.apply(variables, inputs)).max() > 1e-2
 
 
+@pytest.mark.versions
 def test_running_statistics_are_part_of_the_state():
     config = small_config("mlp_batchnorm")
     config.model.momentum = 0.3
@@ -246,6 +247,7 @@ def test_losses_of_windows_equal_scores_of_lines(name):
     assert line.size == len(words) and dataset.splits["dev"].size == tokens
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     "name", quick_of(["mlp", "mlp_batchnorm", "calibrated"], ["mlp_batchnorm"])
 )

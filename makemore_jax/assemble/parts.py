@@ -1,7 +1,8 @@
 """Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from jax import Array
 
 from makemore_jax import config as config_lib
 from makemore_jax import known_lines, model_forms, models, workdir
-from makemore_jax.cli import encodings, file_errors, progress
+from makemore_jax.cli import encodings, file_errors, paths, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
@@ -57,12 +58,19 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
     `folder` is the working directory of a run. A large text may have a file of tokens there.
     """
     load = look_up("data.kind", config.kind, DATA_KINDS)
+    paths.check_address(config.path, "data.path")
     path = find(config.path)
+    if config.kind == "text" and _is_pipe(path):
+        raise UserError(f"data.path: {path} can be read only once; save it as a file")
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):
         dataset = load(config, seed, folder)
     file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
     return dataset
+
+
+def _is_pipe(path: str) -> bool:
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def create_model(
@@ -84,13 +92,15 @@ def sample(
     prompt: str = "",
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Sample lines or texts number `first` to `first + num - 1` of a key, on all devices.
 
-    See `sampling.sample` for lines and `streaming.sample` for texts.
+    See `sampling.sample` for lines and `streaming.sample` for texts. `check` is called before each
+    compiled call; it may raise an exception to end the sampling.
     """
     sample_kind = sampling.sample if lm.vocab.has_end else streaming.sample
-    return sample_kind(lm, key, num, prompt, decoding, first)
+    return sample_kind(lm, key, num, prompt, decoding, first, check)
 
 
 def open_checkpoints(folder: str | Path, read_only: bool = False) -> "Checkpoints":
@@ -171,7 +181,7 @@ def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
         return Metrics(start, [], display)
     from makemore_jax.events import Events  # tensorboard, which is slow to import
 
-    seconds = run_files.cut(folder, start)
+    seconds = run_files.cut(folder, start, resume.repeats_results(folder, config, start))
     files, events = RunFiles(folder, start), Events(folder, start)
     if start == 0:
         events.write_config(flatten(config))

@@ -84,8 +84,13 @@ def choose_layouts(
     return layouts.choose(split, batch_size, model, num_devices * num), num
 
 
-def make_programs(config: Config, dataset: Dataset) -> Programs:
-    """Return the programs of a run on its mesh. UserError if devices or batch do not divide."""
+def make_programs(
+    config: Config, dataset: Dataset, check: Callable[[], None] = lambda: None
+) -> Programs:
+    """Return the programs of a run on its mesh. UserError if devices or batch do not divide.
+
+    `check` is called before each batch of an evaluation, which it can end with an exception.
+    """
     block_size = dataset.block_size
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.variable_shapes(model, block_size)["params"])
@@ -114,5 +119,5 @@ def make_programs(config: Config, dataset: Dataset) -> Programs:
     train_steps = compile_steps(
         model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings
     )
-    evaluate = evaluation.make_evaluate(model, mesh)
+    evaluate = evaluation.make_evaluate(model, mesh, check)
     return Programs(model, create_state, train_steps, evaluate, put, fetch)
