@@ -323,11 +323,13 @@ FAMILIES: dict[str, Family] = {
                 lambda m: rotate(x[:, :, None], token_positions(x, None))[:, :, 0]
             ),
         ),
-        _part(
+        Pair(
             "Block",
-            ("rms_norm", "ModernAttention.forward", "ModernBlock.forward"),
-            ("norm", "CausalSelfAttention", "MLP", "Block.__call__"),
-            "models/modern.py",
+            (Code(REFERENCES, ("rms_norm", "ModernAttention.forward", "ModernBlock.forward")),),
+            (
+                Code("models/modern.py", ("norm", "CausalSelfAttention", "MLP", "Block")),
+                Code("models/transformer.py", ("Block.__call__",)),
+            ),
             "Queries and keys are rotated and then normalized. No layer has a bias or a gain.",
             inputs=(STREAM,),
             run_torch=lambda module, x: module.h[0](x),
@@ -340,8 +342,10 @@ FAMILIES: dict[str, Family] = {
         torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
         forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
-        step=("CausalSelfAttention.step", "Block.step"),
-        step_elsewhere=(Code("models/transformer.py", ("Decoder.init_carry", "Decoder.step")),),
+        step=("CausalSelfAttention.step",),
+        step_elsewhere=(
+            Code("models/transformer.py", ("Block.step", "Decoder.init_carry", "Decoder.step")),
+        ),
     ),
 }
 
