@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     swept: tuple[str, ...] = ("mlp", "gru")
     members: int = 64
     sweep_steps: int = 300
+    seeds: tuple[int, ...] = (1337, 1338, 1339)  # of shakespeare_best; nanoGPT's is 1337
     parity_steps: int = 50
     is_quick: bool = False
 
@@ -71,14 +72,15 @@ QUICK = Settings(
     swept=("bigram",),
     members=3,
     sweep_steps=2,
+    seeds=(3, 5),
     parity_steps=2,
     is_quick=True,
 )
 
 
-def shakespeare_config(is_quick: bool) -> Config:
-    """Return configs/shakespeare.py, or a tiny version that trains on names.txt as one text."""
-    config = config_of("shakespeare")
+def shakespeare_config(is_quick: bool, name: str = "shakespeare") -> Config:
+    """Return a config for a text, or a tiny version that trains on names.txt as one text."""
+    config = config_of(name)
     if is_quick:
         config.data.path = "names.txt"
         config.data.block_size = 8
@@ -132,6 +134,20 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
         record("run", result)
         result["crops_loss"] = crops_loss(folder, config, 2 if settings.is_quick else 200)
         record("run", result)
+
+
+def measure_shakespeare_best(settings: Settings, record: Record) -> None:
+    """Train configs/shakespeare_best.py with each seed; record losses and seconds."""
+    from makemore_jax import assemble
+
+    for seed in settings.seeds:
+        config = shakespeare_config(settings.is_quick, "shakespeare_best")
+        config.seed = seed
+        with tempfile.TemporaryDirectory() as name:
+            summary = assemble.train(config, name)
+            crops = crops_loss(Path(name), config, 2 if settings.is_quick else 200)
+        fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "seconds")
+        record(str(seed), {field: summary[field] for field in fields} | {"crops_loss": crops})
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -338,10 +354,12 @@ class Item(NamedTuple):
 
     measure: Callable[[Settings, Record], None]
     limit: float
+    is_default: bool = True  # measured without --items
 
 
 ITEMS = {
     "shakespeare": Item(measure_shakespeare, 120),
+    "shakespeare_best": Item(measure_shakespeare_best, 540, is_default=False),
     "train": Item(measure_train, 160),
     "sample": Item(measure_sample, 50),
     "sweep": Item(measure_sweep, 60),

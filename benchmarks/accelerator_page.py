@@ -1,5 +1,6 @@
 """The page of benchmarks.accelerator, with a table for each item."""
 
+from statistics import mean
 from typing import Any
 
 from benchmarks import sides
@@ -20,6 +21,25 @@ def shakespeare_table(results: dict[str, Any]) -> str:
         "FLOPs utilization": _show(run.get("utilization"), "{:.0f}%", 100),
     }
     return sides.as_table(list(cells), [list(cells.values())])
+
+
+def shakespeare_best_table(results: dict[str, Any]) -> str:
+    """Return a table of the losses of each seed, their mean, and the best seed."""
+    header = ["seed", "parameters", "best step", "train", "dev loss, exact"]
+    header += ["dev loss, random crops", "seconds, all"]
+    rows = [
+        [
+            *(seed, f"{run['num_params']:,}", f"{run['best_step']:,}"),
+            *(f"{run[name]:.4f}" for name in ("train_loss", "dev_loss", "crops_loss")),
+            f"{run['seconds']:.0f}",
+        ]
+        for seed, run in results.items()
+    ]
+    for title, summarize in (("mean", mean), ("best", min)):
+        columns = [[run[name] for run in results.values()] for name in ("dev_loss", "crops_loss")]
+        losses = [f"{summarize(column):.4f}" for column in columns]
+        rows.append([title, "", "", "", *losses, ""])
+    return sides.as_table(header, rows)
 
 
 def _show(value: Any, template: str, factor: float = 1) -> str:
@@ -93,6 +113,7 @@ def parity_table(results: dict[str, Any]) -> str:
 
 TABLES = {
     "shakespeare": shakespeare_table,
+    "shakespeare_best": shakespeare_best_table,
     "train": train_table,
     "sample": sample_table,
     "sweep": sweep_table,

@@ -1,12 +1,14 @@
 """Kill a training with SIGKILL at random moments, resume it each time, and compare the results.
 
     python -m benchmarks.kill --kills 100
+    python -m benchmarks.kill --kills 100 --signal SIGTERM
 
 Prints the table of docs/reliability.md. Half of the kills happen after a random time: while the
 program loads data, compiles, steps, evaluates or saves. The other half happen at a random access to
 a file of the working directory, such as a rename during a save. A run that was killed and resumed
 must end with the same bits as one that was not: parameters, optimizer state, best model,
-metrics.jsonl (except times) and samples.txt. Needs a system with fork.
+metrics.jsonl (except times) and samples.txt. After SIGTERM a run may save its state first, also in
+the middle of an evaluation. Needs a system with fork.
 """
 
 import argparse
@@ -29,12 +31,14 @@ from makemore_jax import assemble
 from makemore_jax.assemble import create_model, load_data, open_checkpoints
 from makemore_jax.cli import startup
 from makemore_jax.config import Config
+from makemore_jax.errors import Stopped
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
 # Audit events of Python for accesses to files. XLA and TensorStore raise none.
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.listdir", "os.scandir"}
 TIMES = ("seconds", "steps_per_second")  # in metrics.jsonl
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 class Results(NamedTuple):
@@ -57,8 +61,8 @@ def make_config() -> Config:
     return config
 
 
-def train(folder: Path, kill_at: int | None, log: Path) -> None:
-    """Train in this process; SIGKILL at the `kill_at`-th access to a file of the run.
+def train(folder: Path, kill_at: int | None, log: Path, number: int) -> None:
+    """Train in this process; signal `number` at the `kill_at`-th access to a file of the run.
 
     `log` gets the output, and a file beside it the number of accesses and the hashes of the arrays.
     """
@@ -69,7 +73,7 @@ def train(folder: Path, kill_at: int | None, log: Path) -> None:
         if event in EVENTS and prefix in str(arguments[0]):
             count += 1
             if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     sys.addaudithook(on_event)
     with log.open("a", encoding="utf-8") as out:
@@ -82,15 +86,23 @@ def train(folder: Path, kill_at: int | None, log: Path) -> None:
     log.with_suffix(".end").write_text(content, "utf-8")
 
 
-def start(folder: Path, kill_at: int | None, seconds: float | None, log: Path) -> tuple[int, float]:
-    """Train in a forked process, killed after `seconds` if that is given.
+def start(
+    folder: Path,
+    kill_at: int | None,
+    seconds: float | None,
+    log: Path,
+    number: int = KILL,
+) -> tuple[bool, float]:
+    """Train in a forked process that gets signal `number` after `seconds`, if that is given.
 
-    Return the signal that ended the process, 0 if it ended by itself, and its seconds.
+    Return whether the signal ended the process, and its seconds.
     """
     began, process = time.monotonic(), os.fork()
     if process == 0:
         try:
-            train(folder, kill_at, log)
+            train(folder, kill_at, log, number)
+        except Stopped as stopped:
+            os._exit(stopped.exit_code)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -100,13 +112,13 @@ def start(folder: Path, kill_at: int | None, seconds: float | None, log: Path) -
         if ended:
             break
         if seconds is not None and time.monotonic() - began > seconds:
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
             seconds = None
         time.sleep(0.001)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+    exit_code = os.waitstatus_to_exitcode(status)
+    if exit_code not in (0, -number, 128 + number):
         raise RuntimeError(f"the training failed:\n{log.read_text('utf-8')}")
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return number, time.monotonic() - began
+    return exit_code != 0, time.monotonic() - began
 
 
 def hash_arrays(folder: Path) -> dict[str, str]:
@@ -135,7 +147,7 @@ def results_of(folder: Path, log: Path) -> dict[str, Any]:
     return values
 
 
-def measure(kills: int, seed: int, folder: Path) -> Results:
+def measure(kills: int, seed: int, folder: Path, number: int = KILL) -> Results:
     """Kill and resume runs until there were `kills` kills; compare each with an undisturbed run."""
     rng = np.random.RandomState(seed)
     log = folder / "log"
@@ -154,7 +166,7 @@ def measure(kills: int, seed: int, folder: Path) -> Results:
             plan = (None, rng.uniform(0, seconds))
             if rng.randint(2):
                 plan = (int(rng.randint(1, num_events + 1)), None)
-            is_killed = start(run, *plan, log)[0] == signal.SIGKILL
+            is_killed, _ = start(run, *plan, log, number)
             num_kills += is_killed
             num_in_save += is_killed and any(run.glob("checkpoints/*.partial*"))
         if is_killed:
@@ -170,11 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM"])
     options = parser.parse_args()
     if not (hasattr(os, "fork") and hasattr(signal, "SIGKILL")):
         sys.exit("kill: needs os.fork and SIGKILL, which Windows does not have")
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(options.kills, options.seed, Path(folder))
+        number = getattr(signal, options.signal)
+        results = measure(options.kills, options.seed, Path(folder), number)
     print("| kills | during a save | runs | differences from the undisturbed run |")
     print("|---|---|---|---|")
     different = ", ".join(results.differences) or "none"

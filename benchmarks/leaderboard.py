@@ -2,12 +2,14 @@
 
 Trains each config with three seeds on makemore's list, for every split (lecture, makemore,
 holdout), with and without its repeated lines, and samples 1,000 lines from each model. n-grams with
-Kneser-Ney smoothing, orders 1 to 6, are counted on the same lines. Writes results.json, results.md
-and two figures (test loss by parameters, and by training time) to docs/leaderboard. Every training
-is added to results.json when it ends, so an interrupted benchmark continues where it stopped.
+Kneser-Ney smoothing, orders 1 to 6, are counted on the same lines. Writes results.json and two
+figures (test loss by parameters, and by training time) to docs/leaderboard, the page
+docs/leaderboard.md and the README's table. Every training is added to results.json when it ends, so
+an interrupted benchmark continues where it stopped. `--page` trains nothing: it writes the page,
+the figures and the README's table again.
 
-In the makemore split dev and test are the same lines. The seed also selects the lines of the
-makemore and holdout splits, so the spread over seeds includes the spread over splits.
+`--models best --seeds 1` adds configs/best.py, which is not among the default models because it
+trains for 20 minutes.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -15,7 +17,6 @@ Needs makemore's list: python -m makemore_jax.download names
 import argparse
 import json
 import math
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -23,25 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import sides
+from benchmarks import leaderboard_page, sides
+from benchmarks.leaderboard_page import CONDITIONS, FIGURES, SEEDS, TARGET
 from benchmarks.whole_training import ROOT, trained
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.download import locate
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import ngrams
-from makemore_jax.models import MODELS
 from makemore_jax.workdir import write_json
 
 OUT = ROOT / "docs" / "leaderboard"
-SEEDS = (3407, 3408, 3409)
-CONDITIONS = tuple(
-    f"{split}{repeats}"
-    for split in ("lecture", "makemore", "holdout")
-    for repeats in ("", ", no repeats")
-)
+MODELS = (*sides.KINDS, "modern")
 ORDERS = tuple(range(1, ngrams.MAX_ORDER + 1))
-TARGET = 2.10  # dev loss, for the time to reach it
 NUM_SAMPLES = 1_000
 
 
@@ -108,115 +103,66 @@ def count_ngrams(order: int, condition: str, seed: int, path: Path) -> dict[str,
     return {"num_params": num_params, **losses, **shares(texts, places)}
 
 
-def as_markdown(results: dict[str, dict[str, Any]]) -> str:
-    """Return a table per condition. Rows are sorted by their test loss."""
-    parts = []
-    for condition in CONDITIONS:
-        runs_of = _by_model(results, condition)
-        if not runs_of:
-            continue
-        header = ["model", "parameters", "train", "dev", "test", "bits", "new", "unique"]
-        header += ["held out", f"s to dev {TARGET:.2f}", "ms per step"]
-        by_test = sorted(runs_of, key=lambda m: _mean(runs_of[m], "test_loss"))
-        rows = [_row(model, runs_of[model]) for model in by_test]
-        parts.append(f"### {condition}\n\n{sides.as_table(header, rows)}\n")
-    return "\n".join(parts)
+def store(results: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Add results to a file, and return all of its content.
+
+    The file is read again each time, so that two benchmarks of different models can run at once.
+    """
+    known = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
+    content = {"machine": sides.machine(), "results": known | results}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, content)
+    return content
 
 
-def _by_model(results: dict[str, Any], condition: str) -> dict[str, list[dict[str, Any]]]:
-    runs_of: dict[str, list[dict[str, Any]]] = {}
-    for name, run in results.items():
-        model, run_condition, _ = name.split("/")
-        if run_condition == condition:
-            runs_of.setdefault(model, []).append(run)
-    return runs_of
+def write_page(content: dict[str, Any], folder: Path) -> None:
+    """Write the figures to `folder` and, if it is the default one, the page and the README."""
+    try:
+        for key in FIGURES:
+            leaderboard_page.draw(content["results"], key, folder)
+    except UserError as error:
+        print(f"leaderboard: no figures: {error}", file=sys.stderr)
+    if folder == OUT:
+        leaderboard_page.write(content, ROOT)
 
 
-def _row(model: str, runs: list[dict[str, Any]]) -> list[str]:
-    losses = [_with_spread([run[f"{name}_loss"] for run in runs]) for name in ("train", "dev")]
-    bits = _mean(runs, "test_loss") / math.log(2)
-    samples = [f"{100 * _mean(runs, name):.0f}%" for name in ("new", "unique", "held_out")]
-    reached = [run["seconds_to_target"] for run in runs if run.get("seconds_to_target")]
-    # A mean over some of the seeds would hide that the others did not reach the target.
-    time = f"{statistics.mean(reached):.1f}" if len(reached) == len(runs) else "-"
-    step = f"{_mean(runs, 'milliseconds_per_step'):.2f}" if "seconds" in runs[0] else "-"
-    return [
-        model,
-        f"{_mean(runs, 'num_params'):,.0f}",
-        *losses,
-        _with_spread([run["test_loss"] for run in runs]),
-        f"{bits:.3f}",
-        *samples,
-        time,
-        step,
-    ]
-
-
-def _mean(runs: list[dict[str, Any]], name: str) -> float:
-    return statistics.mean(run[name] for run in runs)
-
-
-def _with_spread(values: list[float]) -> str:
-    """Return the mean and, if there are several values, half their range."""
-    spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
-
-
-def draw(results: dict[str, Any], condition: str, folder: Path) -> None:
-    """Draw the test loss by parameters and by training time, one point per model."""
-    from makemore_jax.plots import style
-
-    runs_of = _by_model(results, condition)
-    for name, label in (("num_params", "parameters"), ("seconds", "training time, seconds")):
-        figure, ax = style.plt.subplots(figsize=(5.6, 4.2), layout="constrained")
-        for model, runs in runs_of.items():
-            if name not in runs[0]:
-                continue
-            x, y = _mean(runs, name), _mean(runs, "test_loss")
-            is_ngram = model.endswith("-gram")
-            ax.plot(x, y, "s" if is_ngram else "o", color="0.6" if is_ngram else "tab:blue")
-            ax.annotate(model, (x, y), (5, 3), textcoords="offset points", fontsize=8)
-        ax.set_xscale("log")
-        ax.set_xlabel(label)
-        ax.set_ylabel("test loss, nats per character")
-        ax.set_title(f"makemore's list, {condition} split", fontsize=10)
-        ax.margins(x=0.15)
-        ax.grid(color="0.92")
-        style.save(figure, folder / f"{name}.png")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = [kind for kind in sides.KINDS if kind in MODELS]
-    parser.add_argument("--models", nargs="*", choices=kinds, default=kinds)
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds, 1 to 3")
-    parser.add_argument("--steps", type=int, help="number of steps (default: as in each config)")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    path = locate("names", ROOT / "data")
-    if path is None:
-        sys.exit("leaderboard: needs makemore's list: python -m makemore_jax.download names")
+def measure(arguments: argparse.Namespace, path: Path) -> None:
+    """Count the n-grams and train the models that results.json does not have."""
     file = arguments.out / "results.json"
-    results = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
+    known = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
     for condition in arguments.conditions:
         for seed in SEEDS[: arguments.seeds]:
             for order in ORDERS:
                 name = f"{order}-gram/{condition}/{seed}"
-                results[name] = count_ngrams(order, condition, seed, path)
+                if name not in known:
+                    store({name: count_ngrams(order, condition, seed, path)}, file)
             for model in arguments.models:
                 name = f"{model}/{condition}/{seed}"
-                if name in results:
-                    continue
-                print(name, file=sys.stderr)
-                results[name] = train(model, condition, seed, path.absolute(), arguments.steps)
-                arguments.out.mkdir(parents=True, exist_ok=True)
-                write_json(file, {"machine": sides.machine(), "results": results})
-    sides.report("results", as_markdown(results), {"results": results}, arguments.out)
-    try:
-        draw(results, arguments.conditions[0], arguments.out)
-    except UserError as error:
-        print(f"leaderboard: no figures: {error}", file=sys.stderr)
+                if name not in known:
+                    print(name, file=sys.stderr)
+                    store({name: train(model, condition, seed, path, arguments.steps)}, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", choices=[*MODELS, "best"], default=list(MODELS))
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds, 1 to 3")
+    parser.add_argument("--steps", type=int, help="number of steps (default: as in each config)")
+    parser.add_argument("--page", action="store_true", help="train nothing, write the page")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    if not arguments.page:
+        path = locate("names", ROOT / "data")
+        if path is None:
+            sys.exit("leaderboard: needs makemore's list: python -m makemore_jax.download names")
+        measure(arguments, path.absolute())
+    content = json.loads((arguments.out / "results.json").read_text("utf-8"))
+    write_page(content, arguments.out)
+    for condition in arguments.conditions:
+        if leaderboard_page.by_model(content["results"], condition):
+            table = leaderboard_page.as_markdown(content["results"], condition)
+            print(f"{condition}\n\n{table}\n")
 
 
 if __name__ == "__main__":

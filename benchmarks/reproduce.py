@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import fill
 
 from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
@@ -94,7 +95,8 @@ def as_markdown(results: dict) -> str:
         "`python -m benchmarks.reproduce` trains all models of this page and writes it.",
         "`python -m benchmarks.reproduce --check` trains them again and fails unless every loss is",
         "the same to the last digit. Losses are mean negative log likelihoods per token, in nats,",
-        "over every example of a split.",
+        "over every example of a split. [leaderboard.md](leaderboard.md) compares all models and",
+        "n-grams, with three seeds and on three splits.",
         "",
         f"Machine: {results['device']}, {results['cores']} cores. Versions: {version_list}.",
         "",
@@ -147,7 +149,51 @@ def as_markdown(results: dict) -> str:
         "",
         (ROOT / "docs/benchmarks/modern.md").read_text("utf-8").strip(),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + comparability(results)
+
+
+def comparability(results: dict) -> str:
+    """Return the sections about the published loss of 1.92 and about losses that look lower."""
+    file = ROOT / "docs/benchmarks/traps.json"
+    if not file.exists():
+        return ""
+    traps = json.loads(file.read_text("utf-8"))["results"]
+    summary = results["makemore"]["transformer"]["summary"]
+    best, error = summary["test_loss"], traps["best_standard_error"]
+    at_10_000, at_20_000 = PUBLISHED["transformer"][-2:]
+    first_character = traps["best_test"] - traps["best_without_first"]
+    parts = [
+        "## Why 1.92 is not reproduced",
+        "makemore's README gives a test loss of about 1.92 for its default transformer. The first "
+        "table of this page does not reach it. The lowest test loss of that run is "
+        f"{best:.3f}, after {summary['best_step']:,} steps, and this step is chosen by the test "
+        "loss itself. makemore's own model in PyTorch does not reach it either: it has "
+        f"{at_10_000:.3f} after 10,000 steps and {at_20_000:.3f} after 20,000, when it overfits.",
+        "The split of the README's run is not known. Its 1,000 test names may be easier ones: "
+        f"choosing 1,000 names at random gives the test loss a standard error of {error:.3f} "
+        f"(`python -m benchmarks.traps`). The difference from 1.92 is {best - 1.92:.3f}, or "
+        f"{(best - 1.92) / error:.1f} standard errors. The makemore tables of the "
+        "[leaderboard](leaderboard.md) show the spread over three splits. "
+        "Quote 1.92 only with the remark that it has not been reproduced.",
+        "## Three traps when losses are compared",
+        "Three kinds of losses look better and are not comparable. `python -m benchmarks.traps` "
+        "measures one model in all these ways:",
+        (ROOT / "docs/benchmarks/traps.md").read_text("utf-8").strip(),
+        "1. **The first character is not predicted.** It is harder than the others: without it "
+        f"the loss is {first_character:.2f} lower, {traps['best_without_first']:.3f}. In this "
+        "project every character of a name counts, and so does its end.",
+        "2. **Repeated names are in both train and test.** In makemore's split, "
+        f"{traps['known_share']:.0%} of the test names are also in train. They reward a model that "
+        "memorizes names, most of all the n-grams. `data.dedup=True` drops repeated names before "
+        "the split; [leaderboard.md](leaderboard.md) has both.",
+        f"3. **A train loss is shown as the result.** After {traps['steps']:,} steps the train "
+        f"loss is {traps['latest_train']:.3f} and the test loss {traps['latest_test']:.3f}.",
+    ]
+    indents = [" " * 3 if part[0].isdigit() else "" for part in parts]
+    return "".join(
+        f"\n{part if part.startswith('|') else fill(part, 100, subsequent_indent=indent)}\n"
+        for part, indent in zip(parts, indents, strict=True)
+    )
 
 
 def write_page(results: dict) -> None:

@@ -95,6 +95,13 @@ def as_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def insert(page: Path, name: str, table: str) -> None:
+    """Replace what is between `<!-- name -->` and `<!-- end of name -->` in a page."""
+    before, start, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    page.write_text(before + start + table.strip() + "\n" + end + after, "utf-8")
+
+
 def report(name: str, table: str, results: dict[str, Any], folder: Path) -> None:
     """Print the table. Write the results to `folder`/NAME.json and the table to NAME.md."""
     print(table)

@@ -1,6 +1,6 @@
 """Save and restore train states. The only file of the core that imports orbax.
 
-    checkpoints/500/  params, batch_stats (if the model has any), rest, metrics
+    checkpoints/500/  params, batch_stats and ngrams (if the model has them), rest, metrics
 
 Two checkpoints are kept: the latest, and the best by dev loss. The parameters, the batch statistics
 and the rest are separate items, so that sampling reads no optimizer state. A checkpoint is written
@@ -38,7 +38,7 @@ class Checkpoints:
     def _checkpointer(self) -> ocp.Checkpointer:
         # With OCDBT, orbax reads the path as a glob pattern: in a folder "[x]" it saves no file.
         ocdbt = glob.escape(str(self.folder)) == str(self.folder)
-        items = ("params", "batch_stats", "rest")
+        items = ("params", "batch_stats", "ngrams", "rest")
         handlers = {name: ocp.StandardCheckpointHandler(use_ocdbt=ocdbt) for name in items}
         handlers["metrics"] = ocp.JsonCheckpointHandler("metrics")
         return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
@@ -61,10 +61,11 @@ class Checkpoints:
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a train state, with its dev loss if that was measured at this step.
 
-        Return False, without writing, if the step is saved already.
+        Return False, without writing, if the step is saved already, with its dev loss if that is
+        given.
         """
         step = int(state.step)
-        if (self.folder / str(step)).exists():
+        if (self.folder / str(step) / (METRICS if dev_loss is not None else "")).exists():
             return False
         items = {"rest": {"step": state.step, "opt_state": state.opt_state}, **state.variables}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -102,8 +103,7 @@ class Checkpoints:
         return self._restore(name, template)
 
     def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
-        step = self.steps().get(name)
-        if step is None:
+        if (step := self.steps().get(name)) is None:
             raise UserError(f"{self.folder}: no checkpoint has been saved yet")
         return self._read(self.folder / str(step), items)
 

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from makemore_jax.cli import paths
 from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
@@ -96,8 +97,8 @@ def main() -> None:
     parser.add_argument("--folder", default="data", help="save it in this folder (data)")
     parser.add_argument("--url", help="download it from this address instead")
     arguments = parser.parse_args()
-    folder = os.path.expanduser(arguments.folder)
     try:
+        folder = paths.local(arguments.folder, "--folder")
         file = download(arguments.name, folder, arguments.url)
     except UserError as error:
         print(f"download: {error}", file=sys.stderr)

@@ -1,9 +1,14 @@
 """Small runs of the benchmarks, which print and write their results."""
 
 import json
+import re
 
+import jax
+import jax.numpy as jnp
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, small_config
+
+from makemore_jax import assemble
 
 pytestmark = pytest.mark.slow
 RUNS = {
@@ -107,9 +112,32 @@ def test_torch_compile_trains(monkeypatch):
     assert losses[0][0] > losses[0][2]
 
 
+def leaderboard_results():
+    """Return results of two networks and two n-grams with up to three seeds."""
+
+    def run(test_loss, **more):
+        losses = {"train_loss": 1.5, "dev_loss": test_loss + 0.01, "test_loss": test_loss}
+        return {"num_params": 1_234, **losses, "new": 0.25, "unique": 0.75, "held_out": 0.5} | more
+
+    def timed(test_loss, seconds_to_target):
+        times = {"seconds": 9.0, "milliseconds_per_step": 0.5}
+        return run(test_loss, seconds_to_target=seconds_to_target, **times)
+
+    return {
+        "gru/lecture/3407": timed(1.9, 3.0),
+        "gru/lecture/3408": timed(2.1, 5.0),
+        "gru/lecture/3409": timed(2.0, 4.0),
+        "rnn/lecture/3407": timed(1.8, 3.0),
+        "rnn/lecture/3408": timed(1.8, None),  # a seed that never reached the target
+        "rnn/makemore/3407": timed(1.7, 3.0),
+        "2-gram/lecture/3407": run(2.5),
+        "5-gram/lecture/3407": run(1.95),
+    }
+
+
 def test_rows_of_the_leaderboard(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import leaderboard
+    from benchmarks import leaderboard, leaderboard_page
 
     metrics = [
         {"step": 100, "train_loss": 2.3, "seconds": 1.5},
@@ -123,30 +151,85 @@ def test_rows_of_the_leaderboard(monkeypatch):
     samples = (["eva", "eva", "zed", "q"], ["train", "dev", "new", "cut"])
     assert leaderboard.shares(*samples) == {"new": 0.25, "unique": 0.75, "held_out": 0.25}
 
-    def run(test_loss, seconds_to_target):
-        losses = {"train_loss": 1.5, "dev_loss": 1.75, "test_loss": test_loss}
-        times = {"seconds": 9.0, "milliseconds_per_step": 0.5}
-        return {
-            "num_params": 1_234,
-            **losses,
-            **times,
-            "seconds_to_target": seconds_to_target,
-            **leaderboard.shares(*samples),
-        }
-
-    results = {
-        "gru/lecture/1": run(1.9, 3.0),
-        "gru/lecture/2": run(2.1, 5.0),
-        "rnn/lecture/1": run(1.8, 3.0),
-        "rnn/lecture/2": run(1.8, None),  # a seed that never reached the target
-        "rnn/makemore/1": run(1.7, 3.0),
-    }
-    rows = [line.strip("| ").split(" | ") for line in leaderboard.as_markdown(results).splitlines()]
-    names = [row[0] for row in rows if len(row) == 11]
-    assert names == ["model", "---", "rnn", "gru", "model", "---", "rnn"]
-    rnn, gru = rows[4], rows[5]
-    assert gru[2:6] == ["1.5000 ± 0.000", "1.7500 ± 0.000", "2.0000 ± 0.100", "2.885"]
+    results = leaderboard_results()
+    table = leaderboard_page.as_markdown(results, "lecture")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert {len(row) for row in rows} == {11}
+    names = [row[0] for row in rows[2:]]
+    # Three seeds are the rule, and n-grams the baseline of the networks.
+    assert names == ["rnn (2 seeds)", "5-gram (1 seed)", "gru \\*", "2-gram (1 seed)"]
+    rnn, _, gru, _ = rows[2:]
+    assert gru[2:6] == ["1.5000", "2.0100 ± 0.100", "2.0000 ± 0.100", "2.885"]
     assert (rnn[-2:], gru[-2:]) == (["-", "0.50"], ["4.0", "0.50"])
+    untimed = leaderboard_page.as_markdown(results, "makemore").splitlines()
+    assert {line.count(" | ") for line in untimed} == {8}
+    readme = leaderboard_page.as_readme_rows(results)
+    assert [line.split(" | ")[0] for line in readme.splitlines()[2:]] == [
+        "| rnn (2 seeds)",
+        "| 5-gram (1 seed)",
+        "| gru \\*",
+    ]
+
+
+def test_a_benchmark_adds_to_the_results_of_another(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard
+
+    file = tmp_path / "new" / "results.json"
+    leaderboard.store({"gru/lecture/3407": {"test_loss": 2.0}}, file)
+    content = leaderboard.store({"best/lecture/3407": {"test_loss": 1.9}}, file)
+    assert list(content["results"]) == ["gru/lecture/3407", "best/lecture/3407"]
+    assert json.loads(file.read_text("utf-8")) == content
+
+
+def test_the_names_in_a_figure_do_not_overlap(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard_page
+    from makemore_jax.plots import style
+
+    figure, ax = style.plt.subplots(figsize=(3.9, 3.7), layout="constrained")
+    points = {f"model{i}": (10_000 + 2_000 * i, 2 + 0.01 * (i % 2)) for i in range(6)}
+    points["at the right"] = (100_000, 2.2)
+    ax.scatter(*zip(*points.values(), strict=True))
+    ax.set_xscale("log")
+    ax.margins(x=0.2, y=0.1)
+    boxes = [text.get_window_extent() for text in leaderboard_page.place_labels(figure, ax, points)]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert box.x1 < ax.get_window_extent().x1
+    style.plt.close(figure)
+
+
+def test_the_loss_without_what_makes_losses_incomparable(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import traps
+
+    words = (ROOT / "names.txt").read_text("utf-8").split()[:80]
+    (tmp_path / "few.txt").write_text("\n".join(words + words[:40]), "utf-8")
+    config = small_config("bigram", steps=20, log_every=10, eval_every=10)
+    config.data.path, config.train.num_samples = str(tmp_path / "few.txt"), 0
+    config.data.split = "makemore"  # 108 train, 12 test lines
+    summary = assemble.train(config, str(tmp_path / "run"))
+    found = traps.measure(str(tmp_path / "run"))
+
+    dataset = assemble.load_data(config.data, config.seed)
+    test = dataset.words["test"]
+    known = [word for word in test if word in dataset.words["train"]]
+    assert 0 < len(known) < len(test) == 12
+    assert found["known_share"] == len(known) / 12
+    assert found["best_test"] == pytest.approx(summary["test_loss"], abs=1e-5)
+    assert found["best_train"] == pytest.approx(summary["train_loss"], abs=1e-5)
+    num, num_known = (sum(len(word) + 1 for word in part) for part in (test, known))
+    total = num_known * found["best_known"] + (num - num_known) * found["best_unknown"]
+    assert total == pytest.approx(num * found["best_test"])
+    # The embedding of the start decides the first character of every name.
+    lm = assemble.load_language_model(tmp_path / "run", assemble.read_run(tmp_path / "run"))
+    logits = lm.model.apply(lm.variables, jnp.zeros((1, 1), jnp.int32))[0, 0]
+    first = [-jax.nn.log_softmax(logits)[lm.vocab.encode(word)[0]] for word in test]
+    rest = num * found["best_test"] - float(sum(first))
+    assert found["best_without_first"] == pytest.approx(rest / (num - 12), abs=1e-5)
+    assert 0 < found["best_standard_error"] < 1
 
 
 ACCELERATOR = ("-m", "benchmarks.accelerator", "--quick", "--out")
@@ -156,9 +239,58 @@ def read_accelerator(folder):
     return json.loads((folder / "accelerator.json").read_text("utf-8"))
 
 
+def test_the_accelerator_page_has_the_mean_and_the_best_of_the_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.accelerator_page import as_page
+
+    losses = {"train_loss": 1.25, "dev_loss": 1.5, "crops_loss": 1.4}
+    run = {"num_params": 1_234, "best_step": 2_000, "seconds": 60.4, **losses}
+    results = {"1337": run, "1338": run | {"dev_loss": 1.47, "crops_loss": 1.44}}
+    page = as_page({"shakespeare_best": {"status": "finished, 9 s", **results}})
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    assert ["1337", "1,234", "2,000", "1.2500", "1.5000", "1.4000", "60"] in lines
+    assert ["mean", "", "", "", "1.4850", "1.4200"] in lines
+    assert ["best", "", "", "", "1.4700", "1.4000"] in lines
+
+
+def test_the_rows_of_the_shakespeare_benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_choices, shakespeare_time
+
+    seconds = {"first": 30.0, "later": 21.5}
+    reached = {"steps": 500, "milliseconds": 40.0, "seconds": seconds}
+    results = {
+        "quick": reached | {"dev_loss": 1.87, "crops_loss": 1.865},
+        "slow": {"steps": None, "max_steps": 6_000},
+    }
+    rows = shakespeare_time.as_table(results).splitlines()
+    assert rows[2] == "| quick | 500 | 20.0 | 40.0 | 30.0 | 21.5 | 1.8700 | 1.8650 |"
+    assert rows[3].startswith("| slow | not in 6,000 | - |")
+    row = {"num_params": 1_234, "best_step": 300, "train_loss": 1.5, "dev_loss": 1.75}
+    table = shakespeare_choices.as_table({"Muon": row | {"milliseconds": 98.6}})
+    assert table.splitlines()[2] == "| Muon | 1,234 | 300 | 1.500 | 1.750 | 99 |"
+
+
+@pytest.mark.parametrize("lowest", [350, 1_300])
+def test_the_shortest_schedule_that_reaches_the_target(lowest, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_time
+
+    def train(words):
+        steps = int(re.search(r"train\.steps=(\d+)", " ".join(words))[1])
+        assert f"--config.optimizer.decay_steps={steps}" in words
+        lines = [{"step": steps, "dev_loss": 1.85 if steps >= lowest else 1.9}]
+        return shakespeare_time.Training(1.0, lines, {})
+
+    monkeypatch.setattr(shakespeare_time, "train", train)
+    recipe = shakespeare_time.Recipe((), None, 1_200)
+    steps = shakespeare_time.steps_to_target(recipe, "--config.data.path=text.txt")
+    assert steps == (350 if lowest == 350 else None)
+
+
 def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     pytest.importorskip("torch")
-    items = ["shakespeare", "sample", "sweep"]
+    items = ["shakespeare", "shakespeare_best", "sample", "sweep"]
     done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items)
     assert done.returncode == 0, done.stdout + done.stderr
     results = read_accelerator(tmp_path)
@@ -166,11 +298,13 @@ def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     training = results["shakespeare"]["run"]
     assert training["step"] == 6 and training["seconds"] > 0
     assert training["crops_loss"] == pytest.approx(training["dev_loss"], abs=0.2)
+    best = results["shakespeare_best"]["5"]
+    assert best["best_step"] <= 6 and best["crops_loss"] == pytest.approx(best["dev_loss"], abs=0.2)
     assert {"makemore_jax", "makemore's loop"} == results["sample"]["bigram"].keys()
     assert results["sweep"]["bigram"].keys() == {"1", "3"}
     page = (tmp_path / "accelerator.md").read_text("utf-8")
     assert page.strip() in done.stdout
-    assert page.count("finished") == 3 and page.count("| bigram |") == 2
+    assert page.count("finished") == 4 and page.count("| bigram |") == 2
 
 
 @pytest.mark.parametrize("item", ["train", "parity"])

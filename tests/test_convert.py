@@ -239,6 +239,12 @@ def bad_files(folder, case: str):
         file = folder / "model.npz"
         np.savez(file, start=np.array([Evil(str(folder / "pwned"))], dtype=object))
         message = "can't be read as .npz"
+    elif case == "repeated":  # a list of two references to a list of two references to ...
+        tensors["start"] = []
+        for _ in range(60):
+            tensors["start"] = [tensors["start"]] * 2
+        torch.save(tensors, file)
+        message = "start has more than 1,000,000 entries"
     elif case == "none":
         file = folder / "none.pt"
         message = "does not exist"
@@ -248,7 +254,7 @@ def bad_files(folder, case: str):
 CASES = ["shape", "missing", "more", "kind", "integers", "no tensors", "evil", "cut", "objects"]
 
 
-@pytest.mark.parametrize("case", [*CASES, "none"])
+@pytest.mark.parametrize("case", [*CASES, "repeated", "none"])
 def test_an_unsuitable_file_gives_one_line_and_writes_nothing(case, tmp_path):
     file, message = bad_files(tmp_path, case)
     folder, config = tmp_path / "run", ("--config", "configs/gru.py")

@@ -1,5 +1,6 @@
 """Ctrl-C while a program starts: it ends at once with exit code 130 and prints no traceback."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 
 import pytest
 from conftest import ROOT, TIMEOUT, needs_signals, run
+
+from makemore_jax.cli import interrupts
 
 pytestmark = needs_signals
 TRAIN = ("train.py", "--config", "configs/mlp.py", "--workdir")
@@ -132,6 +135,14 @@ print(signals.received == signal.SIGHUP)
 """
     done = run("-c", code)
     assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_the_warnings_of_batch_systems_stop_a_training(name):
+    """Slurm, LSF and Grid Engine send one of them before they kill a job."""
+    with interrupts.StopSignals() as signals:
+        os.kill(os.getpid(), getattr(signal, name))
+        assert signals.received == getattr(signal, name)
 
 
 def test_nohup_keeps_a_training_alive_without_its_terminal():

@@ -112,6 +112,15 @@ def test_the_example_run_is_the_one_that_reproduce_measured():
     assert f"{best}, {', '.join(losses)}\n" in README
 
 
+def test_the_results_page_is_the_one_that_reproduce_wrote(monkeypatch):
+    """benchmarks.reproduce, benchmarks.modern and benchmarks.traps write it again."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.reproduce import as_markdown
+
+    results = json.loads((ROOT / "docs/results.json").read_text("utf-8"))
+    assert as_markdown(results) == (ROOT / "docs/results.md").read_text("utf-8")
+
+
 def test_the_times_are_the_ones_that_reproduce_measured(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks.reproduce import times_table
@@ -167,9 +176,32 @@ def test_the_shakespeare_page_shows_what_the_benchmark_wrote(monkeypatch):
         assert f"| {step} | {ours:.7f} | {theirs:.7f} | {ours - theirs:+.1e} |" in page
 
 
+@pytest.mark.parametrize("name", ["recipes", "time", "choices"])
+def test_the_shakespeare_page_shows_a_table(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import shakespeare_choices, shakespeare_recipes, shakespeare_time
+
+    file = ROOT / f"docs/shakespeare/{name}.json"
+    if not file.exists():
+        pytest.skip(f"python -m benchmarks.shakespeare_{name} has not run")
+    results = json.loads(file.read_text("utf-8"))["results"]
+    modules = {"recipes": shakespeare_recipes, "time": shakespeare_time}
+    module = modules.get(name, shakespeare_choices)
+    if name == "recipes":
+        best = min(results, key=lambda recipe: results[recipe]["dev_loss"])
+        assert best == shakespeare_recipes.FASTEST, "set it to the recipe with the lowest loss"
+    block = f"<!-- {name} -->\n{module.as_table(results)}\n<!-- end of {name} -->\n"
+    assert block in (ROOT / "docs/shakespeare.md").read_text("utf-8")
+
+
 def test_the_pages_show_what_the_benchmarks_wrote():
     pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md", "microgpt": "lectures.md"}
-    pages |= {"modern": "results.md", "any_text": "reliability.md", "soak": "reliability.md"}
+    pages |= {
+        "modern": "results.md",
+        "traps": "results.md",
+        "any_text": "reliability.md",
+        "soak": "reliability.md",
+    }
     tables = list((ROOT / "docs/benchmarks").glob("*.md"))
     assert len(tables) >= 8
     for table in tables:
@@ -194,6 +226,21 @@ def test_the_tpu_page_shows_what_the_benchmark_wrote(monkeypatch):
         assert found["memory"] < 16 * 2**30, name
         assert found["host_transfers"] == [], name
     assert set(results["gpt2_small"]["collectives"]) == {"all-gather", "all-reduce"}
+
+
+def test_the_leaderboard_shows_what_was_measured(monkeypatch):
+    """`python -m benchmarks.leaderboard --page` writes the page and the README's rows again."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard_page
+
+    file = ROOT / "docs/leaderboard/results.json"
+    if not file.exists():
+        pytest.skip("python -m benchmarks.leaderboard has not run")
+    content = json.loads(file.read_text("utf-8"))
+    assert (ROOT / "docs/leaderboard.md").read_text("utf-8") == leaderboard_page.as_page(content)
+    rows = leaderboard_page.as_readme_rows(content["results"])
+    assert rows.count("\n") == 2 + leaderboard_page.README_ROWS
+    assert f"<!-- leaderboard -->\n{rows}<!-- end of leaderboard -->\n" in README
 
 
 def test_the_lectures_page_shows_what_the_benchmark_wrote():

@@ -32,8 +32,9 @@ from test_loop import final_state
 
 from makemore_jax import assemble, sweep
 from makemore_jax.assemble import short_calls
+from makemore_jax.assemble.interruptions import Interruptions
 from makemore_jax.checkpoint import Checkpoints
-from makemore_jax.cli import output, progress, startup
+from makemore_jax.cli import out_of_memory, output, progress, startup
 from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity import manifest
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
@@ -115,6 +116,81 @@ def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_
     assert whole == stopped
     whole, stopped = (final_state(config, tmp_path / name) for name in ("whole", "stopped"))
     assert_same(whole, stopped)
+
+
+def test_a_signal_ends_evaluation_and_sampling_which_are_repeated(tmp_path, monkeypatch):
+    """The results are those of a run without signals, and no line is there twice."""
+    config = small_config("bigram", steps=20, log_every=5, eval_every=10, sample_every=5)
+    config.train.checkpoint_every = 1_000  # only the best and the last state
+    config.train.eval_examples = 1_000  # 4 batches
+    assemble.train(config, str(tmp_path / "whole"))
+
+    def interrupt_at(number: int) -> str:
+        """Train and send SIGTERM before this batch of the process. Return the message."""
+        count, check = 0, Interruptions.check
+
+        def interrupt(interruptions):
+            nonlocal count
+            count += signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            if count == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            check(interruptions)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+            patch.setattr(Interruptions, "check", interrupt)
+            assemble.train(config, str(tmp_path / "stopped"))
+        return str(stopped.value)
+
+    assert "saved at step 5;" in interrupt_at(1)  # in its samples
+    assert "saved at step 10;" in interrupt_at(2)  # in the second batch of its evaluation
+    assert "saved at step 20;" in interrupt_at(6)  # in its last samples, after its evaluation
+    assert '"dev_loss"' in (tmp_path / "stopped" / "metrics.jsonl").read_text("utf-8")
+    summaries = [assemble.train(config, str(tmp_path / n)) for n in ("whole", "stopped")]
+    for name in ("steps", "best_step", "train_loss", "dev_loss", "test_loss"):
+        assert summaries[0][name] == summaries[1][name]
+    samples = [(tmp_path / n / "samples.txt").read_bytes() for n in ("whole", "stopped")]
+    assert samples[0] == samples[1]
+    metrics = [read_metrics(tmp_path / n) for n in ("whole", "stopped")]
+    for line in (*metrics[0], *metrics[1]):
+        line.pop("seconds", None), line.pop("steps_per_second", None)
+    assert metrics[0] == metrics[1]
+    assert_same(*(final_state(config, tmp_path / n) for n in ("whole", "stopped")))
+    steps = [Checkpoints(tmp_path / n).steps() for n in ("whole", "stopped")]
+    assert steps[0] == steps[1]
+
+
+COMPILING = """
+import sys
+sys.path.insert(0, "tests")
+from conftest import small_config
+from makemore_jax import assemble
+from makemore_jax.assemble import interruptions
+
+make_programs = interruptions.make_programs
+
+def make_programs_that_compile_slowly(*args):
+    def train_steps(*args):
+        open(sys.argv[2], "w", encoding="utf-8").close()
+        sum(range(10**12))  # as a compilation does, it runs no Python code for a long time
+    return make_programs(*args)._replace(train_steps=train_steps)
+
+interruptions.make_programs = make_programs_that_compile_slowly
+assemble.train(small_config("bigram", steps=20), sys.argv[1])
+"""
+
+
+@needs_signals
+def test_a_signal_while_the_first_steps_compile_ends_the_process(tmp_path):
+    """Nothing has been trained, so nothing is lost. The run can be started again."""
+    with start("-c", COMPILING, tmp_path / "run", tmp_path / "begun") as process:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=5)
+    assert process.returncode == -signal.SIGTERM  # 128 + SIGTERM for a shell
+    config = small_config("bigram", steps=20, num_samples=0)
+    assert assemble.train(config, str(tmp_path / "run"))["steps"] == 20
 
 
 # Terminals
@@ -232,6 +308,27 @@ def test_an_error_of_the_operating_system_is_one_line():
     done = subprocess.run([sys.executable, "-c", UNREADABLE], cwd=ROOT, capture_output=True)
     assert done.returncode == 1
     assert done.stderr.decode() == "program: /proc/self/mem/no file: Not a directory\n"
+
+
+def test_variables_of_jax_do_not_change_the_types_of_a_run(tmp_path):
+    """Some users set them for all their programs."""
+    config = small_config("bigram", steps=4, num_samples=0)
+    assemble.train(config, str(tmp_path / "run"))
+    strict = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    done = run("sample.py", "--workdir", tmp_path / "run", JAX_ENABLE_X64="1", **strict)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("library", [jax.numpy, np])
+def test_too_little_memory_is_one_line(library):
+    with (
+        pytest.raises(UserError, match=r"^not enough memory for [\d.]+ .*: lower ") as failure,
+        out_of_memory.reporting(),
+    ):
+        library.ones(10**15)
+    assert failure.value.exit_code == 1
+    with pytest.raises(RuntimeError, match="another error"), out_of_memory.reporting():
+        raise RuntimeError("another error")
 
 
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):

@@ -274,6 +274,44 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert open_checkpoints(tmp_path / "disk" / "run", read_only=True).steps()["latest"] == 5
 
 
+def make_read_only(folder):
+    """Cover a folder with a read-only mount of itself, or skip the test. Open files stay writable.
+
+    Permissions do not stop the user root, who runs many tests.
+    """
+    for options in (["--bind", str(folder)], ["-o", "remount,ro,bind"]):
+        command = ["mount", *options, str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("can't mount a folder")
+
+
+def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
+    """What was saved can be read at once, and resumed later."""
+    config = small_config("bigram", steps=30, eval_every=10, log_every=10, num_samples=0)
+    folder, save = tmp_path / "run", Checkpoints.save
+
+    def save_once(self, *arguments):
+        is_new = save(self, *arguments)
+        make_read_only(folder)
+        return is_new
+
+    try:
+        with monkeypatch.context() as patch, pytest.raises(StorageFailure) as failure:
+            patch.setattr(Checkpoints, "save", save_once)
+            assemble.train(config, str(folder))
+        assert "can't be written: Read-only file system; the checkpoints" in str(failure.value)
+        assert failure.value.exit_code == 1
+        lm = assemble.load_language_model(folder, assemble.read_run(folder), "latest")
+        assert len(assemble.sample(lm, jax.random.key(1), 2)) == 2
+        with pytest.raises(UserError, match=r"can't be written: Read-only file system"):
+            assemble.train(config, str(folder))
+    finally:
+        if shutil.which("umount"):
+            subprocess.run(["umount", str(folder)], capture_output=True)
+    assert open_checkpoints(folder).steps()["latest"] == 10
+    assert assemble.train(config, str(folder))["steps"] == 30
+
+
 def test_a_folder_that_is_deleted_during_the_training(tmp_path, monkeypatch):
     config = small_config("bigram", steps=30, eval_every=10, log_every=10, num_samples=0)
     save = Checkpoints.save
@@ -297,9 +335,18 @@ def test_tilde_and_addresses_in_paths(tmp_path, monkeypatch):
     assemble.train(config, "~/run")
     assert (tmp_path / "run" / "summary.json").exists()
     assert workdir.read(tmp_path / "run").data_file == str(tmp_path / "few.txt")
-    for address in ("gs://bucket/run", "s3://bucket/run", "file:///tmp/run"):
-        with pytest.raises(UserError, match=r"--workdir: \w+://\S+ is an address, not a local"):
+    for address, advice in (
+        ("gs://bucket/run", "copy with gcloud storage cp -r, or mount it"),
+        ("s3://bucket/run", "copy with aws s3 cp --recursive, or mount it"),
+        ("abfss://box@host/run", "copy with a program of its service, or mount it"),
+        ("file:///tmp/run", "give /tmp/run$"),
+    ):
+        with pytest.raises(UserError, match=f"--workdir: {address} is an address.*{advice}"):
             assemble.train(config, address)
+        config.data.path = address
+        with pytest.raises(UserError, match=f"data.path: {address} is an address.*{advice}"):
+            assemble.train(config, "~/new")
+    assert not (tmp_path / "new").exists()
 
 
 @on_posix
@@ -326,14 +373,20 @@ def test_lectures_and_sweeps_expand_tilde(tmp_path, monkeypatch):
     assert axes.with_values(small_config("bigram"), values).data.path.startswith(str(tmp_path))
 
 
+POSITIONAL = """
+from makemore_jax.cli import command_line
+command_line.run(lambda arguments: None, "", config_required=False, name="program")
+"""
+
+
 def test_the_programs_expand_tilde_and_refuse_addresses(tmp_path):
     home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     done = run("sample.py", "--workdir=~/run", **home)
     assert_one_line(done, "sample.py", f"--workdir: {tmp_path / 'run'} has no run")
     done = run("train.py", "--config=bigram", "--workdir=gs://bucket/run")
-    assert_one_line(
-        done, "train.py", "--workdir: gs://bucket/run is an address, not a local folder"
-    )
+    assert_one_line(done, "train.py", "--workdir: gs://bucket/run is an address, not a local path")
+    done = run("-c", POSITIONAL, "gs://bucket/run")
+    assert_one_line(done, "program", "argument: gs://bucket/run is an address, not a local path")
 
 
 @pytest.mark.parametrize("name", ["workdir", "score", "data", "meta", "html", "markdown"])
@@ -434,8 +487,9 @@ def test_readers_during_saves_see_one_state(num, tmp_path):
 
 @needs_signals
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_identical():
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_killed_run_ends_bit_identical(name):
     """docs/reliability.md has the result of many more."""
-    done = run("-m", "benchmarks.kill", "--kills", "4")
+    done = run("-m", "benchmarks.kill", "--kills", "4", "--signal", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("| 4 | ")

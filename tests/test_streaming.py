@@ -139,6 +139,13 @@ def test_a_sample_is_a_prefix_of_the_stream(prompt):
         assert sample.log_prob == pytest.approx(float(log_probs[:num].sum()), abs=1e-4)
 
 
+def test_a_check_ends_the_sampling_of_a_text():
+    """Training checks for signals before each call; a text may take minutes."""
+    checks = iter([None, None])
+    with pytest.raises(StopIteration):
+        streaming.sample(small_lm("gru")._replace(max_len=64), KEY, 1, check=lambda: next(checks))
+
+
 def test_without_a_newline_the_default_prompt_is_the_first_character():
     lm = small_lm("gru")._replace(vocab=Vocab(tuple("abcdefghijklm"), has_end=False))
     assert sample_stream(lm, 0, "", GREEDY)[0] == sample_stream(lm, 0, "a", GREEDY)[0]

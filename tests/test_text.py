@@ -1,6 +1,7 @@
 """One long text: its split, its crops, and runs from memory and from a token file."""
 
 import json
+import os
 import re
 import shutil
 
@@ -123,6 +124,14 @@ def test_an_empty_text(content, tmp_path):
         load_text(tmp_path / "text")
     with pytest.raises(UserError, match=r"data.path: .* is a folder, not a text file"):
         load_text(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused(tmp_path):
+    """A text is read twice; the second time would wait forever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"data.path: .*pipe can be read only once; save it as a"):
+        load_text(tmp_path / "pipe")
 
 
 def test_a_vocabulary_larger_than_a_byte(tmp_path):

@@ -1,7 +1,8 @@
 """Kinds of data, models, sampling, checkpoints and logging, including those of extensions."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from jax import Array
 
 from makemore_jax import config as config_lib
 from makemore_jax import known_lines, model_forms, models, workdir
-from makemore_jax.cli import encodings, file_errors, progress
+from makemore_jax.cli import encodings, file_errors, paths, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset
 from makemore_jax.data.files import find
@@ -21,6 +22,7 @@ from makemore_jax.errors import UserError, look_up
 from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
+from makemore_jax.mixture.model import Mixture, mixture_rules
 from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
@@ -41,9 +43,13 @@ def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
 
-RULES = (*config_lib.RULES, data_rules, window_rules)
+RULES = (*config_lib.RULES, data_rules, mixture_rules, window_rules)
 DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.load}
-EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
+EXTENSION_MODELS = {
+    "window_mlp": WindowMLP,
+    "transformer": TransformerForms,
+    "mixture": Mixture,
+}
 
 
 def validate(config: Config) -> None:
@@ -57,12 +63,19 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
     `folder` is the working directory of a run. A large text may have a file of tokens there.
     """
     load = look_up("data.kind", config.kind, DATA_KINDS)
+    paths.check_address(config.path, "data.path")
     path = find(config.path)
+    if config.kind == "text" and _is_pipe(path):
+        raise UserError(f"data.path: {path} can be read only once; save it as a file")
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):
         dataset = load(config, seed, folder)
     file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
     return dataset
+
+
+def _is_pipe(path: str) -> bool:
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def create_model(
@@ -84,13 +97,15 @@ def sample(
     prompt: str = "",
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Sample lines or texts number `first` to `first + num - 1` of a key, on all devices.
 
-    See `sampling.sample` for lines and `streaming.sample` for texts.
+    See `sampling.sample` for lines and `streaming.sample` for texts. `check` is called before each
+    compiled call; it may raise an exception to end the sampling.
     """
     sample_kind = sampling.sample if lm.vocab.has_end else streaming.sample
-    return sample_kind(lm, key, num, prompt, decoding, first)
+    return sample_kind(lm, key, num, prompt, decoding, first, check)
 
 
 def open_checkpoints(folder: str | Path, read_only: bool = False) -> "Checkpoints":
@@ -171,7 +186,7 @@ def open_metrics(folder: Path | None, start: int, config: Config) -> Metrics:
         return Metrics(start, [], display)
     from makemore_jax.events import Events  # tensorboard, which is slow to import
 
-    seconds = run_files.cut(folder, start)
+    seconds = run_files.cut(folder, start, resume.repeats_results(folder, config, start))
     files, events = RunFiles(folder, start), Events(folder, start)
     if start == 0:
         events.write_config(flatten(config))

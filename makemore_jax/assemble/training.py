@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ import jax
 
 from makemore_jax import workdir
 from makemore_jax.assemble import parts
-from makemore_jax.assemble.programs import make_programs
-from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, in_short_calls, step_flops
-from makemore_jax.cli import command_line, interrupts, paths, resources
+from makemore_jax.assemble.interruptions import Interruptions
+from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, step_flops
+from makemore_jax.cli import command_line, paths, resources
 from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
-from makemore_jax.decoding import LanguageModel, Sample
 from makemore_jax.errors import Diverged
 from makemore_jax.integrity import resume
 from makemore_jax.integrity.failures import reporting_storage_failures
@@ -27,10 +26,9 @@ from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.loop import ActiveRun
+from makemore_jax.training.loop import ActiveRun, finish_call
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
-from makemore_jax.training.programs import Programs
-from makemore_jax.training.run import Parts
+from makemore_jax.training.run import Parts, make_sample_hook
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
 from makemore_jax.versions import device, versions
@@ -89,11 +87,6 @@ def find_new_schedule(folder: Path, config: Config) -> str | None:
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
     """Return the logging of a run. Processes other than the primary one write nothing."""
     return parts.open_metrics(folder if processes.is_primary() else None, start, config)
-
-
-def sample(lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
-    """Return samples on the primary process, which writes them, and none on the others."""
-    return parts.sample(lm, key, num) if processes.is_primary() else []
 
 
 def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
@@ -181,33 +174,26 @@ def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def make_parts() -> Parts:
     """Return the parts of one run."""
-    signals = interrupts.StopSignals()
+    interruptions = Interruptions()
 
-    def stop() -> int:
-        return processes.all_max(signals.received)
-
-    @contextlib.contextmanager
-    def catch_signals() -> Iterator[Callable[[], int]]:
-        with signals:
-            yield stop
-
-    def make_stoppable_programs(config: Config, dataset: Dataset) -> Programs:
-        programs = make_programs(config, dataset)
-        num_tokens = config.train.batch_size * dataset.block_size
-        return programs._replace(train_steps=in_short_calls(programs.train_steps, num_tokens, stop))
+    def begin_run(run: ActiveRun, state: TrainState) -> list[Hook]:
+        hooks = begin(run, state)
+        if resume.repeats_results(run.folder, run.config, step := int(state.step)):
+            finish_call(run, state, step, [make_sample_hook(run, interruptions.sample)])
+        return [*hooks, interruptions.make_hook(run)]
 
     return Parts(
         rules=parts.RULES,
         load_data=load_data,
-        make_programs=make_stoppable_programs,
+        make_programs=interruptions.make_programs,
         open_checkpoints=parts.open_checkpoints,
         open_metrics=open_metrics,
         find_finished=find_finished,
         make_load=make_load,
         hold=hold,
-        begin=begin,
-        sample=sample,
-        catch_signals=catch_signals,
+        begin=begin_run,
+        sample=interruptions.sample,
+        catch_signals=interruptions.catch_signals,
         finish=finish,
     )
 

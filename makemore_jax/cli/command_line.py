@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from makemore_jax.cli import (
     help_text,
     interrupts,
     missing_device,
+    out_of_memory,
     output,
     paths,
     progress,
@@ -47,7 +47,7 @@ def run(
             help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
             return
         positional = _parse(sys.argv, config_required, takes_arguments)
-        with missing_device.reporting():
+        with missing_device.reporting(), out_of_memory.reporting():
             main(positional) if takes_arguments else main()
         sys.stdout.flush()
     except UserError as error:
@@ -140,7 +140,7 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
     paths.expand_flags()
     if positional and not takes_arguments:
         raise UserError(f"{positional[0]}: not a flag{config_flag.intended_flag(positional[0])}")
-    return [os.path.expanduser(argument) for argument in positional]
+    return [paths.local(argument, "argument") for argument in positional]
 
 
 def _similar_flag(flag: str) -> str:

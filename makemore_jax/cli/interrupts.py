@@ -16,10 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_CODE = 128 + signal.SIGINT
-# Sent by kill, batch systems and shutdowns; by Ctrl-C; by a terminal that is closed.
-STOP_SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, n)]
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in (
+        *("SIGTERM", "SIGINT", "SIGHUP"),  # of kill and shutdowns, Ctrl-C, a terminal that closes
+        *("SIGUSR1", "SIGUSR2", "SIGXCPU"),  # of batch systems, before the time of a job is over
+    )
+    if hasattr(signal, name)
+]
 REPEAT_DELAY = 0.5  # seconds; within them, a second SIGINT is a copy of the first
 
 
@@ -45,14 +52,17 @@ class StopSignals:
 
     A second Ctrl-C ends the process at once; other signals that follow are ignored. Outside of the
     main thread, which alone can set signal handlers, nothing is recorded.
+
+    Python runs a handler only between two of its own instructions: a signal during a compilation is
+    recorded after it. `end_at_once` is for a program that has nothing to lose in the meantime.
     """
 
     def __init__(self, numbers: Iterable[int] = STOP_SIGNALS):
         self.received = 0  # number of the signal, 0 for none
         self._numbers, self._time = numbers, 0.0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._before = {}
         for number in self._numbers if _is_main_thread() else ():
             # A program under nohup ignores SIGHUP. Background jobs of a shell script ignore SIGINT,
             # but `kill -INT` should still stop a training.
@@ -63,6 +73,22 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
+
+    def end_at_once(self) -> None:
+        """Let signals end the process, as if this context did not exist, until `record` is called.
+
+        Not in an interactive session, and not in the first process of a container, where the system
+        ignores a signal without a handler.
+        """
+        if not is_interactive() and os.getpid() != 1:
+            for number in self._before:
+                signal.signal(number, signal.SIG_DFL)
+
+    def record(self) -> None:
+        """Record signals again."""
+        for number in self._before:
+            signal.signal(number, self._record)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal was received."""

@@ -7,6 +7,7 @@ from absl import flags
 
 from makemore_jax.errors import UserError
 
+COPY_COMMANDS = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}
 # The flags of all programs that take a path.
 FLAGS = ("workdir", "out", "score", "data", "meta", "doc", "html", "markdown")
 
@@ -27,11 +28,7 @@ def local(path: str, name: str = "--workdir") -> str:
 
     UserError, which starts with `name`, for an address or for a path that is too long.
     """
-    if match := re.match(r"(\w+)://", path):
-        advice = "mount the bucket and give its folder, or copy the run there afterwards"
-        if match[1] == "file":
-            advice = f"give {path[match.end() :] or 'a path'}"
-        raise UserError(f"{name}: {path} is an address, not a local folder; {advice}")
+    check_address(path, name)
     path = os.path.expanduser(path)
     try:
         os.lstat(path)
@@ -40,3 +37,13 @@ def local(path: str, name: str = "--workdir") -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: {path}: {getattr(error, 'strerror', error)}") from None
     return path
+
+
+def check_address(path: str, name: str) -> None:
+    """UserError, which starts with `name`, for an address such as gs://bucket/run."""
+    if match := re.match(r"([a-zA-Z][\w.+-]*)://", path):
+        copy = COPY_COMMANDS.get(match[1], "a program of its service")
+        advice = f"give a local path and copy with {copy}, or mount it and give its folder"
+        if match[1] == "file":
+            advice = f"give {path[match.end() :] or 'a path'}"
+        raise UserError(f"{name}: {path} is an address, not a local path; {advice}")

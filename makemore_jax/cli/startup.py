@@ -12,10 +12,16 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from makemore_jax.cli import progress
+from makemore_jax.cli import interrupts, progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling before the notice; reading a cached program takes less
+# A run has the same types for all users: with 64 bits, neither its checkpoints nor its numbers fit.
+DEFAULT_TYPES = {
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
 # Events of jax.monitoring before and after a program is compiled or read from the cache.
 COMPILE_BEGINS = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 COMPILE_ENDS = "/jax/core/compile/backend_compile_duration"
@@ -96,7 +102,12 @@ def use_cores() -> None:
     XLA computes the small matrix products of these models on one core, so a second core only helps
     as a second device. `parallel.mesh` decides for which models. An interactive session that has
     initialized its devices keeps them.
+
+    Other variables of JAX that would change types or refuse operations are ignored.
     """
+    if not interrupts.is_interactive():
+        for option, value in DEFAULT_TYPES.items():
+            jax.config.update(option, value)
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:
         with contextlib.suppress(RuntimeError):  # the devices are initialized

@@ -98,6 +98,8 @@ class VerifiedCheckpoints(Checkpoints):
         if processes.is_primary():
             manifest.write(partial)
             self._intact.add(step)
+            if (same := self.folder / str(step)).exists():  # its evaluation was interrupted
+                same.rename(same.with_suffix(".replaced"))  # deleted with the others
             super()._commit(step, partial, items)
         processes.barrier(f"checkpoint {step}")
 

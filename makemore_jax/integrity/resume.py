@@ -1,6 +1,7 @@
 """A working directory holds one run: training resumes it with the same data and model only."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def check(workdir: Path, config: Config, dataset: Dataset) -> None:
         raise UserError(
             f"--workdir: {workdir} holds {other[0].name} but no run; give a new or an empty folder"
         )
+
+
+def repeats_results(workdir: Path, config: Config, step: int) -> bool:
+    """Return whether a run that resumes at `step` evaluates and samples its first state again.
+
+    A signal may interrupt an evaluation or sampling; the state is then saved without a dev loss.
+    """
+    from makemore_jax.checkpoint import read_dev_loss  # imports orbax, which is slow
+
+    train = config.train
+    is_due = step % train.eval_every == 0 or step == train.steps
+    is_due |= train.num_samples != 0 and step % train.sample_every == 0
+    dev_loss = read_dev_loss(workdir / "checkpoints" / str(step))
+    return step > 0 and is_due and math.isinf(dev_loss)
 
 
 def describe_new_schedule(saved: Config, new: Config, step: int) -> str | None:

@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 
-def cut(workdir: Path, step: int) -> float:
+def cut(workdir: Path, step: int, is_repeated: bool = False) -> float:
     """Delete what metrics.jsonl and samples.txt have of later steps. A new run has step 0.
 
-    Return the training time until `step` in seconds.
+    With `is_repeated`, also delete the dev loss and the samples of `step`: they will be written
+    again. Return the training time until `step` in seconds.
     """
     lines = _cut(workdir / "metrics.jsonl", step, r'{"step": (\d+)')
-    _cut(workdir / "samples.txt", step, r"step (\d+)")
+    if is_repeated:
+        _cut(workdir / "metrics.jsonl", step - 1, r'{"step": (\d+), "dev_loss"')
+    _cut(workdir / "samples.txt", step - is_repeated, r"step (\d+)")
     matches = [re.search(r'"seconds": ([\d.e-]+)', line) for line in lines]
     return max((float(match[1]) for match in matches if match), default=0.0)
 

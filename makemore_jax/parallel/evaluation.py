@@ -14,6 +14,8 @@ from makemore_jax.data import Batch, Split, take_below
 from makemore_jax.parallel import shardings
 from makemore_jax.training.evaluate import sum_losses
 
+MAX_IN_FLIGHT = 2  # batches that a device may still have to compute when `check` is called
+
 # (variables, split, indices (B,), size) -> sums of losses and of targets of each device (D, 2).
 # Indices of `size` or more do not count.
 BatchSums = Callable[[Any, Split, np.ndarray, int], Array]
@@ -49,8 +51,13 @@ def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
     return batch_sums
 
 
-def make_evaluate(model: nn.Module, mesh: Mesh) -> Callable[..., float]:
-    """Return `training.evaluate.make_evaluate(model)` for the devices of the mesh."""
+def make_evaluate(
+    model: nn.Module, mesh: Mesh, check: Callable[[], None] = lambda: None
+) -> Callable[..., float]:
+    """Return `training.evaluate.make_evaluate(model)` for the devices of the mesh.
+
+    `check` is called before each batch; it may raise an exception to end the evaluation.
+    """
     batch_sums, num_devices = make_batch_sums(model, mesh), mesh.shape["data"]
 
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
@@ -58,8 +65,12 @@ def make_evaluate(model: nn.Module, mesh: Mesh) -> Callable[..., float]:
         size = min(split.size, max_examples or split.size)
         batch_size = -(-split.batch_size() // num_devices) * num_devices
         batch = np.arange(batch_size, dtype=np.int32)
-        starts = range(0, size, batch_size)
-        sums = [batch_sums(variables, split, start + batch, size) for start in starts]
+        sums: list[Array] = []
+        for start in range(0, size, batch_size):
+            if len(sums) >= MAX_IN_FLIGHT:
+                sums[-MAX_IN_FLIGHT].block_until_ready()
+            check()
+            sums.append(batch_sums(variables, split, start + batch, size))
         loss, count = shardings.fetch_sum(sums)
         return float(loss / count)
 

@@ -6,6 +6,7 @@
 - On an accelerator a call samples as many lines as fit in memory.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -96,15 +97,23 @@ def sample(
     prompt: str = "",
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
-    """Sample lines as `sampling.sample` does. UserError if no line can start with the prompt."""
+    """Sample lines as `sampling.sample` does. UserError if no line can start with the prompt.
+
+    `check` is called before each batch; it may raise an exception to end the sampling.
+    """
     sample_rules.check_decoding(decoding)
     sample_rules.check_line_prompt(lm, prompt)
     batch_size = min(num, max_batch(lm))
     mesh = make_lines_mesh(batch_size)
     batch_size = -(-batch_size // mesh.size) * mesh.size
     variables = jax.device_put(lm.variables, shardings.replicated(mesh))
-    generate_batch = partial(generate, lm.model, variables, key, decoding=decoding, mesh=mesh)
+
+    def generate_batch(*args: Any) -> tuple[Array, Array, Array]:
+        check()
+        return generate(lm.model, variables, key, *args, decoding=decoding, mesh=mesh)
+
     numbers = range(first, first + num)
     return sampling.sample_batches(lm, generate_batch, prompt, numbers, batch_size)
 

@@ -6,8 +6,7 @@ drops the first token of the context, so all positions change and the carry is i
 then reads the whole context for each token, at a constant cost per token.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,19 +149,24 @@ def sample(
     prompt: str = "",
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Sample texts number `first` to `first + num - 1` of a key, `lm.max_len` characters each.
 
-    These characters include the prompt; the log-probability does not.
+    These characters include the prompt; the log-probability does not. `check` is called before each
+    compiled call; it may raise an exception to end the sampling.
     """
     num_chars = num_new_chars(prompt, lm.max_len)
     samples: list[Sample] = []
     batch_size = max(1, min(num, MAX_CONTEXT_TOKENS // lm.block_size))
     for start in range(first, first + num, batch_size):
         parts = stream(lm, key, np.arange(start, start + batch_size), prompt, decoding)
-        parts = itertools.islice(parts, -(-num_chars // TOKENS_PER_CALL) + 1)
+        arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        for _ in range(-(-num_chars // TOKENS_PER_CALL) + 1):
+            check()
+            arrays.append(next(parts))
         tokens, log_probs = (
-            np.concatenate(arrays, axis=1)[:, :num_chars] for arrays in zip(*parts, strict=True)
+            np.concatenate(part, axis=1)[:, :num_chars] for part in zip(*arrays, strict=True)
         )
         texts = lm.vocab.decode_rows(tokens)
         sums = log_probs.sum(axis=1).tolist()

@@ -56,6 +56,7 @@ def family(
     step_elsewhere: tuple[Code, ...] = (),
     folder: str = "models",
     init_differs: str = "",
+    positions_about: str = "Training reads whole lines: tokens (B, T), logits (B, T, V).",
 ) -> Family:
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
@@ -69,16 +70,17 @@ def family(
         (Code(REFERENCES, torch_init or (f"{cls}.__init__",)),),
         (Code(path, init or (f"{cls}.setup",)),),
         "`__init__` creates the parameters inside the module. `setup` only declares them; "
-        f"`model.init(key, tokens)` returns them as a tree.{init_differs and ' ' + init_differs}",
+        "`model.init(key, tokens)` returns their values as a tree."
+        f"{init_differs and ' ' + init_differs}",
         Bounds(output=None if init_differs else 0.1, gradient=None),
         measured_as="nothing" if init_differs else "initial_values",
-        value="mean and spread of many draws",
+        value="mean and standard deviation of many draws",
     )
     whole = Pair(
         "All positions",
         (Code(REFERENCES, torch_forward or (f"{cls}.forward",)),),
         (Code(path, forward or (f"{cls}.__call__",)),),
-        "Training reads whole lines: tokens (B, T), logits (B, T, V).",
+        positions_about,
         run_torch=lambda module, tokens: module(tokens),
         run_jax=lambda apply, tokens: apply("__call__", tokens),
     )
@@ -86,9 +88,9 @@ def family(
         "One position",
         (Code(IDIOMS, ("next_logits",)),),
         (Code(path, step or (f"{cls}.init_carry", f"{cls}.step")), *step_elsewhere),
-        "Sampling reads one token at a time. makemore computes the whole line again for each new "
-        "character. In JAX a carry holds what later positions need, and `step` is the body of a "
-        "`lax.scan`.",
+        "Sampling adds one token at a time. makemore computes the whole line again for each new "
+        "character. In JAX, `step` reads one token and a carry, which holds what it needs of the "
+        "tokens before. `step` is the body of a `lax.scan`.",
         run_torch=_read_by_prefixes,
         run_jax=read_by_steps,
     )
@@ -209,9 +211,10 @@ FAMILIES: dict[str, Family] = {
         _recurrent_cell(
             "RNNCell",
             "rnn_cell",
-            "The linear layer of the concatenation [x, h] is the sum of a product with x and one "
-            "with h. The products with x are computed for all positions before the loop, so the "
-            "cell in JAX receives them instead of x.",
+            "PyTorch applies a linear layer to the concatenation [x, h]. JAX adds a product with "
+            "x and a product with h, which is the same. The products with x do not depend on h, so "
+            "they are computed for all positions before the loop over time, and the cell receives "
+            "them instead of x.",
             (HIDDEN, EMBEDDED),
         ),
         about="The plain recurrent network. Its first state is a parameter.",
@@ -257,8 +260,9 @@ FAMILIES: dict[str, Family] = {
             ("CausalSelfAttention.forward",),
             ("CausalSelfAttention.__call__",),
             "models/transformer.py",
-            "On packed rows a line may begin in the previous row, so its keys are prepended; rows "
-            "with one line each stay as they are. `kernels.attention` computes softmax(q k) v.",
+            "`kernels.attention` computes softmax(q k / sqrt(hs)) v with a causal mask. "
+            "`prepend_previous_row` returns its input if every row is one line. A packed line "
+            "may begin in the row before, whose keys and values it needs.",
             inputs=(STREAM,),
             run_torch=lambda module, x: module.transformer["h"][0].attn(x),
             run_jax=lambda apply, x: apply(
@@ -299,8 +303,10 @@ FAMILIES: dict[str, Family] = {
         torch_forward=("BatchNorm.forward", "WindowMLP.forward"),
         forward=("BatchNorm.__call__", "WindowMLP.__call__"),
         folder="windows",
-        init_differs="The lectures change the scales of the initial values step by step, so the "
-        "PyTorch side has PyTorch's own.",
+        init_differs="The lectures improve the initial values from one network to the next. The "
+        "PyTorch side has those of `torch.nn`, so the two sides can't be compared.",
+        positions_about="Training reads windows of block_size tokens and predicts one token after "
+        "each. A longer row of S tokens has S - block_size + 1 windows.",
     ),
     "modern": family(
         "modern",

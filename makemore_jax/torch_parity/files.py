@@ -10,10 +10,12 @@ would need far more memory than the file has:
 {model, optimizer} without the rest is a model of makemore with the state of its optimizer.
 """
 
+import itertools
 import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,9 @@ from makemore_jax.errors import UserError
 from makemore_jax.npz import read_npz
 
 MIN_SAFE_TORCH = (2, 10)  # earlier versions of torch.load(weights_only=True) have security holes
+# A checkpoint has a few entries for each tensor. A list can contain another one many times, and be
+# far larger than its file: the entries are counted as often as they occur.
+MAX_ENTRIES = 10**6
 COMPILED = "_orig_mod."  # torch.compile puts this before every name
 
 
@@ -101,7 +106,10 @@ def _read_pickle(file: Path) -> Stored:
         raise UserError(
             f"{file} was not loaded: it is incomplete or contains more than tensors"
         ) from None
-    content = _to_arrays(content, str(file))
+    try:
+        content = _to_arrays(content, "its content", itertools.count(1))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     state_dict = content
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         state_dict = content["model"]
@@ -127,17 +135,20 @@ def _values(tree: Any) -> list[Any]:
     return list(tree.values()) if isinstance(tree, dict) else []
 
 
-def _to_arrays(tree: Any, name: str) -> Any:
+def _to_arrays(tree: Any, name: str, count: Iterator[int]) -> Any:
     """Return nested dictionaries and lists with arrays for tensors.
 
-    UserError for a tensor that repeats few stored values in a large shape.
+    `count` numbers the entries. UserError for too many of them, and for a tensor that repeats few
+    stored values in a large shape.
     """
     import torch
 
+    if next(count) > MAX_ENTRIES:
+        raise UserError(f"{name} has more than {MAX_ENTRIES:,} entries")
     if isinstance(tree, dict):
-        return {key: _to_arrays(value, str(key)) for key, value in tree.items()}
+        return {key: _to_arrays(value, str(key), count) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_to_arrays(value, name) for value in tree]
+        return [_to_arrays(value, name, count) for value in tree]
     if not torch.is_tensor(tree):
         return tree
     num_bytes = tree.numel() * tree.element_size()

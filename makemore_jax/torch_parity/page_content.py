@@ -16,13 +16,64 @@ from makemore_jax.torch_parity.training_pairs import TOPICS
 TITLE = "JAX beside PyTorch"
 COMMAND = "python -m makemore_jax.torch_parity.page"
 INTRODUCTION = (
-    "Every model of this project in PyTorch and in JAX, part by part: the reference model in "
-    "makemore's style, beside the Flax module that `train.py` trains. The code is read from the "
-    "source files, and both sides run with the same small inputs and weights.",
-    "For outputs, the difference is the largest absolute one. For gradients with respect to all "
-    "parameters and inputs, it is relative to the largest entry of the tensor, and the worst "
-    "tensor counts. Everything is computed in float64, except the program of `train.py`, which "
-    "computes in float32.",
+    "This page shows each model of this project twice, part by part: as a PyTorch module in "
+    "makemore's style, and as the Flax module that `train.py` trains. The training step, the data, "
+    "random numbers and compilation follow. The code comes from the source files.",
+    "Both sides of a pair compute with the same weights and inputs, and their results are "
+    "compared. The difference of an output is the largest absolute difference of any entry. "
+    "Gradients are taken with respect to all parameters and inputs. The difference of a gradient "
+    "is relative to the largest entry of its tensor; the page shows the largest of all tensors. "
+    "Initial values are random, so only their means and standard deviations are compared, relative "
+    "to the root mean square of a tensor. Both sides compute in float64. Only the program of "
+    "`train.py` computes in float32.",
+)
+WORDS_TITLE = "The JAX side in a few words"
+# What a reader who knows PyTorch meets in the code of the JAX side.
+WORDS = (
+    (
+        "`nn.Module` with `setup`",
+        "A Flax module has sizes but no weights. Its weights are a nested dictionary of arrays "
+        "outside of it, called a tree.",
+    ),
+    (
+        "`model.init(key, tokens)`",
+        "Returns a tree of initial weights. In PyTorch, `__init__` creates them.",
+    ),
+    (
+        "`model.apply({'params': params}, tokens)`",
+        "Computes the outputs of the model with these weights. In PyTorch: `model(tokens)`.",
+    ),
+    (
+        "`jax.value_and_grad(loss_fn)(params)`",
+        "Returns the loss and its gradients, a tree like `params`. In PyTorch: "
+        "`loss.backward()`, which stores them in the weights.",
+    ),
+    (
+        "`jax.jit(f)`",
+        "Returns a compiled form of the function `f`. It compiles at the first call, and again for "
+        "inputs of other shapes. In PyTorch: `torch.compile(f)`.",
+    ),
+    (
+        "`jax.lax.scan(step, carry, xs)`",
+        "A compiled loop. `step(carry, x)` returns the next carry and an output; the outputs of "
+        "all steps become one array.",
+    ),
+    (
+        "`jax.random.key(seed)`",
+        "The source of random numbers. `fold_in(key, i)` derives a new key from a key and a "
+        "number.",
+    ),
+    (
+        "`x.at[i].set(y)`",
+        "Returns a copy of `x` in which entry `i` is `y`. Arrays never change. In PyTorch: "
+        "`x[i] = y`, which changes `x`.",
+    ),
+    (
+        "`positions`, `kernels`",
+        "`positions` is None for ordinary batches. `train.py` can pack several short lines into "
+        "one row; then it has the position of each token in its line. Functions of `kernels` are "
+        "the fast forms of short formulas.",
+    ),
 )
 DIMENSIONS = (
     "Letters in comments: B batch, T time, C channels (n_embd), V vocabulary, nh heads, hs head "

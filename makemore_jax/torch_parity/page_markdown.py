@@ -16,11 +16,14 @@ def as_markdown() -> str:
     """Return the page."""
     links = " · ".join(f"[{s.title}](#{s.anchor()})" for s in content.sections())
     about = (
-        f"`{content.COMMAND}` writes this page, and an HTML page that has the code side by side "
-        "and the measured differences. It fails if a difference exceeds the bound that is given "
-        "here."
+        f"`{content.COMMAND} --markdown FILE` writes this page. It also writes an HTML page, which "
+        "has the code side by side and the measured differences. It fails if a difference is "
+        "larger than allowed here."
     )
-    blocks = [f"# {content.TITLE}", *content.INTRODUCTION, about, content.DIMENSIONS, links]
+    words = ["| in JAX and Flax | what it does |", "|---|---|"]
+    words += [f"| {name} | {text} |" for name, text in content.WORDS]
+    blocks = [f"# {content.TITLE}", *content.INTRODUCTION, about, links]
+    blocks += [f"## {content.WORDS_TITLE}", "\n".join(words), content.DIMENSIONS]
     for section in content.sections():
         blocks += [f"## {section.title}", section.about]
         for pair in section.pairs:
@@ -49,10 +52,9 @@ def _bounds(pair: Pair) -> str:
     output, gradient = pair.bounds
     if pair.measured_as == "nothing":
         return "Not compared."
-    parts = [f"{pair.value}: at most {output:g}" if output else f"{pair.value}: equal"]
-    if gradient is not None:
-        parts.append(f"gradient: at most {gradient:g}")
-    return f"Difference in {', '.join(parts)}."
+    allowed = f"at most {output:g}" if output else "none"
+    gradients = "" if gradient is None else f"; of the gradient: at most {gradient:g}"
+    return f"Difference of the {pair.value}: {allowed}{gradients}."
 
 
 def _github_anchor(title: str) -> str:
@@ -61,7 +63,7 @@ def _github_anchor(title: str) -> str:
 
 
 def _names() -> str:
-    rows = ["| `state_dict` | shape | tree | shape |", "|---|---|---|---|"]
+    rows = ["| in the `state_dict` | shape | in the tree | shape |", "|---|---|---|---|"]
     rows += [f"| `{a}` | {b} | `{c}` | {d} |" for a, b, c, d in content.parameter_names()]
     return "The parameters of a transformer with one layer:\n\n" + "\n".join(rows)
 

@@ -8,28 +8,40 @@ from makemore_jax.errors import UserError
 
 
 def as_table(results: list[dict[str, Any]]) -> str:
-    """Return the differences of each model as a Markdown table. (!) marks exceeded tolerances."""
-    columns = ("logits", "loss", "gradients", "parameters", "loss_curve", "continuations")
+    """Return the differences of each model in Markdown tables. (!) marks exceeded tolerances.
+
+    The first table has the step on its own. The second one has the compiled program of train.py, if
+    it was compared.
+    """
     compiled = [name for name in results[0]["differences"] if name.startswith("compiled_")]
     snapshots = sorted({i for r in results for i in r["parameters_after"]})
     titles = ["model", "logits", "loss", "gradients"]
-    titles += [f"parameters after {i}" for i in snapshots]
-    titles += ["loss curve", "continuations", *map(show_name, compiled)]
-    titles += ["ms a step, JAX", "PyTorch"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    titles += [f"parameters after {i}" for i in snapshots] + ["loss curve", "continuations"]
+    rows = []
     for r in results:
-        names = [*columns[:-1], *compiled]
-        cells = {name: f"{r['differences'].get(name, math.nan):.1e}" for name in names}
-        cells["continuations"] = f"{10 - r['differences']['continuations']} of 10"
-        for name in r["exceeded"]:
-            cells[name] += " (!)"
         after = [f"{r['parameters_after'].get(i, math.nan):.1e}" for i in snapshots]
-        after[-1] += " (!)" if "parameters" in r["exceeded"] else ""
-        row = [r["kind"], cells["logits"], cells["loss"], cells["gradients"], *after]
-        row += [cells[name] for name in ("loss_curve", "continuations", *compiled)]
-        row += [f"{r['milliseconds'][side]:.2f}" for side in ("jax", "torch")]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        after[-1] += _mark(r, "parameters")
+        row = [r["kind"], *(_cell(r, name) for name in ("logits", "loss", "gradients")), *after]
+        agreed = f"{10 - r['differences']['continuations']} of 10{_mark(r, 'continuations')}"
+        rows.append([*row, _cell(r, "loss_curve"), agreed])
+    tables = [_as_markdown(titles, rows)]
+    if compiled:
+        rows = [[r["kind"], *(_cell(r, name) for name in compiled)] for r in results]
+        tables.append(_as_markdown(["model", *map(show_name, compiled)], rows))
+    return "\n\n".join(tables)
+
+
+def _cell(result: dict[str, Any], name: str) -> str:
+    return f"{result['differences'].get(name, math.nan):.1e}{_mark(result, name)}"
+
+
+def _mark(result: dict[str, Any], name: str) -> str:
+    return " (!)" if name in result["exceeded"] else ""
+
+
+def _as_markdown(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def show_name(difference: str) -> str:
@@ -42,8 +54,14 @@ def show_name(difference: str) -> str:
 
 
 def as_details(result: dict[str, Any]) -> str:
-    """Return the difference of each gradient, and the ten continuations."""
-    lines = ["", "gradients before the first step, largest difference relative to largest entry:"]
+    """Return the times, the difference of each gradient, and the ten continuations."""
+    times = result["milliseconds"]
+    lines = [
+        "",
+        f"milliseconds per step, one step at a time: JAX {times['jax']:.2f}, "
+        f"PyTorch {times['torch']:.2f}",
+    ]
+    lines += ["", "gradients before the first step, largest difference relative to largest entry:"]
     for name, value in result["differences"]["gradient_of_each"].items():
         lines.append(f"  {value:.1e}  {name}")
     lines += ["", "greedy continuations of ten prompts:"]

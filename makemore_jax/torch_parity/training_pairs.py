@@ -20,8 +20,8 @@ class Topic(NamedTuple):
 TOPICS = (
     Topic(
         "Layers",
-        "All families consist of three layers. Flax has them too, with other initial values and "
-        "another epsilon.",
+        "All families are built from three layers. Flax has these layers too, but with other "
+        "initial values and another epsilon, so this project has its own.",
         (
             Pair(
                 "Linear layer, embedding, layer norm",
@@ -48,15 +48,15 @@ TOPICS = (
                 "Loss",
                 (Code(TORCH_STEP, ("torch_mean_loss",)),),
                 (Code("losses.py", ("token_losses", "mean_loss")),),
-                "The mean over targets that are not -1.",
+                "The loss is the mean over all targets that are not -1, the padding.",
                 measured_as="loss",
             ),
             Pair(
                 "Step",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code(STEP, ("sum_loss", "gradients", "make_train_step")),),
-                "A GRU is trained on a few names with the same batches. The output is the loss of "
-                "each of ten steps, the gradient is that of the first batch.",
+                "Both sides train a GRU on a few names, with the same batches. The gradient is "
+                "that of the first batch.",
                 measured_as="step",
                 value="losses of ten steps",
             ),
@@ -68,7 +68,7 @@ TOPICS = (
                 "parameters. AdamW decays every parameter on both sides.",
                 Bounds(gradient=None),
                 measured_as="optimizer",
-                value="parameters after ten equal gradients, with AdamW and SGD",
+                value="parameters after ten steps of AdamW and of SGD with the same gradients",
             ),
             Pair(
                 "Learning rate",
@@ -106,8 +106,8 @@ TOPICS = (
                 ),
                 "A PyTorch program must save the state of its generator to continue with the same "
                 "batches. Here the key of a step is `fold_in(key, step)`, so step 5 draws the same "
-                "batch whether or not steps 0 to 4 ran before it. Measured on both sides: the "
-                "batches of a resumed run, compared with those of an uninterrupted one.",
+                "batch whether or not steps 0 to 4 ran before it. On each side, the batches of a "
+                "resumed run are compared with those of an uninterrupted one.",
                 EXACT,
                 measured_as="resuming",
                 value="indices of the batches",
@@ -135,15 +135,17 @@ TOPICS = (
     ),
     Topic(
         "Weights",
-        "A `state_dict` is a flat dictionary of tensors by name. In JAX parameters are a nested "
-        "dictionary, a tree, and any function of one array can be mapped over it.",
+        "A `state_dict` is a flat dictionary of tensors by name. In JAX the parameters are a "
+        "nested dictionary, called a tree. `jax.tree.map` applies a function to each array of it.",
         (
             Pair(
                 "Conversion",
                 (Code("torch_parity/weights.py", ("to_torch",)),),
                 (Code("torch_parity/weights.py", ("torch_name", "from_torch")),),
-                "The path of each leaf determines its PyTorch name. Matrices of linear layers are "
-                "transposed. Nothing is computed, so a round trip is exact.",
+                "`to_torch` makes a `state_dict` of a tree, `from_torch` a tree of a `state_dict`. "
+                "The path to an array in the tree determines its name in PyTorch. The matrices of "
+                "linear layers are transposed. Nothing is computed, so a conversion in both "
+                "directions keeps every bit.",
                 EXACT,
                 measured_as="round_trip",
                 value="parameters of all families",
@@ -159,8 +161,8 @@ TOPICS = (
                 "Many steps",
                 (Code(IDIOMS, ("train_compiled",)),),
                 (Code(STEP, ("make_train_steps",)),),
-                "Ten steps of a GRU. The PyTorch side is traced by torch.compile with its backend "
-                "aot_eager, which needs no C++ compiler.",
+                "Both sides take ten steps with a GRU. torch.compile uses its backend aot_eager, "
+                "which needs no C++ compiler.",
                 Bounds(gradient=None),
                 measured_as="many_steps",
                 value="losses of ten steps",
@@ -169,8 +171,9 @@ TOPICS = (
                 "The program of train.py, on one device",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code("assemble/programs.py", ("make_gradient_fn", "compile_steps")),),
-                "Packing, microbatches, devices and sharded parameters are wrappers around the "
-                "gradient function. A transformer is trained in float32 with packed lines.",
+                "`train.py` wraps the gradient function of the step: to pack several short lines "
+                "into one row, to split a batch into microbatches (gradient accumulation), and to "
+                "split it over devices. Here it trains a transformer in float32.",
                 Bounds(output=1e-3, gradient=1e-4),
                 measured_as="on_one_device",
                 value="losses of ten steps",
@@ -179,8 +182,8 @@ TOPICS = (
                 "The program of train.py, on two devices",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
                 (Code("parallel/gradients.py", ("over_devices", "flatten_all_reduce")),),
-                "Each device computes the sums of its half of the batch, and one all-reduce adds "
-                "them.",
+                "Each device computes the gradients of its half of the batch, as sums. One "
+                "all-reduce adds them.",
                 Bounds(output=1e-3, gradient=1e-4),
                 measured_as="on_two_devices",
                 value="losses of ten steps",

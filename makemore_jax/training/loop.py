@@ -19,6 +19,8 @@ from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 
+Evaluated = tuple[TrainState, float | None]  # a state and its dev loss, if that was measured
+
 
 class ActiveRun(NamedTuple):
     """A run that has started: what the loop and its hooks read."""
@@ -48,36 +50,44 @@ def train(
     of `hooks_before` that are due at the end run before the state is saved.
     """
     config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
-    dev, evaluate = run.splits["dev"], run.programs.evaluate
     learning_rate = make_schedule(run.config.optimizer, config.steps)
-    best_dev_loss = checkpoints.best_dev_loss()
     step, dev_loss = int(state.step), None
     while step < config.steps and not stop():
         num_steps = _next_stop(step, config, hooks_before + hooks_after) - step
         data = run.load(step, num_steps)
         state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
         step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
-        is_last, dev_loss, is_best = step == config.steps, None, False
         metrics.write_steps(step, step_metrics["train_loss"], learning_rate(step - 1))
-        state = _call(hooks_before, state, step, is_last)
-        if is_last or step % config.eval_every == 0:
-            metrics.flush()
-            dev_loss = finite_mean(step, evaluate(state.variables, dev, config.eval_examples))
-            is_best = dev_loss < best_dev_loss
-            best_dev_loss = min(dev_loss, best_dev_loss)
-            metrics.write(step, {"dev_loss": dev_loss})
-            metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
-        state = _call(hooks_after, state, step, is_last)
-        if is_last or is_best or step % config.checkpoint_every == 0:
-            metrics.flush()
-            checkpoints.save(state, dev_loss)
-        metrics.show()
+        state = _call(hooks_before, state, step, step == config.steps)
+        state, dev_loss = finish_call(run, state, step, hooks_after)
     metrics.flush()
     if step < config.steps:
         # The other hooks have run: a second call would write their results again.
         state = _call([h for h in hooks_before if h.is_due_at_end], state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
+
+
+def finish_call(run: ActiveRun, state: TrainState, step: int, hooks: list[Hook]) -> Evaluated:
+    """Evaluate the state after `step`, call the hooks, and save it, each if it is due.
+
+    Return the state that training continues with.
+    """
+    config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
+    is_last, dev_loss, is_best = step == config.steps, None, False
+    if is_last or step % config.eval_every == 0:
+        metrics.flush()
+        loss = run.programs.evaluate(state.variables, run.splits["dev"], config.eval_examples)
+        dev_loss = finite_mean(step, loss)
+        is_best = dev_loss < checkpoints.best_dev_loss()
+        metrics.write(step, {"dev_loss": dev_loss})
+        metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
+    state = _call(hooks, state, step, is_last)
+    if is_last or is_best or step % config.checkpoint_every == 0:
+        metrics.flush()
+        checkpoints.save(state, dev_loss)
+    metrics.show()
+    return state, dev_loss
 
 
 def _call(hooks: list[Hook], state: TrainState, step: int, is_last: bool) -> TrainState:

@@ -113,13 +113,12 @@ def _train(
     hooks = parts.begin(run, state)
     with contextlib.closing(metrics), parts.catch_signals() as signal_number:
         state = loop.train(run, state, hooks, [make_sample_hook(run, parts.sample)], signal_number)
-        step = int(state.step)
         if number := signal_number():
-            raise Stopped(number, step)
+            raise Stopped(number, int(state.step))
 
     best = checkpoints.restore_variables("best", state.variables)
     summary = {
-        "steps": step,
+        "steps": int(state.step),
         "best_step": checkpoints.steps()["best"],
         "train_loss": programs.evaluate(best, splits["train"], config.train.train_eval_examples),
         "dev_loss": checkpoints.best_dev_loss(),

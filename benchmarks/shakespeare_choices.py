@@ -1,0 +1,88 @@
+"""Which choices help a GPT on Tiny Shakespeare: python -m benchmarks.shakespeare_choices
+
+configs/shakespeare.py overfits: it reads the text dozens of times. This benchmark trains it at a
+tenth of the size: 1.0 million parameters and the first 100,000 characters of the text, so that a
+CPU can train every row. Losses are those of the next 50,000 characters. All of these characters are
+in the train split; the validation split is not read. Writes docs/shakespeare/choices.json and the
+table in docs/shakespeare.md.
+
+Needs the text: python -m makemore_jax.download shakespeare
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import sides
+from benchmarks.whole_training import train
+from makemore_jax.download import locate
+
+OUT = sides.ROOT / "docs" / "shakespeare"
+NUM_TRAIN, NUM_HELD_OUT = 100_000, 50_000  # characters
+SIZES = (
+    f"data.train_fraction={NUM_TRAIN / (NUM_TRAIN + NUM_HELD_OUT)}",
+    *("data.block_size=64", "model.n_layer=4", "model.n_head=4", "model.n_embd=144"),
+    *("model.dtype=float32", "model.dropout_rng=threefry2x32", "train.batch_size=32"),
+    *("train.steps=600", "train.eval_every=100", "train.log_every=50", "train.num_samples=0"),
+    *("optimizer.warmup_steps=50", "train.checkpoint_every=1000000"),
+)
+MODERN = ("model.kind=modern", "model.bias=True", "model.tied=False", "model.init_scheme=pytorch")
+MUON = ("optimizer.name=muon",)
+# Per row: the fields that differ from configs/shakespeare.py at this size.
+ROWS = {
+    "configs/shakespeare.py": (),
+    "modern block": MODERN,
+    "Muon": MUON,
+    "modern block, Muon": (*MODERN, *MUON),
+    "modern block, Muon, dropout 0.3": (*MODERN, *MUON, "model.dropout=0.3"),
+    "the same, weight decay 0.3": (
+        *(*MODERN, *MUON, "model.dropout=0.3"),
+        "optimizer.weight_decay=0.3",
+    ),
+}
+
+
+def measure(fields: tuple[str, ...], data: Path) -> dict[str, Any]:
+    """Train a row. Return its losses at the best step, and the milliseconds per step."""
+    flags = [f"--config.{field}" for field in (f"data.path={data}", *SIZES, *fields)]
+    _, lines, summary = train(["train.py", "--config", "configs/shakespeare.py", *flags])
+    speeds = sorted(line["steps_per_second"] for line in lines if line.get("steps_per_second"))
+    names = ("num_params", "steps", "best_step", "train_loss", "dev_loss")
+    milliseconds = 1e3 / speeds[len(speeds) // 2]
+    return {"fields": fields} | {n: summary[n] for n in names} | {"milliseconds": milliseconds}
+
+
+def as_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return a table with a row per choice."""
+    header = ["choice", "parameters", "best step", "train", "held out", "ms per step"]
+    rows = [
+        [
+            *(choice, f"{r['num_params']:,}", f"{r['best_step']:,}"),
+            *(f"{r['train_loss']:.3f}", f"{r['dev_loss']:.3f}", f"{r['milliseconds']:.0f}"),
+        ]
+        for choice, r in results.items()
+    ]
+    return sides.as_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    text = locate("shakespeare", sides.ROOT / "data")
+    if text is None:
+        sys.exit("shakespeare_choices: needs the text: python -m makemore_jax.download shakespeare")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "text.txt"
+        data.write_text(text.read_text("utf-8")[: NUM_TRAIN + NUM_HELD_OUT], "utf-8")
+        results = {row: measure(ROWS[row], data) for row in args.rows}
+    sides.report("choices", as_table(results), {"results": results}, args.out)
+    if args.out == OUT:
+        sides.insert(sides.ROOT / "docs" / "shakespeare.md", "choices", as_table(results))
+
+
+if __name__ == "__main__":
+    main()
