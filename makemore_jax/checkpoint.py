@@ -1,6 +1,6 @@
 """Save and restore train states. The only file of the core that imports orbax.
 
-    checkpoints/500/  params, batch_stats (if the model has any), rest, metrics
+    checkpoints/500/  params, batch_stats and ngrams (if the model has them), rest, metrics
 
 Two checkpoints are kept: the latest, and the best by dev loss. The parameters, the batch statistics
 and the rest are separate items, so that sampling reads no optimizer state. A checkpoint is written
@@ -38,7 +38,7 @@ class Checkpoints:
     def _checkpointer(self) -> ocp.Checkpointer:
         # With OCDBT, orbax reads the path as a glob pattern: in a folder "[x]" it saves no file.
         ocdbt = glob.escape(str(self.folder)) == str(self.folder)
-        items = ("params", "batch_stats", "rest")
+        items = ("params", "batch_stats", "ngrams", "rest")
         handlers = {name: ocp.StandardCheckpointHandler(use_ocdbt=ocdbt) for name in items}
         handlers["metrics"] = ocp.JsonCheckpointHandler("metrics")
         return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))

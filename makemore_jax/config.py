@@ -77,15 +77,17 @@ class ModelConfig:
     """The model and its sizes. Each kind reads the fields that it needs."""
 
     kind: str = setting(
-        "transformer", "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, modern, window_mlp"
+        "transformer",
+        "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, modern, window_mlp, mixture",
     )
     n_layer: int = setting(4, "layers (GPTs, cnn, window_mlp)", AT_LEAST_1)
     n_head: int = setting(4, "attention heads (GPTs: transformer, modern)", AT_LEAST_1)
     n_embd: int = setting(64, "width of embeddings, in GPTs of all layers", AT_LEAST_1)
     n_embd2: int = setting(64, "width of hidden layers and states (not in GPTs)", AT_LEAST_1)
 
+    dropout: float = setting(0.0, "dropout rate (GPTs, mixture)", BELOW_1)
+
     # transformer only
-    dropout: float = setting(0.0, "dropout rate", BELOW_1)
     dropout_rng: str = choice("threefry2x32, rbg", "dropout generator; rbg: faster on TPU")
     activation: str = choice("gelu, gelu_exact, relu", "activation in the MLPs; gelu: tanh form")
     bias: bool = setting(True, "biases in linear layers and norms")
@@ -94,6 +96,11 @@ class ModelConfig:
     dtype: str = choice("float32, bfloat16", "dtype of activations; parameters are float32")
     remat: bool = setting(False, "recompute activations to save memory")
     layer_loop: str = choice("auto, scan, unroll", "scan compiles one layer; auto: scan on TPU")
+
+    # mixture only
+    networks: int = setting(1, "networks whose predictions are averaged", AT_LEAST_1)
+    ngram_contexts: int | None = setting(None, "rows of the n-gram table; None: none", AT_LEAST_1)
+    ngram_weight: float = setting(0.0, "weight of the n-grams in the prediction", BELOW_1)
 
     # window_mlp only
     fuse: int | None = setting(None, "neighbors joined per layer; None: all", AT_LEAST_2)

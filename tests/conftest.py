@@ -69,7 +69,7 @@ def small_config(kind: str, **train) -> Config:
     config = Config(seed=11)
     config.data.path = str(ROOT / "names.txt")
     config.model.kind = kind
-    n_embd = 12 if kind == "modern" else 10  # modern has an even head size
+    n_embd = 12 if kind in ("modern", "mixture") else 10  # even head sizes
     set_sizes(config.model, n_layer=2, n_head=2, n_embd=n_embd, n_embd2=11)
     config.train.batch_size, config.train.num_samples = 5, 3
     for name, value in train.items():

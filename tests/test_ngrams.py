@@ -13,6 +13,7 @@ from makemore_jax.data.lines import encode, split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import ngrams
+from makemore_jax.mixture import counting
 
 WORDS = ["aab", "ba", "cb", "aab", "abba", "caab", "b", "bbc"]
 VOCAB = Vocab(("a", "b", "c"))
@@ -60,22 +61,22 @@ def slow_probability(words: list[str], context: tuple, token: int, order: int) -
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_losses_follow_the_definition(order):
-    model = ngrams.count(encode(WORDS, VOCAB, 7), order, VOCAB.size)
+    model = counting.count(encode(WORDS, VOCAB, 7), order, VOCAB.size)
     unseen = ["cab", "acca", "bbcb"]  # contexts that do not occur, too
     expected = [
         -np.log(slow_probability(WORDS, tuple(row[max(0, i - order + 1) : i]), row[i], order))
         for row in map(tokens_of, unseen)
         for i in range(1, len(row))
     ]
-    measured = ngrams.nll(model, encode(unseen, VOCAB, 7))
+    measured = counting.nll(model, encode(unseen, VOCAB, 7))
     np.testing.assert_allclose(measured, np.mean(expected), rtol=1e-12)
 
 
 def test_probabilities_add_up_to_one():
-    model = ngrams.count(encode(WORDS, VOCAB, 7), 3, VOCAB.size)
+    model = counting.count(encode(WORDS, VOCAB, 7), 3, VOCAB.size)
     for context in product(range(VOCAB.size), repeat=2):
         grams = (context[0] * 4 + context[1]) * 4 + np.arange(4)
-        probs = ngrams.probabilities(model, grams)
+        probs = counting.probabilities(model, grams)
         assert probs.min() > 0
         np.testing.assert_allclose(probs.sum(), 1, rtol=1e-12)
 
@@ -84,19 +85,19 @@ def test_order_two_without_discount_is_the_bigram_table_of_makemore():
     words = split_lines(published("names").read_text("utf-8"))
     vocab = Vocab(tuple(sorted(set("".join(words)))))
     split = encode(words, vocab, 17)
-    model = ngrams.count(split, 2, vocab.size)
+    model = counting.count(split, 2, vocab.size)
     exact = model._replace(tables=tuple(t._replace(discount=0.0) for t in model.tables))
-    assert round(ngrams.nll(exact, split), 6) == 2.454014  # published, counted without smoothing
+    assert round(counting.nll(exact, split), 6) == 2.454014  # published, counted without smoothing
 
 
 def test_samples_follow_the_probabilities():
-    model = ngrams.count(encode(WORDS, VOCAB, 7), 4, VOCAB.size)
-    samples = ngrams.sample(model, np.random.default_rng(3), 20_000, 7)
+    model = counting.count(encode(WORDS, VOCAB, 7), 4, VOCAB.size)
+    samples = counting.sample(model, np.random.default_rng(3), 20_000, 7)
     firsts = np.bincount([[*row, 0][0] for row in samples], minlength=4) / len(samples)
-    expected = ngrams.probabilities(model, np.arange(4))
+    expected = counting.probabilities(model, np.arange(4))
     np.testing.assert_allclose(firsts, expected, atol=0.015)
     after_a = [[*row, 0][1] for row in samples if row[:1] == [1]]
-    expected = ngrams.probabilities(model, 4 + np.arange(4))
+    expected = counting.probabilities(model, 4 + np.arange(4))
     np.testing.assert_allclose(
         np.bincount(after_a, minlength=4) / len(after_a), expected, atol=0.02
     )
@@ -110,14 +111,14 @@ def test_longer_contexts_help_until_they_are_rare(capsys):
     dev = [float(row[3]) for row in rows[1:7]]
     assert dev[0] > dev[1] > dev[2] > dev[3]
     dataset = load_data(DataConfig(path=str(path), split="lecture"), 3407)
-    model = ngrams.count(dataset.splits["train"], 4, dataset.vocab.size)
-    assert float(rows[4][3]) == round(ngrams.nll(model, dataset.splits["dev"]), 4)
+    model = counting.count(dataset.splits["train"], 4, dataset.vocab.size)
+    assert float(rows[4][3]) == round(counting.nll(model, dataset.splits["dev"]), 4)
     assert len(rows) == 12  # a heading, six orders, an empty line, a heading, three samples
 
 
 def test_too_large_vocabularies_and_bad_flags(capsys):
     with pytest.raises(UserError, match="3000 different tokens are too many"):
-        ngrams.count(encode(["a"], VOCAB, 7), 6, 3000)
+        counting.count(encode(["a"], VOCAB, 7), 6, 3000)
     with pytest.raises(SystemExit) as error:
         ngrams.main(["--num", "0"])
     assert error.value.code == 2

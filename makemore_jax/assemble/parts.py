@@ -22,6 +22,7 @@ from makemore_jax.errors import UserError, look_up
 from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
+from makemore_jax.mixture.model import Mixture, mixture_rules
 from makemore_jax.model_forms import TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
@@ -42,9 +43,13 @@ def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
 
-RULES = (*config_lib.RULES, data_rules, window_rules)
+RULES = (*config_lib.RULES, data_rules, mixture_rules, window_rules)
 DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.load}
-EXTENSION_MODELS = {"window_mlp": WindowMLP, "transformer": TransformerForms}
+EXTENSION_MODELS = {
+    "window_mlp": WindowMLP,
+    "transformer": TransformerForms,
+    "mixture": Mixture,
+}
 
 
 def validate(config: Config) -> None:

@@ -15,6 +15,9 @@ from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts
 from makemore_jax.kernels.layouts import Layout, with_layouts
+from makemore_jax.mixture import table
+from makemore_jax.mixture.gradients import each_network
+from makemore_jax.mixture.model import Mixture
 from makemore_jax.model_forms import with_dropout_rng
 from makemore_jax.parallel import evaluation, processes, shardings
 from makemore_jax.parallel.gradients import (
@@ -46,10 +49,14 @@ def make_gradient_fn(
     `num_microbatches` is the number on each device.
     """
     num_devices = mesh.shape["data"]
-    gradient_fn = with_dropout_rng(gradients(model), model)
-    if getattr(model, "batch_norm", "none") != "none":  # statistics of the whole batch
-        gradient_fn = with_index_sharding(gradient_fn, shardings.batch(mesh))
+    if isinstance(model, Mixture):
+        network = model.network(parent=None)
+        gradient_fn = make_gradient_fn(network, mesh, batch_layouts, num_microbatches)
+        gradient_fn = each_network(gradient_fn, model.networks)
+    elif getattr(model, "batch_norm", "none") != "none":  # statistics of the whole batch
+        gradient_fn = with_index_sharding(gradients(model), shardings.batch(mesh))
     else:
+        gradient_fn = with_dropout_rng(gradients(model), model)
         if num_devices * num_microbatches > 1:
             gradient_fn = over_devices(in_microbatches(gradient_fn, num_microbatches), mesh)
         gradient_fn = with_layouts(gradient_fn, batch_layouts, num_devices * num_microbatches)
@@ -96,7 +103,7 @@ def make_programs(
     num_params = state_lib.num_params(models.variable_shapes(model, block_size)["params"])
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     mesh = make_mesh(config.mesh, batch_size, num_params, accumulate, block_size)
-    num_devices = mesh.shape["data"]
+    num_devices, num_networks = mesh.shape["data"], getattr(model, "networks", 1)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state_shardings = None
     if shardings.shards_state(mesh, config.mesh):
@@ -104,17 +111,20 @@ def make_programs(
         state_shardings = shardings.infer_state_shardings(mesh, config.mesh, shapes)
     put = functools.partial(shardings.to_global_arrays, shardings=shardings.replicated(mesh))
 
+    tables = table.fill(model, dataset.splits["train"])
+
     def create_state(key: jax.Array) -> TrainState:
-        if state_shardings:
-            return state_lib.create(model, optimizer, key, block_size, state_shardings.stored)
-        return put(state_lib.create(model, optimizer, key, block_size))
+        stored = state_shardings.stored if state_shardings else None
+        state = state_lib.create(model, optimizer, key, block_size, stored)
+        state = state.replace(model_state=state.model_state | tables)
+        return state if state_shardings else put(state)
 
     def fetch(variables: Any) -> Any:
         is_whole = not state_shardings and not processes.is_distributed()
         return variables if is_whole else shardings.fetch_replicated(variables, mesh)
 
     chosen, num_microbatches = choose_layouts(
-        dataset.splits["train"], model, batch_size, num_devices, accumulate
+        dataset.splits["train"], model, batch_size // num_networks, num_devices, accumulate
     )
     train_steps = compile_steps(
         model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings

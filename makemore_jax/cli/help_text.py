@@ -13,7 +13,8 @@ MEANING_COLUMN = 36
 # Fields that only one kind of model has. The classes of the models decide; --help does not import
 # them, because that takes seconds.
 ONLY = {
-    "transformer": "dropout dropout_rng activation bias tied init_scheme dtype remat layer_loop",
+    "transformer": "dropout_rng activation bias tied init_scheme dtype remat layer_loop",
+    "mixture": "networks ngram_contexts ngram_weight",
     "window_mlp": "fuse batch_norm momentum output_norm init_scale",
 }
 

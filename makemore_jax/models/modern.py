@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax.models import transformer
 from makemore_jax.models.layers import Linear, Positions, embedding, kernels
-from makemore_jax.models.transformer import Cache, Decoder
+from makemore_jax.models.transformer import BlockConfig, Cache, Decoder
 
 
 def norm(x: Array) -> Array:
@@ -37,61 +38,50 @@ def rotate(x: Array, positions: Array) -> Array:
 class CausalSelfAttention(nn.Module):
     """Attention with rotated and normalized queries and keys."""
 
-    n_head: int
-    n_embd: int
-    blockwise: bool
+    config: BlockConfig
 
     def setup(self):
-        C = self.n_embd
+        C = self.config.n_embd
         self.c_q, self.c_k, self.c_v, self.c_proj = (Linear(C, C, False) for _ in range(4))
+        self.drop = nn.Dropout(self.config.dropout)
 
     def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
         """Return queries, keys and values. (..., C) -> (..., nh, hs) each"""
-        heads = (*x.shape[:-1], self.n_head, -1)
+        heads = (*x.shape[:-1], self.config.n_head, -1)
         q, k, v = (linear(x).reshape(heads) for linear in (self.c_q, self.c_k, self.c_v))
         return norm(rotate(q, positions)), norm(rotate(k, positions)), v
 
-    def __call__(self, x: Array, mask: Array, positions: Positions) -> Array:
+    def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
         q, k, v = self.project(x, kernels.token_positions(x, positions))
         k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))
-        y = kernels.attention(q, k, v, mask, blockwise=self.blockwise)
-        return self.c_proj(y.reshape(x.shape))
+        y = kernels.attention(q, k, v, mask, blockwise=self.config.blockwise)
+        return self.drop(self.c_proj(y.reshape(x.shape)), deterministic=not train)
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
         q, k, v = (a.reshape(x.shape) for a in self.project(x, position))  # (B, C) each
-        cache = cache[0].at[position].set(k), cache[1].at[position].set(v)
-        y = kernels.decode_attention(q, *cache, position, self.n_head, self.blockwise)
+        cache, config = (cache[0].at[position].set(k), cache[1].at[position].set(v)), self.config
+        y = kernels.decode_attention(q, *cache, position, config.n_head, config.blockwise)
         return cache, self.c_proj(y)
 
 
 class MLP(nn.Module):
     """A two-layer perceptron, four times as wide inside."""
 
+    config: BlockConfig
+
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         h = Linear(x.shape[-1], 4 * x.shape[-1], False, name="c_fc")(x)
-        return Linear(h.shape[-1], x.shape[-1], False, name="c_proj")(jnp.square(nn.relu(h)))
+        y = Linear(h.shape[-1], x.shape[-1], False, name="c_proj")(jnp.square(nn.relu(h)))
+        return nn.Dropout(self.config.dropout)(y, deterministic=not train)
 
 
-class Block(nn.Module):
+class Block(transformer.Block):
     """Attention, then an MLP, each with a norm before it and a residual connection."""
 
-    n_head: int
-    n_embd: int
-    blockwise: bool
-
     def setup(self):
-        self.attn = CausalSelfAttention(self.n_head, self.n_embd, self.blockwise)
-        self.mlp = MLP()
-
-    def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        x = x + self.attn(norm(x), mask, positions)
-        return x + self.mlp(norm(x))
-
-    def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
-        cache, y = self.attn.step(cache, norm(x), position)
-        x = x + y
-        return cache, x + self.mlp(norm(x))
+        self.ln_1 = self.ln_2 = norm
+        self.attn, self.mlp = CausalSelfAttention(self.config), MLP(self.config)
 
 
 class Modern(Decoder):
@@ -102,15 +92,19 @@ class Modern(Decoder):
     n_layer: int
     n_head: int
     n_embd: int
+    dropout: float = 0.0
     blockwise: bool = True
 
     def setup(self):
+        sizes = self.n_head, self.n_embd, self.dropout
+        config = BlockConfig(*sizes, blockwise=self.blockwise)
         self.wte = embedding(self.vocab_size, self.n_embd)
-        self.h = [Block(self.n_head, self.n_embd, self.blockwise) for _ in range(self.n_layer)]
+        self.drop = nn.Dropout(self.dropout)
+        self.h = [Block(config) for _ in range(self.n_layer)]
         self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        x = self._embed(tokens, positions)  # (B, T, C)
+        x = self.drop(self._embed(tokens, positions), deterministic=not train)  # (B, T, C)
         mask = kernels.causal_mask(tokens.shape[1], positions)
         return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
 

@@ -1,0 +1,113 @@
+"""The predictions of counted n-grams as arrays, which a model looks up on the device.
+
+The table has the smoothed distribution after every context of up to ORDER - 1 tokens that occurs in
+the training lines. It is part of a model's variables, and therefore of its checkpoints.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from makemore_jax.data import Split
+from makemore_jax.errors import UserError
+from makemore_jax.mixture import counting
+from makemore_jax.models.layers import Positions
+
+COLLECTION = "ngrams"  # the table among the variables of a model
+MAX_ORDER = 6
+UNUSED = np.iinfo(np.int32).max  # in place of a context, in rows that are not used
+
+
+def order_of(vocab_size: int) -> int:
+    """Return the largest order, at most MAX_ORDER, whose contexts fit in an int32."""
+    orders = range(1, MAX_ORDER + 1)
+    return max(n for n in orders if (vocab_size + 1) ** (n - 1) < UNUSED)
+
+
+class NgramTable(nn.Module):
+    """The distributions after `num_contexts` contexts.
+
+    A context is a number with tokens plus one as digits of base V + 1. The empty context is 0.
+    Until the table is filled, it has only the empty context, with a uniform distribution.
+    """
+
+    vocab_size: int  # V
+    num_contexts: int  # R, rows of the table
+
+    def setup(self):
+        shape = self.num_contexts, self.vocab_size
+        contexts = jnp.full(self.num_contexts, UNUSED, jnp.int32).at[0].set(0)
+        self.contexts = self.variable(COLLECTION, "contexts", lambda: contexts)  # (R,), sorted
+        self.probs = self.variable(COLLECTION, "probs", jnp.full, shape, 1 / self.vocab_size)
+
+    def __call__(self, history: Array) -> Array:
+        """Return the distribution after the longest known context. (..., ORDER - 1) -> (..., V)"""
+        base, context, row = self.vocab_size + 1, 0, 0
+        for k in range(history.shape[-1]):
+            context = context + history[..., k] * base**k
+            index = jnp.searchsorted(self.contexts.value, context)
+            row = jnp.where(self.contexts.value[index] == context, index, row)
+        return self.probs.value[row]
+
+
+def histories(tokens: Array, positions: Positions, vocab_size: int) -> Array:
+    """Return the last tokens at each position. (B, T) -> (B, T, ORDER - 1)
+
+    They are the tokens plus one, the newest first, and 0 before the line starts.
+    """
+    positions = jnp.arange(tokens.shape[1]) if positions is None else positions
+    last = [
+        jnp.where(positions >= k, jnp.roll(tokens, k, axis=1) + 1, 0)
+        for k in range(order_of(vocab_size) - 1)
+    ]
+    return jnp.stack(last, axis=-1)
+
+
+def empty_history(batch_size: int, vocab_size: int) -> Array:
+    """Return the history before the first token. (B, ORDER - 1)"""
+    return jnp.zeros((batch_size, order_of(vocab_size) - 1), jnp.int32)
+
+
+def append(history: Array, token: Array) -> Array:
+    """Return the history after one more token (B,)."""
+    return jnp.roll(history, 1, axis=1).at[:, 0].set(token + 1)
+
+
+def fill(model: nn.Module, split: Split) -> dict[str, Any]:
+    """Return the variables of the table of a model for its training lines; {} without a table.
+
+    UserError if there are more contexts than rows.
+    """
+    num_rows = getattr(model, "ngram_contexts", None)
+    if num_rows is None:
+        return {}
+    contexts, probs = smoothed_distributions(split, model.vocab_size)
+    num_unused = num_rows - len(contexts)
+    if num_unused < 0:
+        raise UserError(
+            f"model.ngram_contexts: {num_rows} must be at least {len(contexts)}, "
+            "the number of contexts in the training lines"
+        )
+    contexts = np.pad(contexts, (0, num_unused), constant_values=UNUSED)
+    probs = np.pad(probs, [(0, num_unused), (0, 0)])
+    table = {"contexts": contexts.astype(np.int32), "probs": probs.astype(np.float32)}
+    return {COLLECTION: {"table": jax.tree.map(jnp.asarray, table)}}
+
+
+def smoothed_distributions(split: Split, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return all contexts of a split as sorted numbers (R,), and their distributions (R, V)."""
+    model = counting.count(split, order_of(vocab_size), vocab_size)
+    contexts, probs = [], []
+    for k, table in enumerate(model.tables):  # contexts of k tokens
+        tokens = table.contexts[:, None] // vocab_size ** np.arange(k) % vocab_size
+        contexts.append((tokens + 1) @ (vocab_size + 1) ** np.arange(k))
+        grams = table.contexts[:, None] * vocab_size + np.arange(vocab_size)
+        shorter = model._replace(tables=model.tables[: k + 1])
+        probs.append(counting.probabilities(shorter, grams))
+    contexts, probs = np.concatenate(contexts), np.concatenate(probs)
+    by_number = np.argsort(contexts)
+    return contexts[by_number], probs[by_number]

@@ -1,0 +1,148 @@
+"""The family mixture: several networks and counted n-grams as one model."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, assert_close, assert_one_line, run, small_config
+
+from makemore_jax import assemble
+from makemore_jax.assemble import load_data
+from makemore_jax.assemble.parts import validate
+from makemore_jax.assemble.programs import make_programs
+from makemore_jax.data.lines import Lines
+from makemore_jax.mixture import counting, table
+from makemore_jax.mixture.gradients import each_network
+from makemore_jax.training.step import gradients
+
+ROWS = 4096
+FLAGS = [f"--config.model.ngram_contexts={ROWS}", "--config.model.ngram_weight=0.3"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A file with 500 names."""
+    path = tmp_path_factory.mktemp("words") / "words.txt"
+    lines = (ROOT / "names.txt").read_text("utf-8").splitlines()[:500]
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+def make(words, weight=0.3, rows=ROWS, **model):
+    """Return the data, the programs and the first state of a small mixture."""
+    config = small_config("mixture")
+    config.data.path = str(words)
+    config.model.ngram_contexts, config.model.ngram_weight = rows, weight
+    config.model.networks, config.train.batch_size = 2, 6
+    for name, value in model.items():
+        setattr(config.model, name, value)
+    validate(config)
+    data = load_data(config.data, config.seed)
+    config.data.block_size = data.block_size
+    programs = make_programs(config, data)
+    return data, programs, programs.create_state(jax.random.key(1))
+
+
+def test_with_a_weight_near_1_losses_are_those_of_the_counts(words):
+    data, programs, state = make(words, weight=1 - 1e-7)
+    counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
+    for split in data.splits.values():
+        assert_close(programs.evaluate(state.variables, split), counting.nll(counts, split))
+
+
+def test_the_mixture_is_a_weighted_mean_of_probabilities(words):
+    data, programs, state = make(words)
+    counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
+    line = np.array([[0, *data.vocab.encode("anelia")]])
+    network = programs.model.network(parent=None)
+    networks = [
+        jax.nn.softmax(network.apply({"params": params}, line))[0]
+        for params in state.params.values()
+    ]
+    assert len(networks) == 2
+    mixed = jnp.exp(programs.model.apply(state.variables, line))[0]
+    for t in range(line.shape[1]):
+        newest = line[0, max(0, t + 2 - table.MAX_ORDER) : t + 1]
+        context = sum(int(token) * data.vocab.size**i for i, token in enumerate(newest[::-1]))
+        grams = context * data.vocab.size + np.arange(data.vocab.size)
+        mean = (networks[0][t] + networks[1][t]) / 2
+        expected = 0.7 * mean + 0.3 * counting.probabilities(counts, grams)
+        assert_close(mixed[t], expected)
+
+
+def test_one_position_at_a_time_gives_the_same(words):
+    data, programs, state = make(words)
+    tokens = data.splits["dev"].take(jnp.arange(5)).inputs
+    whole = programs.model.apply(state.variables, tokens)
+    carry = programs.model.apply(state.variables, 5, method="init_carry")
+    step = jax.jit(partial(programs.model.apply, state.variables, method="step"))
+    for t in range(tokens.shape[1]):
+        carry, logits = step(carry, tokens[:, t])
+        assert_close(logits, whole[:, t])
+
+
+def test_a_packed_line_does_not_see_the_line_before_it(words):
+    data, programs, state = make(words)
+    first, second = [0, *data.vocab.encode("emma")], [0, *data.vocab.encode("ann")]
+    positions = jnp.array([[*range(len(first)), *range(len(second))]])
+    packed = programs.model.apply(state.variables, jnp.array([first + second]), positions=positions)
+    alone = programs.model.apply(state.variables, jnp.array([second]))
+    assert_close(packed[0, len(first) :], alone[0])
+
+
+def test_each_network_learns_from_its_part_of_the_batch(words):
+    data, programs, state = make(words)
+    network, split = programs.model.network(parent=None), data.splits["train"]
+    indices, key = jnp.array([3, 1, 4, 1, 5, 9]), jax.random.key(2)
+    sums = each_network(gradients(network), 2)(state.variables, split, indices, key)
+    parts = [
+        gradients(network)({"params": params}, split, part, key)
+        for params, part in zip(state.params.values(), (indices[:3], indices[3:]), strict=True)
+    ]
+    assert_close(sums.loss, parts[0].loss + parts[1].loss)
+    assert sums.count == parts[0].count + parts[1].count
+    for grads, part in zip(sums.grads.values(), parts, strict=True):
+        mean = jax.tree.map(lambda g: g / part.count, part.grads)  # noqa: B023
+        jax.tree.map(lambda g, m: assert_close(g / sums.count, m), grads, mean)
+
+
+def test_training_changes_all_networks_but_not_the_table(words):
+    data, programs, state = make(words, dropout=0.1)
+    before = jax.device_get(state)
+    state, _ = programs.train_steps(state, data.splits["train"], jax.random.key(2), 3)
+    is_same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
+    assert not any(jax.tree.leaves(is_same))
+    jax.tree.map(np.testing.assert_array_equal, state.model_state, before.model_state)
+
+
+def test_a_run_saves_and_samples_the_mixture(words, tmp_path):
+    config = small_config("mixture", steps=4, eval_every=2, checkpoint_every=2, sample_every=4)
+    config.data.path = str(words)
+    config.model.ngram_contexts, config.model.ngram_weight = ROWS, 1 - 1e-7
+    summary = assemble.train(config, str(tmp_path))
+    data = load_data(config.data, config.seed)
+    counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
+    assert_close(summary["test_loss"], counting.nll(counts, data.splits["test"]))
+    lm = assemble.load_language_model(tmp_path, assemble.read_run(tmp_path))
+    for sample in assemble.sample(lm, jax.random.key(3), 5):
+        tokens = [0, *data.vocab.encode(sample.text), 0]
+        line = Lines(np.array(tokens), np.array([0, len(tokens) - 1]), data.block_size)
+        assert_close(sample.log_prob, -counting.nll(counts, line) * (len(tokens) - 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.model.ngram_contexts=50"], "model.ngram_contexts: 50 must be at least "),
+        (["--config.model.ngram_contexts=None"], "model.ngram_weight: 0.3 must be 0 without"),
+        ([*FLAGS, "--config.data.kind=text"], f"model.ngram_contexts: {ROWS} must be null"),
+        (["--config.model.kind=gru"], "gru models do not have it"),
+        (["--config.train.batch_size=5"], "train.batch_size: 5 must be divisible by"),
+    ],
+)
+def test_a_mixture_that_is_not_possible_is_refused(flags, message, tmp_path):
+    done = run("train.py", "--config", "best", *flags, "--workdir", tmp_path / "w")
+    assert_one_line(done, "train.py", message)
+    assert not (tmp_path / "w").exists()
