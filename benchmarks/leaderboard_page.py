@@ -61,6 +61,12 @@ n-grams are the baseline that every network must beat. \\* marks a network whose
 below that of the best n-gram, which is the order with the lowest dev loss.
 """
 
+BEST = """
+`best` is `configs/best.py`, a mixture of networks with n-grams. It trains much longer than the
+others, so it has {seeds}, and not on every split. `python -m benchmarks.leaderboard --models best
+--seeds 1` trains it.
+"""
+
 
 def by_model(results: dict[str, Any], condition: str) -> dict[str, list[dict[str, Any]]]:
     """Return the runs of a condition by model, sorted by the mean test loss."""
@@ -145,7 +151,14 @@ def as_page(content: dict[str, Any]) -> str:
     machine, results = content["machine"], content["results"]
     hardware = f"{machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}"
     hidden = [m for m, runs in by_model(results, TIMED).items() if _is_hidden(runs)]
-    parts = [INTRODUCTION, f"Machine: {hardware}.\n", f"## The {TIMED} split in two figures\n"]
+    measured = {tuple(name.split("/")[::2]) for name in results}
+    seeds = len({seed for model, seed in measured if model == "best"})
+    best = BEST.format(seeds="one seed" if seeds == 1 else f"{seeds} seeds") if seeds else ""
+    parts = [
+        INTRODUCTION + best,
+        f"Machine: {hardware}.\n",
+        f"## The {TIMED} split in two figures\n",
+    ]
     parts += [
         f"![Test loss by {name}](leaderboard/{FIGURES[key][0]})\n"
         for key, name in (("num_params", "parameters"), ("seconds", "training time"))
