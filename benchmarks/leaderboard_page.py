@@ -17,7 +17,7 @@ README_ROWS = 5
 # Per field: the file, the label of the x axis, and its ticks in each power of 10.
 FIGURES = {
     "num_params": ("loss_by_parameters.png", "parameters (n-grams: different n-grams)", (1,)),
-    "seconds": ("loss_by_time.png", "seconds of training, two CPU cores", (1, 2, 5)),
+    "seconds": ("loss_by_time.png", "seconds of training, two CPU cores", (1, 3)),
 }
 
 INTRODUCTION = """\
@@ -256,6 +256,7 @@ def place_labels(figure: Any, ax: Any, points: dict[str, tuple[float, float]]) -
     texts = []
     for name, point in points.items():
         text = ax.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # over the grid
         texts.append(text)
         for x, y, ha, va in _offsets():
             text.set(position=(x, y), ha=ha, va=va)
