@@ -457,7 +457,7 @@ def test_a_killed_training_leaves_no_lock(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("num", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_readers_during_saves_see_one_state(num, tmp_path):
     """Each reader gets the state of one step, and the best is never older than before."""
     states = [jax.device_get(state_at(step)) for step in range(1, num + 1)]

@@ -113,10 +113,18 @@ def _read_by_prefixes(module: Any, tokens: Any) -> Any:
 
 
 def _part(
-    title: str, torch: tuple[str, ...], jax: tuple[str, ...], file: str, about: str, **options: Any
+    title: str,
+    torch: tuple[str, ...],
+    jax: tuple[str, ...],
+    file: str,
+    about: str,
+    *,
+    elsewhere: tuple[Code, ...] = (),
+    **options: Any,
 ) -> Pair:
-    """Return the pair of a part of a family."""
-    return Pair(title, (Code(REFERENCES, torch),), (Code(file, jax),), about, **options)
+    """Return the pair of a part of a family. `elsewhere` has code in JAX from other files."""
+    sides = (Code(REFERENCES, torch),), (Code(file, jax), *elsewhere)
+    return Pair(title, *sides, about, **options)
 
 
 def _recurrent_cell(cell: str, function: str, about: str, inputs: tuple[str, ...]) -> Pair:
@@ -326,9 +334,11 @@ FAMILIES: dict[str, Family] = {
         _part(
             "Block",
             ("rms_norm", "ModernAttention.forward", "ModernBlock.forward"),
-            ("norm", "CausalSelfAttention", "MLP", "Block.__call__"),
+            ("norm", "CausalSelfAttention", "MLP", "Block"),
             "models/modern.py",
-            "Queries and keys are rotated and then normalized. No layer has a bias or a gain.",
+            "Queries and keys are rotated and then normalized. No layer has a bias or a gain. In "
+            "JAX, the methods of the block are those of the transformer's block.",
+            elsewhere=(Code("models/transformer.py", ("Block.__call__",)),),
             inputs=(STREAM,),
             run_torch=lambda module, x: module.h[0](x),
             run_jax=lambda apply, x: apply(
@@ -340,8 +350,10 @@ FAMILIES: dict[str, Family] = {
         torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
         forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
-        step=("CausalSelfAttention.step", "Block.step"),
-        step_elsewhere=(Code("models/transformer.py", ("Decoder.init_carry", "Decoder.step")),),
+        step=("CausalSelfAttention.step",),
+        step_elsewhere=(
+            Code("models/transformer.py", ("Block.step", "Decoder.init_carry", "Decoder.step")),
+        ),
     ),
 }
 
