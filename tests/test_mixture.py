@@ -151,8 +151,8 @@ def test_a_report_shows_the_first_network(words):
 
 
 def test_a_table_that_is_too_large_is_refused(words):
-    with pytest.raises(UserError, match=r"10000000 rows of 27 probabilities are"):
-        make(words, rows=10_000_000)
+    with pytest.raises(UserError, match=r"20000000 rows of 26 probabilities are"):
+        make(words, rows=20_000_000)
 
 
 def test_a_sweep_refuses_a_mixture():
