@@ -40,8 +40,6 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import step_keys
 
-pytestmark = pytest.mark.versions
-
 B, T, C = 3, BLOCK, 11  # C is the small models' n_embd2
 KEY = jax.random.key(5)
 
@@ -94,6 +92,7 @@ TAPS = {
 }
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["mlp", "gru"]))
 def test_the_tapped_program_equals_the_model(kind):
     model, params = small_model(kind)
@@ -105,6 +104,7 @@ def test_the_tapped_program_equals_the_model(kind):
     assert [(a.shape, a.dtype) for a in values] == [(tap.shape, tap.dtype) for tap in taps]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(["bigram", "cnn", "lstm", "transformer"], ["bigram"]))
 def test_gradients_and_updates_are_those_of_the_step(kind):
     """Check the second step, with dropout if the model has it."""
@@ -190,6 +190,7 @@ def hidden_layer(params, inputs):
     return np.stack(h, axis=1)
 
 
+@pytest.mark.versions
 def test_values_and_gradients_of_the_mlp():
     model, params = small_model("mlp")
     batch = inputs, targets = rows()
@@ -209,6 +210,7 @@ def test_values_and_gradients_of_the_mlp():
         assert_close(np.array(ours) / x.std(), np.array(expected) / x.std(), 1e-4)
 
 
+@pytest.mark.versions
 def test_a_change_of_a_state_changes_later_states():
     """In the RNN's scan, step t receives add[t], which changes all later states."""
     model, params = small_model("rnn")
@@ -224,6 +226,7 @@ def test_a_change_of_a_state_changes_later_states():
         assert_close(values[t], carry, 1e-5)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", quick_of(["gru", "lstm", "transformer"], ["gru"]))
 def test_activation_gradients_match_finite_differences(kind):
     """Take the differences along the gradient, for each nonlinearity."""
@@ -423,6 +426,7 @@ def test_results_are_json():
     json.dumps(run(state, Batch(inputs, jnp.full_like(targets, -1)), KEY), allow_nan=False)
 
 
+@pytest.mark.versions
 def test_the_program_is_compiled_once():
     model, params = small_model("mlp")
     times = []
@@ -438,6 +442,7 @@ def test_the_program_is_compiled_once():
     assert len(times) == 1
 
 
+@pytest.mark.versions
 def test_taps_in_all_kinds_of_programs():
     """Loops and wrapped functions have taps; branches of a conditional have none."""
 
@@ -473,6 +478,7 @@ def test_taps_in_all_kinds_of_programs():
     assert_close(values[1], jnp.tanh(2 * x))
 
 
+@pytest.mark.versions
 def test_custom_gradients_are_kept():
     """At 0 the gradient of jax.nn.relu is 0, and that of jnp.maximum is 1 / 2."""
     for function, slope in ((jax.nn.relu, 0.0), (lambda x: jnp.maximum(x, 0), 0.5)):

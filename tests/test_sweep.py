@@ -53,7 +53,7 @@ def run_alone(config):
     return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
 
 
-@pytest.mark.parametrize("kind", quick_of(["mlp", "gru", "transformer"], ["mlp"]))
+@pytest.mark.parametrize("kind", quick_of(["mlp", "transformer"], ["mlp"]))
 def test_each_member_is_the_run_of_its_own(kind):
     """Mean losses of 50 steps and the dev loss, after 100 steps of three optimizers' numbers."""
     config = sweep_config(kind, steps=100)

@@ -356,6 +356,33 @@ def test_a_token_file_of_another_size_is_refused(size, mapped):
     assert file.read_bytes() == content
 
 
+def test_a_damaged_token_file_is_refused(mapped):
+    """A token that has changed would be trained on without a word."""
+    dataset, file = mapped
+    content = bytearray(file.read_bytes())
+    content[NUM // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"text.tokens is damaged: its sha256 has changed; delete"):
+        dataset.prepare()
+    saved = json.loads(file.with_suffix(".json").read_text("utf-8"))
+    del saved["tokens_sha256"]  # as an older version wrote it
+    file.with_suffix(".json").write_text(json.dumps(saved), "utf-8")
+    dataset.prepare()
+    file.with_suffix(".json").write_text("[]", "utf-8")
+    with pytest.raises(UserError, match=r"text.json is damaged; delete it"):
+        dataset.prepare()
+
+
+def test_a_token_file_that_becomes_shorter_ends_the_training(mapped):
+    """The missing tokens would be zeros."""
+    dataset, file = mapped
+    file.write_bytes(file.read_bytes()[: NUM // 2])
+    split = dataset.splits["train"]
+    split.load(lambda: np.arange(3))
+    with pytest.raises(UserError, match=r"text.tokens is damaged: it became shorter; delete it"):
+        split.load(lambda: np.arange(NUM // 2 - 2, NUM // 2))
+
+
 def test_a_partial_token_file_of_a_killed_run_is_not_used(mapped, monkeypatch):
     dataset, file = mapped
     before = file.read_bytes()

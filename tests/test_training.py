@@ -222,7 +222,7 @@ assert int(whole.step) == 12
 """
 
 
-@pytest.mark.parametrize("kind", quick_of(["gru", "transformer"], []))
+@pytest.mark.parametrize("kind", quick_of(["bigram", "gru", "transformer"], []))
 def test_steps_do_not_depend_on_their_division_into_calls(kind):
     """They are equal bit for bit, so the step at which a run stops does not matter."""
     done = run("-c", CUT, kind, **AS_USERS_RUN)

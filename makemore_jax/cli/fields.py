@@ -1,10 +1,10 @@
-"""The fields of the config by name, as the command line and sweeps accept them."""
+"""The fields of the config by name, as the command line and sweeps accept them; rules of flags."""
 
 import re
 import typing
 from typing import Any
 
-from makemore_jax.config import fields
+from makemore_jax.config import Rule, fields
 from makemore_jax.errors import UserError, did_you_mean
 
 
@@ -43,3 +43,9 @@ def check_value(name: str, text: str) -> None:
             as_int = f"; write {int(as_float)}" if as_float and as_float.is_integer() else ""
             expected = "an integer" if kind is int else "a number"
             raise UserError(f"{name}: {text!r} is not {expected}{as_int}") from None
+
+
+def check_flag(flag: str, value: Any, rule: Rule) -> None:
+    """UserError if the value of a flag is set and does not meet a rule."""
+    if value is not None and not rule.accepts(value):
+        raise UserError(f"--{flag}: {rule.error(value)}")

@@ -6,6 +6,8 @@ from absl import flags
 from absl.flags import FLAGS
 
 from makemore_jax.cli import sample_rules
+from makemore_jax.cli.fields import check_flag
+from makemore_jax.config import AT_LEAST_1, SEED
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,12 +54,9 @@ def check() -> None:
     """UserError for a flag without a usable value, or for flags that exclude each other."""
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
-    for name in ("num", "max_len"):
-        value = FLAGS[name].value
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: {value} must be at least 1")
-    if not 0 <= FLAGS.seed < 2**32:
-        raise UserError(f"--seed: {FLAGS.seed} must be between 0 and 4294967295")
+    check_flag("num", FLAGS.num, AT_LEAST_1)
+    check_flag("max_len", FLAGS.max_len, AT_LEAST_1)
+    check_flag("seed", FLAGS.seed, SEED)
     if FLAGS.score is not None:
         for name in SAMPLING_FLAGS:
             if FLAGS[name].present:

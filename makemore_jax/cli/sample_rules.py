@@ -4,6 +4,8 @@ import math
 import unicodedata
 from typing import TYPE_CHECKING
 
+from makemore_jax.cli.fields import check_flag
+from makemore_jax.config import AT_LEAST_1, SHARE
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,10 +19,8 @@ def check_decoding(decoding: "Decoding") -> None:
     """UserError if a field is out of its range."""
     if not 0 <= decoding.temperature < math.inf:
         raise UserError(f"--temperature: {decoding.temperature} must be a number, 0 or above")
-    if decoding.top_k is not None and decoding.top_k < 1:
-        raise UserError(f"--top_k: {decoding.top_k} must be at least 1")
-    if decoding.top_p is not None and not 0 < decoding.top_p <= 1:
-        raise UserError(f"--top_p: {decoding.top_p} must be above 0 and at most 1")
+    check_flag("top_k", decoding.top_k, AT_LEAST_1)
+    check_flag("top_p", decoding.top_p, SHARE)
 
 
 def check_prompt(vocab: "Vocab", prompt: str) -> None:

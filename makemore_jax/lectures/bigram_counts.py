@@ -20,6 +20,8 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
+from makemore_jax.cli.fields import check_flag
+from makemore_jax.config import AT_LEAST_1, SEED
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
@@ -232,10 +234,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from makemore_jax.lectures import pictures
 
     words = command.read_words(arguments.data)
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
-    if arguments.num < 1:
-        raise UserError(f"--num: {arguments.num} must be at least 1")
+    check_flag("seed", arguments.seed, SEED)
+    check_flag("num", arguments.num, AT_LEAST_1)
     summary = statistics(words)
     vocab = Vocab(summary.chars)
     counts = count(words, vocab)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from makemore_jax.assemble import load_data
-from makemore_jax.config import DataConfig
-from makemore_jax.errors import UserError
+from makemore_jax.cli.fields import check_flag
+from makemore_jax.config import AT_LEAST_1, SEED, DataConfig
 from makemore_jax.lectures import command
 from makemore_jax.mixture.counting import count, nll, sample
 from makemore_jax.original_splits import SPLITS
@@ -35,10 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed: {arguments.seed} must be between 0 and 4294967295")
-    if arguments.num < 1:
-        raise UserError(f"--num: {arguments.num} must be at least 1")
+    check_flag("seed", arguments.seed, SEED)
+    check_flag("num", arguments.num, AT_LEAST_1)
     with command.reading_data():
         config = DataConfig(path=arguments.data, split=arguments.split)
         dataset = load_data(config, arguments.seed)

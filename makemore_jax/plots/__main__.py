@@ -18,7 +18,9 @@ from pathlib import Path
 
 from absl import flags
 
+from makemore_jax import config as config_lib
 from makemore_jax.cli import command_line, startup
+from makemore_jax.cli.fields import check_flag
 from makemore_jax.errors import UserError
 from makemore_jax.integrity.untrusted import check_links
 from makemore_jax.report import comparison
@@ -28,10 +30,8 @@ from makemore_jax.report.collect import collect
 def main() -> None:
     if not WORKDIR.value:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
-    if NUM.value < 1:
-        raise UserError(f"--num: {NUM.value} must be at least 1")
-    if not 0 <= SEED.value < 2**32:
-        raise UserError(f"--seed: {SEED.value} must be between 0 and 4294967295")
+    check_flag("num", NUM.value, config_lib.AT_LEAST_1)
+    check_flag("seed", SEED.value, config_lib.SEED)
     if NAMES.value == []:
         raise UserError("--names is empty; separate names by commas, as in emma,olivia")
     folders = list(map(Path, WORKDIR.value))

@@ -14,6 +14,7 @@ from flax import struct
 from jax import Array
 
 from makemore_jax.data import Batch, Split
+from makemore_jax.errors import UserError
 
 
 @struct.dataclass
@@ -83,6 +84,8 @@ class TextFile(Text):
             for crop, index in zip(crops, indices.tolist(), strict=True):
                 begin = index * self.stride
                 file.seek((self.first + begin) * crops.itemsize)
-                file.readinto(crop[: self.num_chars - begin])
+                part = crop[: self.num_chars - begin]
+                if file.readinto(part) != part.nbytes:
+                    raise UserError(f"{self.file} is damaged: it became shorter; delete it")
         sizes = (self.num_chars, self.block_size, self.stride)
         return Crops(jnp.asarray(crops), *sizes, jnp.asarray(indices, jnp.int32))

@@ -1,6 +1,7 @@
 """Read a text of any size in parts; write its tokens to a file."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,21 +66,25 @@ def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[n
 def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: str) -> None:
     """Write the tokens of a text to `file`, and metadata to a JSON file, unless they exist.
 
-    UserError if an existing file is damaged or of another text, or if `file` can't be written.
+    UserError if an existing file is damaged or of another text, or if `file` can't be written. The
+    metadata of older versions has no hash of the tokens.
     """
     dtype = np.min_scalar_type(vocab.size - 1)
     metadata = {"sha256": sha256, "chars": num_chars, "dtype": dtype.name}
     metadata_file = file.with_suffix(".json")
     if file.exists() and metadata_file.exists():
         try:
-            is_same = json.loads(metadata_file.read_text("utf-8")) == metadata
-        except ValueError:
+            saved = json.loads(metadata_file.read_text("utf-8"))
+            tokens_sha256 = saved.pop("tokens_sha256", None)
+        except (ValueError, AttributeError, TypeError):
             raise UserError(f"{metadata_file} is damaged; delete it") from None
-        if not is_same:
+        if saved != metadata:
             raise UserError(f"{file} has the tokens of another text than {config.path}; delete it")
         size, expected = file.stat().st_size, num_chars * dtype.itemsize
         if size != expected:
             raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete it")
+        if tokens_sha256 not in (None, hash_file(file)):
+            raise UserError(f"{file} is damaged: its sha256 has changed; delete it")
         return
     try:
         partial = file.with_suffix(".partial")
@@ -87,9 +92,15 @@ def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: 
             for tokens in encode_parts(config, vocab, num_chars):
                 out.write(tokens.tobytes())
         partial.replace(file)
-        write_json(metadata_file, metadata)
+        write_json(metadata_file, metadata | {"tokens_sha256": hash_file(file)})
     except OSError as error:
         raise UserError(f"{file} can't be written: {error.strerror}") from None
+
+
+def hash_file(file: Path) -> str:
+    """Return the sha256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _code_points(text: str) -> np.ndarray:

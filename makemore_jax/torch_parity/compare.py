@@ -22,19 +22,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
+from flax import linen as nn
 from ml_collections import config_flags
 
 from makemore_jax import assemble, data
 from makemore_jax.assemble import create_model, load_data, validate
 from makemore_jax.cli import command_line, config_flag, startup
-from makemore_jax.config import Config
+from makemore_jax.cli.fields import check_flag
+from makemore_jax.config import AT_LEAST_1, Config
 from makemore_jax.decoding import Decoding, LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
@@ -53,6 +55,7 @@ from makemore_jax.torch_parity.table import (
 )
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step, step_keys
 from makemore_jax.versions import versions
 from makemore_jax.workdir import write_json
@@ -77,6 +80,15 @@ TOLERANCES = {
 }
 
 
+class Trained(NamedTuple):
+    """The results of training both sides, one step at a time."""
+
+    state: TrainState  # of the JAX side after the last step
+    losses: dict[str, list[float]]  # of each step, by side
+    seconds: dict[str, list[float]]  # of each step, by side
+    parameters: dict[int, float]  # difference of the parameters, by step
+
+
 def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, Any]:
     """Train both models for `steps` steps. Return the largest differences, the curves and times.
 
@@ -85,81 +97,105 @@ def compare(config: Config, steps: int, has_compiled: bool = True) -> dict[str, 
     """
     check_comparable(config)
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    dataset = load_data(config.data, config.seed)
-    block_size, kind, split = dataset.block_size, config.model.kind, dataset.splits["train"]
-    model = create_model(config.model, dataset.vocab.size, block_size)
-    optimizer = make_optimizer(config.optimizer, steps)
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    keys = jax.random.split(key)
-    start = state_lib.create(model, optimizer, init_key, block_size)
-    variables = jax.tree.map(lambda a: a.astype(dtype), start.variables)
-    params = variables.pop("params")
-    start = state = state_lib.TrainState(start.step, params, optimizer.init(params), variables)
-    module = weights.reference(config, dataset.vocab.size, block_size)
-    module = module.to(getattr(torch, dtype.__name__))
-    weights.load_into(module, params, kind, variables.get("batch_stats"))
-
-    batch_size = config.train.batch_size
-    draw = jax.jit(lambda i: data.draw(split, step_keys(keys, i)[0], batch_size)[:2])
+    dataset, kind = load_data(config.data, config.seed), config.model.kind
+    start, module = _prepare(config, dataset, steps, dtype)
+    keys = jax.random.split(start.key)
+    draw = jax.jit(lambda i: data.draw(start.split, step_keys(keys, i)[0], start.batch_size)[:2])
     batches = [draw(i) for i in range(steps)]
-    differences = _first_step(model, module, start.variables, batches[0], kind)
+
+    differences = _first_step(start.model, module, start.state.variables, batches[0], kind)
     torch_grads = {name: p.grad.numpy().copy() for name, p in _named_parameters(module)}
-    train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size))
-    torch_step = make_torch_step(module, config.optimizer, steps)
-
-    curves, seconds, snapshots = {"jax": [], "torch": []}, {"jax": [], "torch": []}, {}
-    for i, batch in enumerate(batches, start=1):
-        torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
-        jax_start = time.perf_counter()
-        state, metrics = train_step(state, split, keys)
-        curves["jax"].append(finite_mean(i, [float(metrics["train_loss"])]))
-        torch_start = time.perf_counter()
-        curves["torch"].append(torch_step(*torch_batch))
-        seconds["jax"].append(torch_start - jax_start)
-        seconds["torch"].append(time.perf_counter() - torch_start)
-        if i in SNAPSHOTS or i == steps:
-            theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
-            snapshots[i] = worst_relative(weights.to_torch(state.params, kind), theirs)
-
-    max_len = dataset.max_len
-    if config.data.kind == "text":
-        max_len = MAX_PROMPT + min(2 * block_size, MAX_CONTINUATION)
-    lm = LanguageModel(model, state.variables, dataset.vocab, max_len, block_size)
-    continuations = _continuations(lm, module, _prompts(dataset))
+    trained = _train_both(config, start, module, batches)
+    continuations = _continuations(
+        _language_model(dataset, start.model, trained.state), module, _prompts(dataset)
+    )
+    losses = trained.losses["torch"]
     differences |= {
-        "parameters": worst(snapshots.values()),
-        "loss_curve": float(np.max(np.abs(np.subtract(curves["jax"], curves["torch"])))),
+        "parameters": worst(trained.parameters.values()),
+        "loss_curve": float(np.max(np.abs(np.subtract(trained.losses["jax"], losses)))),
         "continuations": sum(ours != theirs for _, ours, theirs in continuations),
     }
-    tolerances, not_compared = TOLERANCES[dtype.__name__], {}
+    not_compared = {}
     for num in compiled.DEVICE_COUNTS if has_compiled and dtype == jnp.float32 else ():
-        if reason := compiled.why_not(num, batch_size):
+        if reason := compiled.why_not(num, start.batch_size):
             not_compared[num] = reason
             continue
-        ours = compiled.train(model, optimizer, start, split, key, batch_size, steps, num)
+        ours = compiled.train(start, steps, num)
         grads = weights.to_torch(ours.grads, kind)
-        losses = np.subtract(ours.losses, curves["torch"])
         differences |= {
             f"compiled_gradients_{num}": worst_relative(grads, torch_grads),
-            f"compiled_loss_curve_{num}": float(np.max(np.abs(losses))),
+            f"compiled_loss_curve_{num}": float(np.max(np.abs(np.subtract(ours.losses, losses)))),
         }
     return {
         "kind": kind,
-        "num_params": state_lib.num_params(params),
+        "num_params": state_lib.num_params(start.state.params),
         "dtype": dtype.__name__,
         "steps": steps,
         "differences": differences,
-        "parameters_after": snapshots,
+        "parameters_after": trained.parameters,
         "not_compared": not_compared,
         "exceeded": [
             name
-            for name, bound in tolerances.items()
+            for name, bound in TOLERANCES[dtype.__name__].items()
             if name in differences and not differences[name] <= bound
         ],
-        "milliseconds": {side: 1e3 * float(np.median(times)) for side, times in seconds.items()},
-        "curves": curves,
+        "milliseconds": {
+            side: 1e3 * float(np.median(times)) for side, times in trained.seconds.items()
+        },
+        "curves": trained.losses,
         "continuations": continuations,
     }
+
+
+def _prepare(
+    config: Config, dataset: data.Dataset, steps: int, dtype: Any
+) -> tuple[compiled.Start, torch.nn.Module]:
+    """Return the training in JAX before its first step, and the module with the same weights."""
+    model = create_model(config.model, dataset.vocab.size, dataset.block_size)
+    optimizer = make_optimizer(config.optimizer, steps)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    state = state_lib.create(model, optimizer, init_key, dataset.block_size)
+    variables = jax.tree.map(lambda a: a.astype(dtype), state.variables)
+    params = variables.pop("params")
+    state = TrainState(state.step, params, optimizer.init(params), variables)
+    module = weights.reference(config, dataset.vocab.size, dataset.block_size)
+    module = module.to(getattr(torch, dtype.__name__))
+    weights.load_into(module, params, config.model.kind, variables.get("batch_stats"))
+    split, batch_size = dataset.splits["train"], config.train.batch_size
+    return compiled.Start(model, optimizer, state, split, key, batch_size), module
+
+
+def _train_both(
+    config: Config, start: compiled.Start, module: torch.nn.Module, batches: list[tuple]
+) -> Trained:
+    """Train both sides on the same batches."""
+    state, keys = start.state, jax.random.split(start.key)
+    train_step = jax.jit(make_train_step(gradients(start.model), start.optimizer, start.batch_size))
+    torch_step = make_torch_step(module, config.optimizer, len(batches))
+    losses, seconds = {"jax": [], "torch": []}, {"jax": [], "torch": []}
+    differences = {}
+    for i, batch in enumerate(batches, start=1):
+        torch_batch = [torch.tensor(np.asarray(a), dtype=torch.long) for a in batch]
+        jax_start = time.perf_counter()
+        state, metrics = train_step(state, start.split, keys)
+        losses["jax"].append(finite_mean(i, [float(metrics["train_loss"])]))
+        torch_start = time.perf_counter()
+        losses["torch"].append(torch_step(*torch_batch))
+        seconds["jax"].append(torch_start - jax_start)
+        seconds["torch"].append(time.perf_counter() - torch_start)
+        if i in SNAPSHOTS or i == len(batches):
+            theirs = {name: p.detach().numpy() for name, p in _named_parameters(module)}
+            ours = weights.to_torch(state.params, config.model.kind)
+            differences[i] = worst_relative(ours, theirs)
+    return Trained(state, losses, seconds, differences)
+
+
+def _language_model(dataset: data.Dataset, model: nn.Module, state: TrainState) -> LanguageModel:
+    """Return the model at the end of the training, with a limit on the characters of a text."""
+    max_len = dataset.max_len
+    if isinstance(dataset, TextDataset):
+        max_len = MAX_PROMPT + min(2 * dataset.block_size, MAX_CONTINUATION)
+    return LanguageModel(model, state.variables, dataset.vocab, max_len, dataset.block_size)
 
 
 def check_comparable(config: Config) -> None:
@@ -267,8 +303,7 @@ def _with_kind(config: Config, kind: str) -> Config:
 
 
 def main() -> None:
-    if STEPS.value < 1:
-        raise UserError(f"--steps: {STEPS.value} must be at least 1")
+    check_flag("steps", STEPS.value, AT_LEAST_1)
     startup.use_cores()  # as train.py does: the compiled program runs on two of them
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")

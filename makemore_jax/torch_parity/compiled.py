@@ -24,6 +24,17 @@ from makemore_jax.training.state import TrainState
 DEVICE_COUNTS = (1, 2)
 
 
+class Start(NamedTuple):
+    """A training in JAX before its first step."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    state: TrainState
+    split: Split
+    key: jax.Array  # of `make_train_steps`
+    batch_size: int
+
+
 class Outcome(NamedTuple):
     """The results of the compiled steps."""
 
@@ -66,25 +77,13 @@ def why_not(num_devices: int, batch_size: int) -> str | None:
     return None
 
 
-def train(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    start: TrainState,
-    split: Split,
-    key: jax.Array,
-    batch_size: int,
-    num_steps: int,
-    num_devices: int,
-) -> Outcome:
-    """Run `num_steps` compiled steps from `start`, which stays valid, on `num_devices` devices.
-
-    `key` is the one of `make_train_steps`.
-    """
-    num_params = state_lib.num_params(start.params)
-    mesh = make_mesh(MeshConfig(data=num_devices), batch_size, num_params)
+def train(start: Start, num_steps: int, num_devices: int) -> Outcome:
+    """Run compiled steps from `start`, which stays valid, on `num_devices` devices."""
+    model, _, state, split, key, batch_size = start
+    mesh = make_mesh(MeshConfig(data=num_devices), batch_size, state_lib.num_params(state.params))
     layouts, num_microbatches = programs.choose_layouts(split, model, batch_size, num_devices)
-    optimizer = recording_first_gradients(optimizer)
-    state = start.replace(opt_state=optimizer.init(start.params))
+    optimizer = recording_first_gradients(start.optimizer)
+    state = state.replace(opt_state=optimizer.init(state.params))
     replicated = shardings.replicated(mesh)
     state = jax.device_put(jax.device_get(state), replicated)  # a copy: the program reuses memory
     split = jax.device_put(split, replicated)

@@ -113,18 +113,10 @@ def _read_by_prefixes(module: Any, tokens: Any) -> Any:
 
 
 def _part(
-    title: str,
-    torch: tuple[str, ...],
-    jax: tuple[str, ...],
-    file: str,
-    about: str,
-    *,
-    elsewhere: tuple[Code, ...] = (),
-    **options: Any,
+    title: str, torch: tuple[str, ...], jax: tuple[str, ...], file: str, about: str, **options: Any
 ) -> Pair:
-    """Return the pair of a part of a family. `elsewhere` has code in JAX from other files."""
-    sides = (Code(REFERENCES, torch),), (Code(file, jax), *elsewhere)
-    return Pair(title, *sides, about, **options)
+    """Return the pair of a part of a family."""
+    return Pair(title, (Code(REFERENCES, torch),), (Code(file, jax),), about, **options)
 
 
 def _recurrent_cell(cell: str, function: str, about: str, inputs: tuple[str, ...]) -> Pair:
@@ -331,14 +323,14 @@ FAMILIES: dict[str, Family] = {
                 lambda m: rotate(x[:, :, None], token_positions(x, None))[:, :, 0]
             ),
         ),
-        _part(
+        Pair(
             "Block",
-            ("rms_norm", "ModernAttention.forward", "ModernBlock.forward"),
-            ("norm", "CausalSelfAttention", "MLP", "Block"),
-            "models/modern.py",
-            "Queries and keys are rotated and then normalized. No layer has a bias or a gain. In "
-            "JAX, the methods of the block are those of the transformer's block.",
-            elsewhere=(Code("models/transformer.py", ("Block.__call__",)),),
+            (Code(REFERENCES, ("rms_norm", "ModernAttention.forward", "ModernBlock.forward")),),
+            (
+                Code("models/modern.py", ("norm", "CausalSelfAttention", "MLP", "Block")),
+                Code("models/transformer.py", ("Block.__call__",)),
+            ),
+            "Queries and keys are rotated and then normalized. No layer has a bias or a gain.",
             inputs=(STREAM,),
             run_torch=lambda module, x: module.h[0](x),
             run_jax=lambda apply, x: apply(

@@ -260,9 +260,8 @@ def _compiled_program(num_devices: int) -> Difference:
     with _float32():
         t = _training("transformer", jnp.float32)
         theirs = _torch_gradients(t)
-        ours = compiled.train(
-            t.model, t.optimizer, t.state, t.split, t.key, BATCH_SIZE, NUM_STEPS, num_devices
-        )
+        start = compiled.Start(t.model, t.optimizer, t.state, t.split, t.key, BATCH_SIZE)
+        ours = compiled.train(start, NUM_STEPS, num_devices)
         torch_step = make_torch_step(t.module, t.config.optimizer, NUM_STEPS)
         losses = np.array([torch_step(*batch) for batch in t.batches])
     gradient = worst_relative(weights.to_torch(ours.grads, "transformer"), theirs)
