@@ -33,7 +33,7 @@ def main() -> None:
     decoding = sample_flags.decoding()
     startup.use_compilation_cache()
     startup.announce_compiling()
-    startup.use_cores()
+    startup.configure_jax()
     run = assemble.read_run(FLAGS.workdir)
     sample_flags.check_for(run)
     text = sample_output.read_input(FLAGS.score, run.config.data.encoding)

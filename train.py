@@ -32,7 +32,7 @@ def main() -> None:
 
     output.outlive_terminal()
     startup.use_compilation_cache()
-    startup.use_cores()
+    startup.configure_jax()
     with process_flags.connected():
         from makemore_jax import assemble
 

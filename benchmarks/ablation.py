@@ -21,7 +21,7 @@ def _whole_rows() -> None:
 def _one_core() -> None:
     from makemore_jax.cli import startup
 
-    startup.use_cores = lambda: None
+    startup.configure_jax = lambda: None
 
 
 def _plain(name: str) -> Callable[[], None]:

@@ -376,6 +376,6 @@ def run_item(name: str, settings: Settings, results: Path) -> None:
         with lock, results.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    startup.use_cores()
+    startup.configure_jax()
     record("machine", sides.machine())
     ITEMS[name].measure(settings, record)

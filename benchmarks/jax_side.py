@@ -19,7 +19,7 @@ class Trainer:
     """A model that a call trains. The first call with a number of steps also compiles."""
 
     def __init__(self, config: Config):
-        startup.use_cores()
+        startup.configure_jax()
         began = time.perf_counter()
         self.dataset = assemble.load_data(config.data, config.seed)
         self.load_seconds = time.perf_counter() - began

@@ -264,7 +264,7 @@ BAD_TRAIN = [
     ((), "--config is missing; for example: python train.py --config transformer"),
     (("--config", "transformr"), "transformr does not exist; did you mean transformer?"),
     (("--config", "none/gru.py"), "none/gru.py does not exist; did you mean gru?"),
-    (("--config", "xyz"), "xyz does not exist; the bundled configs are bigram, bow, cnn, "),
+    (("--config", "xyz"), "xyz does not exist; the bundled configs are best, bigram, bow, "),
     (("gru",), "gru: not a flag; did you mean --config=gru?"),
     (("--config", "configs/bigrm.py"), "does not exist; did you mean configs/bigram.py?"),
     (("configs/bigram.py",), "not a flag; did you mean --config=configs/bigram.py?"),

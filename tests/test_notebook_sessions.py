@@ -197,7 +197,7 @@ def test_initialized_devices_are_kept():
 import jax
 assert jax.device_count() == 1
 from makemore_jax.cli import startup
-startup.use_cores()
+startup.configure_jax()
 print(jax.device_count())
 """
     done = run("-c", code)

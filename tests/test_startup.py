@@ -51,12 +51,12 @@ def test_trains_without_a_cache(tmp_path, name):
 
 
 def test_a_number_of_devices_in_xla_flags_is_kept(monkeypatch):
-    updates = []
-    config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *args: updates.append(args))
+    updates = {}
+    config = SimpleNamespace(jax_num_cpu_devices=-1, update=updates.__setitem__)
     monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    startup.use_cores()
-    assert updates == []
+    startup.configure_jax()
+    assert "jax_num_cpu_devices" not in updates
     monkeypatch.setenv("XLA_FLAGS", "")
-    startup.use_cores()
-    assert updates == [("jax_num_cpu_devices", startup.num_cores())]
+    startup.configure_jax()
+    assert updates["jax_num_cpu_devices"] == startup.num_cores()

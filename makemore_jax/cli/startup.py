@@ -16,7 +16,8 @@ from makemore_jax.cli import interrupts, progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling before the notice; reading a cached program takes less
-# A run has the same types for all users: with 64 bits, neither its checkpoints nor its numbers fit.
+# Variables of the environment could change these: with 64 bits, a run would have other numbers, and
+# its checkpoints could not be read without them.
 DEFAULT_TYPES = {
     "jax_enable_x64": False,
     "jax_numpy_dtype_promotion": "standard",
@@ -96,14 +97,12 @@ def cache_folder(prefix: str = "") -> Path | None:
     return folder
 
 
-def use_cores() -> None:
-    """Make each CPU core a device, unless JAX_NUM_CPU_DEVICES sets their number.
+def configure_jax() -> None:
+    """Set JAX's types. Make each CPU core a device, unless JAX_NUM_CPU_DEVICES sets their number.
 
     XLA computes the small matrix products of these models on one core, so a second core only helps
-    as a second device. `parallel.mesh` decides for which models. An interactive session that has
-    initialized its devices keeps them.
-
-    Other variables of JAX that would change types or refuse operations are ignored.
+    as a second device. `parallel.mesh` decides for which models. An interactive session keeps its
+    types, and its devices if they are initialized.
     """
     if not interrupts.is_interactive():
         for option, value in DEFAULT_TYPES.items():

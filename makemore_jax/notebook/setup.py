@@ -116,7 +116,7 @@ def use_devices() -> None:
     from makemore_jax.cli import startup
 
     startup.use_compilation_cache()
-    startup.use_cores()
+    startup.configure_jax()
     print(f"jax {jax.__version__} on Python {sys.version.split()[0]} ({platform()})")
     print(jax.devices())
     print(describe_devices(jax.device_count(), jax.devices()[0].device_kind, jax.default_backend()))

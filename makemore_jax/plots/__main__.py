@@ -48,7 +48,7 @@ def write_page(workdir: Path, out: Path) -> None:
     if not OUT.value:
         check_links(workdir)
     startup.use_compilation_cache()
-    startup.use_cores()
+    startup.configure_jax()
     write(collect(workdir, NAMES.value, SEED.value, NUM.value, DATA.value), out)
     print(f"open {out / 'index.html'} in a browser; the figures are next to it")
 

@@ -60,7 +60,7 @@ def main() -> None:
     check_best_folder(folder / "best")
     output.outlive_terminal()
     startup.use_compilation_cache()
-    startup.use_cores()
+    startup.configure_jax()
     startup.announce_compiling()
     began = time.perf_counter()
     finished = FinishedGroups(folder)

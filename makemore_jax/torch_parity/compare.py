@@ -305,7 +305,7 @@ def _with_kind(config: Config, kind: str) -> Config:
 
 def main() -> None:
     check_flag("steps", STEPS.value, AT_LEAST_1)
-    startup.use_cores()  # as train.py does: the compiled program runs on two of them
+    startup.configure_jax()  # as train.py does: the compiled program runs on two of them
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:
