@@ -2,7 +2,7 @@
 
 Trains variants of configs/best.py for a quarter of its steps. All lines are training lines of
 makemore's split: 1,000 of them are held out here, and the 1,000 test lines are not read. Writes
-docs/benchmarks/best_choices.{json,md} and the table in docs/leaderboard.md.
+docs/benchmarks/best_choices.{json,md}.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -77,8 +77,6 @@ def main() -> None:
         write_words(names, data)
         results = {row: measure(ROWS[row], data) for row in args.rows}
     sides.report("best_choices", as_table(results), {"results": results}, args.out)
-    if args.out == sides.OUT:
-        sides.insert(sides.ROOT / "docs" / "leaderboard.md", "choices", as_table(results))
 
 
 if __name__ == "__main__":
