@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.whole_training import train
+from benchmarks.whole_training import milliseconds, train
 from makemore_jax.download import locate
 from makemore_jax.original_splits import makemore
 
@@ -46,9 +46,8 @@ def measure(fields: tuple[str, ...], data: Path) -> dict[str, Any]:
     fixed = f"data.path={data}", "data.split=makemore", "train.num_samples=0", *steps
     flags = [f"--config.{field}" for field in (*fixed, *fields)]
     _, lines, summary = train(["train.py", "--config", "configs/best.py", *flags])
-    speeds = sorted(line["steps_per_second"] for line in lines if line.get("steps_per_second"))
     results = {name: summary[name] for name in ("num_params", "train_loss", "dev_loss")}
-    return {"fields": fields} | results | {"milliseconds": 1e3 / speeds[len(speeds) // 2]}
+    return {"fields": fields} | results | {"milliseconds": milliseconds(lines)}
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:

@@ -65,9 +65,9 @@ BEST = """
 `best` is `configs/best.py`, a mixture of networks with n-grams. It trains much longer than the
 others, so it has {seeds}, and not on every split: `python -m benchmarks.leaderboard --models best
 --seeds 1 --conditions CONDITION`. It is evaluated once, after its last step, so that no step is
-chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines,
-in trainings as by `python -m benchmarks.best_choices`. It was trained on a busy machine and has no
-times: on an idle one, its 10,000 steps take 12 minutes.
+chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines;
+`python -m benchmarks.best_choices` compares some of them. It was trained on a busy machine and has
+no times: on an idle one, its 10,000 steps take 12 minutes.
 """
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.whole_training import train
+from benchmarks.whole_training import milliseconds, train
 from makemore_jax.download import locate
 
 OUT = sides.ROOT / "docs" / "shakespeare"
@@ -48,10 +48,10 @@ def measure(fields: tuple[str, ...], data: Path) -> dict[str, Any]:
     """Train a row. Return its losses at the best step, and the milliseconds per step."""
     flags = [f"--config.{field}" for field in (f"data.path={data}", *SIZES, *fields)]
     _, lines, summary = train(["train.py", "--config", "configs/shakespeare.py", *flags])
-    speeds = sorted(line["steps_per_second"] for line in lines if line.get("steps_per_second"))
     names = ("num_params", "steps", "best_step", "train_loss", "dev_loss")
-    milliseconds = 1e3 / speeds[len(speeds) // 2]
-    return {"fields": fields} | {n: summary[n] for n in names} | {"milliseconds": milliseconds}
+    return (
+        {"fields": fields} | {n: summary[n] for n in names} | {"milliseconds": milliseconds(lines)}
+    )
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:

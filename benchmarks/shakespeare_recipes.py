@@ -12,11 +12,10 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.whole_training import train
+from benchmarks.whole_training import milliseconds, train
 from makemore_jax.download import locate
 
 OUT = sides.ROOT / "docs" / "shakespeare"
@@ -53,11 +52,6 @@ def command(fields: tuple[str, ...], data: Path, steps: int) -> list[str]:
     fields = (*fields, f"data.path={data}", f"train.steps={steps}", "train.num_samples=0")
     fields += (f"train.log_every={EVERY}", f"train.eval_every={steps}")
     return ["train.py", "--config", CONFIG, *(f"--config.{field}" for field in fields)]
-
-
-def milliseconds(lines: list[dict[str, Any]]) -> float:
-    """Return the median time per step of the lines of metrics.jsonl, except for the first."""
-    return 1e3 / median(line["steps_per_second"] for line in lines if line.get("steps_per_second"))
 
 
 def measure(fields: tuple[str, ...], data: Path, budget: float) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import shakespeare_recipes, sides
 from benchmarks.accelerator_items import crops_loss
-from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT, milliseconds
-from benchmarks.whole_training import Training, train, trained
+from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT
+from benchmarks.whole_training import Training, milliseconds, train, trained
 from makemore_jax import assemble
 from makemore_jax.download import locate
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
@@ -47,3 +48,8 @@ def train(command: list[str], cache: Path | None = None) -> Training:
     """Return the results of `trained`, without the folder."""
     with trained(command, cache) as (_, training):
         return training
+
+
+def milliseconds(lines: list[dict[str, Any]]) -> float:
+    """Return the median time per step of the lines of metrics.jsonl, except for the first."""
+    return 1e3 / median(line["steps_per_second"] for line in lines if line.get("steps_per_second"))

@@ -9,7 +9,7 @@ mean of the networks, mixed with n-grams (makemore_jax/mixture/).
 
 The test loss is 1.855; that of configs/transformer.py is 1.954 at its best step. The 10,000 steps
 take 12 minutes on two idle CPU cores. docs/leaderboard.md has other splits. The choices were made
-on a part of the training lines, as in `python -m benchmarks.best_choices`.
+on a part of the training lines; `python -m benchmarks.best_choices` compares some of them.
 """
 
 from makemore_jax.config import Config
