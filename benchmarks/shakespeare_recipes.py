@@ -4,6 +4,7 @@ Trains each recipe for the same time, 15 seconds of training steps, with a sched
 The text is the train split: its last tenth is held out, and the validation split is not read.
 Prints the recipe with the lowest loss. benchmarks.shakespeare_time measures how fast it reaches the
 published loss of 1.88. Writes docs/shakespeare/recipes.json and the table in docs/shakespeare.md.
+With --recipes, the results of the other recipes are kept.
 
 Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 """
@@ -29,6 +30,7 @@ MODERN = (
     *("model.kind=modern", "model.bias=True", "model.tied=False", "model.init_scheme=pytorch"),
 )
 FAST = (*MODERN, "optimizer.learning_rate=8e-3")
+SMALL = (*FAST, "model.n_layer=2", "model.n_embd=96")
 MUON = (*FAST, "optimizer.name=muon")
 # Per recipe: the fields that differ from CONFIG, apart from the number of steps.
 RECIPES = {
@@ -41,10 +43,16 @@ RECIPES = {
     "modern block, 8e-3, batch 24": (*FAST, "train.batch_size=24"),
     "modern block, 8e-3, 2 layers": (*FAST, "model.n_layer=2"),
     "modern block, 8e-3, 96 channels": (*FAST, "model.n_embd=96"),
+    "modern block, 8e-3, 3 layers, 96 channels": (*FAST, "model.n_layer=3", "model.n_embd=96"),
+    "modern block, 8e-3, 2 layers, 96 channels": SMALL,
+    "modern block, 8e-3, 2 layers, 96 channels, batch 24": (*SMALL, "train.batch_size=24"),
+    "modern block, 1.6e-2, 2 layers, 96 channels": (*SMALL, "optimizer.learning_rate=1.6e-2"),
+    "modern block, 8e-3, 2 layers, 64 channels": (*FAST, "model.n_layer=2", "model.n_embd=64"),
+    "modern block, 8e-3, 1 layer, 128 channels": (*FAST, "model.n_layer=1"),
     "modern block, 8e-3, Muon": MUON,
     "modern block, 8e-3, Muon, batch 24": (*MUON, "train.batch_size=24"),
 }
-FASTEST = "modern block, 8e-3, 96 channels"  # the one with the lowest loss
+FASTEST = "modern block, 8e-3, 2 layers, 64 channels"  # the one with the lowest loss
 
 
 def command(fields: tuple[str, ...], data: Path, steps: int) -> list[str]:
@@ -95,7 +103,9 @@ def main() -> None:
         sys.exit("shakespeare_recipes: needs the text: python -m makemore_jax.download shakespeare")
     with tempfile.TemporaryDirectory() as folder:
         part = write_part(text, folder)
-        results = {r: measure(RECIPES[r], part, args.budget) for r in args.recipes}
+        results = sides.stored("recipes", RECIPES, args.out)
+        for recipe in args.recipes:
+            results[recipe] = measure(RECIPES[recipe], part, args.budget)
     sides.report("recipes", as_table(results), {"results": results}, args.out)
     best = min(results, key=lambda recipe: results[recipe]["dev_loss"])
     print(f"\nlowest loss: {best} (shakespeare_recipes.FASTEST is {FASTEST})")

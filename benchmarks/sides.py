@@ -1,12 +1,13 @@
 """Time several implementations: each in its own process, alternating, never in parallel."""
 
 import importlib.metadata
+import json
 import math
 import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,13 @@ def insert(page: Path, name: str, table: str) -> None:
     before, start, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- end of {name} -->\n")
     page.write_text(before + start + table.strip() + "\n" + end + after, "utf-8")
+
+
+def stored(name: str, rows: Iterable[str], folder: Path) -> dict[str, Any]:
+    """Return the results of these rows in `folder`/NAME.json, the file of earlier runs."""
+    file = folder / f"{name}.json"
+    results = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
+    return {row: results[row] for row in rows if row in results}
 
 
 def report(name: str, table: str, results: dict[str, Any], folder: Path) -> None:

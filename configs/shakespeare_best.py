@@ -27,6 +27,7 @@ def get_config() -> Config:
     config.model.n_layer = config.model.n_head = 6
     config.model.n_embd = 384
     config.model.dropout = 0.3
+    config.model.dropout_rng = "rbg"
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"

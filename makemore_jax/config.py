@@ -87,15 +87,17 @@ class ModelConfig:
 
     dropout: float = setting(0.0, "dropout rate (GPTs, mixture)", BELOW_1)
 
+    # GPTs only
+    dropout_rng: str = choice("threefry2x32, rbg", "GPTs: dropout generator; rbg: faster on TPU")
+    layer_loop: str = choice("auto, scan, unroll", "GPTs: scan compiles one layer; auto: on TPU")
+
     # transformer only
-    dropout_rng: str = choice("threefry2x32, rbg", "dropout generator; rbg: faster on TPU")
     activation: str = choice("gelu, gelu_exact, relu", "activation in the MLPs; gelu: tanh form")
     bias: bool = setting(True, "biases in linear layers and norms")
     tied: bool = setting(False, "share the weights of embedding and output layer")
     init_scheme: str = choice("pytorch, gpt2", "initial values")
     dtype: str = choice("float32, bfloat16", "dtype of activations; parameters are float32")
     remat: bool = setting(False, "recompute activations to save memory")
-    layer_loop: str = choice("auto, scan, unroll", "scan compiles one layer; auto: scan on TPU")
 
     # mixture only
     networks: int = setting(1, "networks whose predictions are averaged", AT_LEAST_1)
@@ -104,10 +106,7 @@ class ModelConfig:
 
     # window_mlp only
     fuse: int | None = setting(None, "neighbors joined per layer; None: all", AT_LEAST_2)
-    batch_norm: str = choice(
-        "none, running, calibrated",
-        "batch norm with running statistics, or with statistics of the whole training split",
-    )
+    batch_norm: str = choice("none, running, calibrated", "calibrated: statistics of all of train")
     momentum: float = setting(0.1, "weight of each batch in the running statistics", SHARE)
     output_norm: bool = setting(False, "batch norm of the logits too")
     init_scale: str = choice(

@@ -18,31 +18,20 @@ from jax import Array
 from makemore_jax import kernels
 from makemore_jax.data import Split
 from makemore_jax.models.layers import Positions
-from makemore_jax.models.transformer import Block, Cache, Transformer
+from makemore_jax.models.modern import Modern
+from makemore_jax.models.transformer import Block, Cache, Decoder, Transformer
 from makemore_jax.training.step import GradientFn, Sums
 
 
-class TransformerForms(Transformer):
-    """A transformer with the options that save time and memory.
-
-    With `tied`, the output layer is the transposed table of the embeddings. With dtype="bfloat16",
-    products are computed in bfloat16; norms, softmax and logits stay float32.
+class LoopedDecoder(Decoder):
+    """A GPT that can loop over its layers.
 
     With layer_loop="scan", XLA compiles one block and loops over the layers, and dropout draws
-    other masks. This and `remat` change logits only by rounding and keep the tree of parameters.
+    other masks. This changes logits only by rounding and keeps the tree of parameters.
     """
 
-    tied: bool = False
-    dtype: str = "float32"
-    remat: bool = False
     dropout_rng: str = "threefry2x32"
     layer_loop: str = "unroll"
-
-    @property
-    def block_class(self) -> type[nn.Module]:
-        """The class of a layer."""
-        # `train`, argument number 4, is a Python bool.
-        return nn.remat(Block, static_argnums=(4,)) if self.remat else Block
 
     def _apply_blocks(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
         if self.layer_loop != "scan" or self.is_initializing():
@@ -53,8 +42,6 @@ class TransformerForms(Transformer):
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:
         """Return position 0 and empty caches. A loop has them stacked along a first axis."""
         position, caches = super().init_carry(batch_size)
-        if self.dtype == "bfloat16":
-            caches = jax.tree.map(lambda a: a.astype(jnp.bfloat16), caches)
         if self.layer_loop != "scan":
             return position, caches
         empty = jnp.zeros((self.n_layer, *caches[0][0].shape), caches[0][0].dtype)
@@ -67,6 +54,35 @@ class TransformerForms(Transformer):
         x = self._embed(token, position)  # (B, C)
         caches, x = kernels.scan_layers_step(self.h, caches, x, position)
         return (position + 1, caches), self._logits(x)
+
+
+class ModernForms(LoopedDecoder, Modern):
+    """The family modern with a loop over its layers."""
+
+
+class TransformerForms(LoopedDecoder, Transformer):
+    """A transformer with the options that save time and memory.
+
+    With `tied`, the output layer is the transposed table of the embeddings. With dtype="bfloat16",
+    products are computed in bfloat16; norms, softmax and logits stay float32. `remat` changes
+    logits only by rounding. None of them but `tied` changes the tree of parameters.
+    """
+
+    tied: bool = False
+    dtype: str = "float32"
+    remat: bool = False
+
+    @property
+    def block_class(self) -> type[nn.Module]:
+        """The class of a layer."""
+        # `train`, argument number 4, is a Python bool.
+        return nn.remat(Block, static_argnums=(4,)) if self.remat else Block
+
+    def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:
+        position, caches = super().init_carry(batch_size)
+        if self.dtype == "bfloat16":
+            caches = jax.tree.map(lambda a: a.astype(jnp.bfloat16), caches)
+        return position, caches
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         x = super()._embed(tokens, positions)

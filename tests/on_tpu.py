@@ -34,6 +34,8 @@ def config_of(kind: str, mesh: str, program: str) -> Config:
     if kind == "transformer" and mesh == "alone":
         config.model.dropout, config.model.dropout_rng = 0.1, "rbg"
         config.model.dtype = "bfloat16"
+    if kind == "modern":
+        config.model.dropout, config.model.dropout_rng = 0.1, "rbg"
     return config
 
 

@@ -148,7 +148,8 @@ def test_dropout_without_a_transformer():
 
 def test_help_lists_the_fields_of_a_single_family():
     families = models.MODELS | EXTENSION_MODELS
-    shared = {"kind", "n_layer", "n_head", "n_embd", "n_embd2", "dropout"}
+    sizes = {"kind", "n_layer", "n_head", "n_embd", "n_embd2"}
+    shared = sizes | {"dropout", "dropout_rng", "layer_loop"}
     for name in ModelConfig.__dataclass_fields__.keys() - shared:
         kinds = [kind for kind, cls in families.items() if name in cls.__dataclass_fields__]
         assert len(kinds) == 1 and name in help_text.ONLY[kinds[0]].split()

@@ -1,4 +1,4 @@
-"""The transformer's options for GPT-2 and later models, each tested on its own."""
+"""The options of GPTs, each tested on its own."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -42,9 +42,9 @@ TOKENS, TARGETS = np.random.RandomState(2).randint(VOCAB, size=(2, B, BLOCK))
 
 
 @cache
-def create(vocab_size: int = VOCAB, **options):
-    """Return a small transformer with these options."""
-    config = replace(small_config("transformer").model, **({"n_layer": 1} | options))
+def create(vocab_size: int = VOCAB, kind: str = "transformer", **options):
+    """Return a small GPT with these options."""
+    config = replace(small_config(kind).model, **({"n_layer": 1} | options))
     return create_model(config, vocab_size, BLOCK)
 
 
@@ -111,11 +111,15 @@ def test_remat_keeps_values_and_gradients():
     jax.tree.map(partial(assert_close, tolerance=1e-6), *result)
 
 
+LOOPS = [{"remat": False}, {"remat": True}, {"kind": "modern"}]
+
+
 @pytest.mark.versions
-@pytest.mark.parametrize("remat", quick_of([False, True], [False]))
-def test_scanned_layers_equal_unrolled_layers(remat):
+@pytest.mark.parametrize("options", quick_of(LOOPS, LOOPS[-1:]), ids=str)
+def test_scanned_layers_equal_unrolled_layers(options):
     """Parameters, logits, gradients and steps are the same; the scan compiles one block."""
-    sizes = {"n_layer": 3, "remat": remat}
+    sizes = {"n_layer": 3} | options
+    activation = "square" if "kind" in options else "tanh"  # once per block
     plain = create(**sizes)
     scanned = create(**sizes, layer_loop="scan").clone(blockwise=False)
     params, same = (m.init(jax.random.key(3), TOKENS)["params"] for m in (plain, scanned))
@@ -123,7 +127,7 @@ def test_scanned_layers_equal_unrolled_layers(remat):
     result = [jax.jit(jax.value_and_grad(partial(loss, m)))(params) for m in (plain, scanned)]
     jax.tree.map(partial(assert_close, tolerance=1e-6), *result)
     jaxprs = [str(jax.make_jaxpr(partial(loss, m))(params)) for m in (plain, scanned)]
-    assert [jaxpr.count("= tanh ") for jaxpr in jaxprs] == [3, 1]
+    assert [jaxpr.count(f"= {activation} ") for jaxpr in jaxprs] == [3, 1]
     carry, logits = scanned.apply({"params": params}, B, method="init_carry"), []
     for token in TOKENS.T:
         carry, step_logits = scanned.apply({"params": params}, carry, token, method="step")
@@ -133,9 +137,10 @@ def test_scanned_layers_equal_unrolled_layers(remat):
 
 
 @pytest.mark.versions
-def test_scanned_layers_draw_different_dropout_masks(monkeypatch):
+@pytest.mark.parametrize("kind", ["transformer", "modern"])
+def test_scanned_layers_draw_different_dropout_masks(kind, monkeypatch):
     """The keys of the layers differ and depend only on the key of the step."""
-    scanned = create(n_layer=3, dropout=0.5, layer_loop="scan")
+    scanned = create(kind=kind, n_layer=3, dropout=0.5, layer_loop="scan")
     params = scanned.init(jax.random.key(3), TOKENS)["params"]
     scan, keys = jax.lax.scan, []
 
@@ -167,8 +172,9 @@ def test_dropout_masks_from_the_hardware_generator():
     )
 
 
-def test_the_layer_loop_depends_on_the_platform():
-    config = small_config("transformer").model
+@pytest.mark.parametrize("kind", ["transformer", "modern"])
+def test_the_layer_loop_depends_on_the_platform(kind):
+    config = small_config(kind).model
     forms = [create_model(config, VOCAB, BLOCK, platform) for platform in ("cpu", "gpu", "tpu")]
     assert [m.layer_loop for m in forms] == ["unroll", "unroll", "scan"]
     assert [m.blockwise for m in forms] == [True, False, False]
@@ -421,6 +427,9 @@ VALUES = {
 }
 
 
+GPT_OPTIONS = {"dropout", "layer_loop", "dropout_rng"}  # also of the family modern
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_other_families_refuse_the_options(name):
     families = models.MODELS | EXTENSION_MODELS
@@ -429,7 +438,7 @@ def test_other_families_refuse_the_options(name):
         config.data.kind = "windows" if kind == "window_mlp" else "lines"
         setattr(config.model, name, VALUES[name])
         config_lib.validate(config)
-        if kind == "transformer" or (kind, name) == ("modern", "dropout"):
+        if kind == "transformer" or (kind == "modern" and name in GPT_OPTIONS):
             models.create(config.model, VOCAB, BLOCK, families)
         else:
             with pytest.raises(UserError, match=rf"model.{name}: .* {kind} models do not have it"):

@@ -175,6 +175,18 @@ def test_gru_matches_makemore():
     assert_close(model.apply({"params": params}, tokens), np.stack(expected, axis=1))
 
 
+def test_only_the_rnn_is_unrolled_and_only_on_short_rows():
+    """XLA:CPU is faster without a loop; the compilation of long rows would take minutes."""
+
+    def has_loop(kind: str, length: int) -> bool:
+        model, params = small_model(kind)
+        tokens = jnp.zeros((B, length), jnp.int32)
+        return "stablehlo.while" in jax.jit(model.apply).lower({"params": params}, tokens).as_text()
+
+    assert [has_loop("rnn", length) for length in (16, 17)] == [False, True]
+    assert has_loop("gru", 16)
+
+
 def test_mlp_reads_the_latest_token_first_and_blanks_before_the_start():
     model, params = small_model("mlp")
     tokens = jax.random.randint(jax.random.key(1), (B, T), 0, VOCAB)

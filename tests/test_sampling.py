@@ -81,7 +81,7 @@ def test_removing_finished_lines_from_a_batch_changes_no_sample(kind, monkeypatc
         return jnp.where(ends, 0, sample_token(keys, logits, decoding))
 
     monkeypatch.setattr(sampling, "sample_token", end_early)
-    monkeypatch.setattr(fast_sampling, "MIN_LINES", 5)  # batches of 41, 20, 10 and 5 lines
+    monkeypatch.setattr(fast_sampling, "MIN_LINES", 5)  # batches of 41, 20 and 4 lines
     sampling.generate.clear_cache()
     fast_sampling.generate.clear_cache()
     plain = sampling.sample(lm, KEY, 41)

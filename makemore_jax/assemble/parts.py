@@ -23,7 +23,7 @@ from makemore_jax.integrity import moved_data, resume, run_files, runs
 from makemore_jax.integrity.lock import lock
 from makemore_jax.metrics import Metrics, RunFiles
 from makemore_jax.mixture.model import Mixture, mixture_rules
-from makemore_jax.model_forms import TransformerForms
+from makemore_jax.model_forms import ModernForms, TransformerForms
 from makemore_jax.parallel import sampling
 from makemore_jax.text import dataset as text
 from makemore_jax.text import streaming
@@ -48,6 +48,7 @@ DATA_KINDS = {"lines": known_lines.load, "windows": windows.load, "text": text.l
 EXTENSION_MODELS = {
     "window_mlp": WindowMLP,
     "transformer": TransformerForms,
+    "modern": ModernForms,
     "mixture": Mixture,
 }
 

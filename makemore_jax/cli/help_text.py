@@ -13,7 +13,7 @@ MEANING_COLUMN = 36
 # Fields that only one kind of model has. The classes of the models decide; --help does not import
 # them, because that takes seconds.
 ONLY = {
-    "transformer": "dropout_rng activation bias tied init_scheme dtype remat layer_loop",
+    "transformer": "activation bias tied init_scheme dtype remat",
     "mixture": "networks ngram_contexts ngram_weight",
     "window_mlp": "fuse batch_norm momentum output_norm init_scale",
 }

@@ -23,12 +23,15 @@ def in_microbatches(gradient_fn: GradientFn, num: int) -> GradientFn:
             return gradient_fn(variables, split, indices, key)
 
         microbatches = indices.reshape(num, -1), jax.random.split(key, num)
-        sums = microbatch(*(a[0] for a in microbatches))
+        first = tuple(a[0] for a in microbatches)
         if num == 1:
-            return sums
-        rest = tuple(a[1:] for a in microbatches)
+            return microbatch(*first)
+        # The loop starts from zeros. A first microbatch before it would be compiled on its own.
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(microbatch, *first))
         return jax.lax.scan(
-            lambda sums, args: (jax.tree.map(jnp.add, sums, microbatch(*args)), None), sums, rest
+            lambda sums, args: (jax.tree.map(jnp.add, sums, microbatch(*args)), None),
+            zeros,
+            microbatches,
         )[0]
 
     return accumulated

@@ -1,7 +1,8 @@
 """Faster sampling of lines, with the results of `makemore_jax.sampling`.
 
-- Once half of the lines have ended, the loop continues with the other half. Names have 6 characters
-  on average and at most 14, so most steps of the plain loop sample lines that have ended.
+- Once half of the lines have ended, the loop continues with the other half, and later with a tenth.
+  Names have 6 characters on average and at most 14, so most steps of the plain loop sample lines
+  that have ended.
 - The devices of this process sample different lines.
 - On an accelerator a call samples as many lines as fit in memory.
 """
@@ -25,7 +26,8 @@ from makemore_jax.parallel.mesh import make_lines_mesh
 from makemore_jax.sampling import LoopState
 
 ACCELERATOR_BYTES = 2**30  # for the carries of all lines in one compiled call on GPU or TPU
-MIN_LINES = 128  # the loop never continues with fewer lines
+MIN_LINES = 256  # fewer lines continue until the last one has ended
+CONTINUE = (2, 10)  # the loop continues with a half of the lines, then with a tenth
 
 
 @partial(jax.jit, static_argnames=("model", "decoding", "mesh"))
@@ -56,22 +58,26 @@ def _generate(
     init = partial(sampling.init_state, model, variables, max_len=len(prompt))
     step = partial(sampling.advance, model, variables, prompt, decoding)
 
-    def finish(state: LoopState) -> tuple[Array, Array, Array]:
-        """Sample until all lines have ended. Return tokens (T, B), log_probs (B,), is_cut (B,)."""
-        B = len(state.keys)
-        half = B // 2 if B >= 2 * MIN_LINES else 0
-        state = jax.lax.while_loop(lambda state: (~state.ended).sum() > half, step, state)
-        if not half:
+    def finish(state: LoopState, sizes: list[int]) -> tuple[Array, Array, Array]:
+        """Sample until all lines have ended. Return tokens (T, B), log_probs (B,), is_cut (B,).
+
+        Each of `sizes` is a number of lines with which the loop continues.
+        """
+        size, *rest = sizes or [0]
+        state = jax.lax.while_loop(lambda state: (~state.ended).sum() > size, step, state)
+        if not sizes:
             return state.tokens, state.log_probs, state.is_cut
-        rows = jnp.argsort(state.ended)[:half]  # ties go to the lowest index
-        tokens, log_probs, is_cut = finish(_take_rows(init, state, rows))
+        rows = jnp.argsort(state.ended)[:size]  # ties go to the lowest index
+        tokens, log_probs, is_cut = finish(_take_rows(init, state, rows), rest)
         return (
             state.tokens.at[:, rows].set(tokens),
             state.log_probs.at[rows].set(log_probs),
             state.is_cut.at[rows].set(is_cut),
         )
 
-    tokens, log_probs, is_cut = finish(init(sampling.line_keys(key, numbers)))
+    B = len(numbers)
+    sizes = [B // n for n in CONTINUE] if B >= MIN_LINES else []
+    tokens, log_probs, is_cut = finish(init(sampling.line_keys(key, numbers)), sizes)
     return tokens.T, log_probs, is_cut
 
 
