@@ -9,7 +9,7 @@ an interrupted benchmark continues where it stopped. `--page` trains nothing: it
 the figures and the README's table again.
 
 `--models best --seeds 1` adds configs/best.py, which is not among the default models because it
-trains for 20 minutes.
+trains for 12 minutes.
 
 Needs makemore's list: python -m makemore_jax.download names
 """

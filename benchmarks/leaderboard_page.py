@@ -51,7 +51,7 @@ all digits.
   not in train.
 - **s to dev 2.10**: seconds from the first step until an evaluation (one every 500 steps) gives a
   dev loss of 2.10 or less, with all evaluations and checkpoints, and with compilation or loading of
-  compiled programs. "-": not reached by every seed.
+  compiled programs. "-": not measured, or not reached by every seed.
 - **ms per step**: the mean after the first 100 steps, with evaluations and checkpoints.
 
 Times are measured for `lecture` only, on an idle machine. The other splits were trained on a busy

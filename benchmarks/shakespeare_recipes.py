@@ -1,10 +1,11 @@
 """Recipes for a short training on Tiny Shakespeare: python -m benchmarks.shakespeare_recipes
 
-Trains each recipe for the same time, 15 seconds of training steps, with a schedule of that length.
-The text is the train split: its last tenth is held out, and the validation split is not read.
-Prints the recipe with the lowest loss. benchmarks.shakespeare_time measures how fast it reaches the
-published loss of 1.88. Writes docs/shakespeare/recipes.json and the table in docs/shakespeare.md.
-With --recipes, the results of the other recipes are kept.
+Trains each recipe for about 15 seconds of training steps, with a schedule of this length. A trial
+of 200 steps determines the number of steps. The text is the train split: its last tenth is held
+out, and the validation split is not read. Prints the recipe with the lowest loss.
+benchmarks.shakespeare_time measures how fast it reaches the published loss of 1.88. Writes
+docs/shakespeare/recipes.json and the table in docs/shakespeare.md. With --recipes, the results of
+the other recipes are kept.
 
 Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 """

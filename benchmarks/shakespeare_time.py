@@ -31,7 +31,8 @@ class Recipe(NamedTuple):
     """Overrides of CONFIG, and the steps of the learning rate schedule.
 
     After the schedule, training continues with the final learning rate. None: the schedule is as
-    long as the training, and the shortest training that reaches TARGET is searched.
+    long as the training, and the shortest training that reaches TARGET is searched. The search ends
+    at `max_steps`.
     """
 
     fields: tuple[str, ...]

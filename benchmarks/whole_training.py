@@ -51,5 +51,9 @@ def train(command: list[str], cache: Path | None = None) -> Training:
 
 
 def milliseconds(lines: list[dict[str, Any]]) -> float:
-    """Return the median time per step of the lines of metrics.jsonl, except for the first."""
-    return 1e3 / median(line["steps_per_second"] for line in lines if line.get("steps_per_second"))
+    """Return the median time per step of the lines of metrics.jsonl.
+
+    The first line with a speed is left out if there are others, because it includes compilation.
+    """
+    rates = [line["steps_per_second"] for line in lines if line.get("steps_per_second")]
+    return 1e3 / median(rates[1:] or rates)

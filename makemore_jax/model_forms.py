@@ -26,8 +26,8 @@ from makemore_jax.training.step import GradientFn, Sums
 class LoopedDecoder(Decoder):
     """A GPT that can loop over its layers.
 
-    With layer_loop="scan", XLA compiles one block and loops over the layers, and dropout draws
-    other masks. This changes logits only by rounding and keeps the tree of parameters.
+    With layer_loop="scan", XLA compiles one block and loops over the layers. Without dropout,
+    logits change only by rounding; with it, the masks differ. The tree of parameters is the same.
     """
 
     dropout_rng: str = "threefry2x32"
@@ -65,7 +65,7 @@ class TransformerForms(LoopedDecoder, Transformer):
 
     With `tied`, the output layer is the transposed table of the embeddings. With dtype="bfloat16",
     products are computed in bfloat16; norms, softmax and logits stay float32. `remat` changes
-    logits only by rounding. None of them but `tied` changes the tree of parameters.
+    logits only by rounding. Only `tied` changes the tree of parameters.
     """
 
     tied: bool = False

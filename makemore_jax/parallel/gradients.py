@@ -26,7 +26,7 @@ def in_microbatches(gradient_fn: GradientFn, num: int) -> GradientFn:
         first = tuple(a[0] for a in microbatches)
         if num == 1:
             return microbatch(*first)
-        # The loop starts from zeros. A first microbatch before it would be compiled on its own.
+        # The loop starts from zeros. A first microbatch before it would be compiled twice.
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(microbatch, *first))
         return jax.lax.scan(
             lambda sums, args: (jax.tree.map(jnp.add, sums, microbatch(*args)), None),

@@ -1,10 +1,10 @@
 """Faster sampling of lines, with the results of `makemore_jax.sampling`.
 
-- Once half of the lines have ended, the loop continues with the other half, and later with a tenth.
-  Names have 6 characters on average and at most 14, so most steps of the plain loop sample lines
-  that have ended.
+- When half of the lines have ended, the loop drops them, and again when nine tenths have. Names
+  have 6 characters on average and at most 14, so most steps of the plain loop sample lines that
+  have ended.
 - The devices of this process sample different lines.
-- On an accelerator a call samples as many lines as fit in memory.
+- On an accelerator a call samples more lines than on a CPU (`max_batch`).
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from makemore_jax.parallel.mesh import make_lines_mesh
 from makemore_jax.sampling import LoopState
 
 ACCELERATOR_BYTES = 2**30  # for the carries of all lines in one compiled call on GPU or TPU
-MIN_LINES = 256  # fewer lines continue until the last one has ended
+MIN_LINES = 256  # with fewer lines on a device, the loop drops none
 CONTINUE = (2, 10)  # the loop continues with a half of the lines, then with a tenth
 
 
@@ -127,7 +127,8 @@ def sample(
 def max_batch(lm: LanguageModel) -> int:
     """Return the maximum number of lines in one compiled call.
 
-    On an accelerator a call has a large fixed cost, so it samples as many lines as fit in memory.
+    On an accelerator a call has a large fixed cost, so it samples as many lines as have carries of
+    ACCELERATOR_BYTES together, but at least `sampling.MAX_BATCH`.
     """
     if jax.default_backend() == "cpu":
         return sampling.MAX_BATCH
