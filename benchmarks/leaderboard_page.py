@@ -58,7 +58,9 @@ Times are measured for `lecture` only, on an idle machine. The other splits were
 one and show no times.
 
 n-grams are the baseline that every network must beat. \\* marks a network whose test loss is not
-below that of the best n-gram, which is the order with the lowest dev loss.
+below that of the best n-gram, which is the order with the lowest dev loss. Repeated lines favor
+n-grams: long ones learn the training lines nearly by heart, and some test lines repeat a training
+line. Compare the tables with and without repeats.
 """
 
 BEST = """
