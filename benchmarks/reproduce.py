@@ -255,7 +255,6 @@ def main() -> None:
         return
     stored = ROOT / "docs" / "results.json"
     results = measure(arguments.models)
-    print(as_markdown(results))
     if arguments.check:
         expected = comparable_losses(json.loads(stored.read_text("utf-8")))
         measured = comparable_losses(results)
@@ -273,6 +272,7 @@ def main() -> None:
             results[part] = {model: runs[model] for model in MODELS if model in runs}
         write_json(stored, results)
         write_page(results)
+        print(as_markdown(results))
 
 
 if __name__ == "__main__":
