@@ -1,8 +1,8 @@
 """Cost of a sweep, compared with single runs: python -m benchmarks.sweep_cost
 
 Runs `sweep.sweep` with 1, 4, 16 and 64 learning rates on one device, including compilation, and
-compares the time with the same number of sweeps over a single learning rate. Then compares
-200 more steps with the same number of steps of train.py on that device.
+compares the time with the same number of sweeps over a single learning rate. Then compares 200 or
+more further steps with the same number of steps of train.py on that device.
 """
 
 import argparse
@@ -31,15 +31,16 @@ def seconds(kind: str, members: int, steps: int) -> float:
 
 
 def measure(kind: str, nums: list[int], steps: int) -> dict[str, dict[str, float]]:
-    """Return the seconds of a sweep of `steps` + 200 steps, and milliseconds per step."""
+    """Return the seconds of a sweep of `steps` + 200 steps, and the milliseconds per step."""
     trainer = Trainer(config_of(kind))
     trainer(100)  # compiles
     alone = 1e3 * trainer(100, calls=5)
     results = {}
     for num in nums:
-        short, long = (seconds(kind, num, n) for n in (steps, steps + 200))
-        per_step = 1e3 * (long - short) / 200
-        results[str(num)] = {"seconds": long, "milliseconds": per_step, "alone": alone}
+        more = max(200, 3_200 // num)  # so many that they take long compared with compilation
+        short, usual, long = (seconds(kind, num, steps + n) for n in (0, 200, more))
+        per_step = 1e3 * (long - short) / more
+        results[str(num)] = {"seconds": usual, "milliseconds": per_step, "alone": alone}
     return results
 
 
