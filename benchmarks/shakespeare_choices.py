@@ -49,9 +49,8 @@ def measure(fields: tuple[str, ...], data: Path) -> dict[str, Any]:
     flags = [f"--config.{field}" for field in (f"data.path={data}", *SIZES, *fields)]
     _, lines, summary = train(["train.py", "--config", "configs/shakespeare.py", *flags])
     names = ("num_params", "steps", "best_step", "train_loss", "dev_loss")
-    return (
-        {"fields": fields} | {n: summary[n] for n in names} | {"milliseconds": milliseconds(lines)}
-    )
+    losses = {name: summary[name] for name in names}
+    return losses | {"fields": fields, "milliseconds": milliseconds(lines)}
 
 
 def as_table(results: dict[str, dict[str, Any]]) -> str:

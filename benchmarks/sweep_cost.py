@@ -37,7 +37,7 @@ def measure(kind: str, nums: list[int], steps: int) -> dict[str, dict[str, float
     alone = 1e3 * trainer(100, calls=5)
     results = {}
     for num in nums:
-        more = max(200, 3_200 // num)  # so many that they take long compared with compilation
+        more = max(200, 3_200 // num)  # enough to outweigh the variation of compilation
         short, usual, long = (seconds(kind, num, steps + n) for n in (0, 200, more))
         per_step = 1e3 * (long - short) / more
         results[str(num)] = {"seconds": usual, "milliseconds": per_step, "alone": alone}
