@@ -5,6 +5,7 @@ Runs in at most 8 minutes on an H100. The items, most important first:
 - shakespeare: `configs/shakespeare.py` trained to the end.
 - shakespeare_best: `configs/shakespeare_best.py` trained with three seeds. It takes up to 9 minutes
   and runs only with `--items shakespeare_best`.
+- shakespeare_choices: variants of it, compared on a part of train. Also runs only on request.
 - train: the training step of the eight name models, compared with PyTorch.
 - sample: sampling 10,000 names, compared with makemore's loop.
 - sweep: 64 swept runs, compared with 64 single runs.
@@ -12,7 +13,8 @@ Runs in at most 8 minutes on an H100. The items, most important first:
 
 Each item runs in its own process, which is killed at a time limit. Results are written to
 docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run keeps them.
-`--items` and `--kinds` select items and models, and keep the stored results of the others. Without
+`--items`, `--kinds` and `--choices` select items, models and choices. The stored results of the
+others are kept. Without
 torch, the PyTorch columns stay empty and parity is skipped. `--quick` uses tiny settings, to try
 the command without an accelerator.
 """
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.accelerator_items import ITEMS, QUICK, Settings, run_item
+from benchmarks.accelerator_items import CHOICES, ITEMS, QUICK, Settings, run_item
 from benchmarks.accelerator_page import as_page
 from makemore_jax.workdir import write_json
 
@@ -99,6 +101,7 @@ def main() -> None:
     default = [name for name, item in ITEMS.items() if item.is_default]
     parser.add_argument("--items", nargs="+", choices=ITEMS, default=default)
     parser.add_argument("--kinds", nargs="+", choices=sides.KINDS, help="models to measure")
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, help="of shakespeare_choices")
     parser.add_argument("--limit", type=float, help="seconds for each item")
     parser.add_argument("--quick", action="store_true", help="tiny settings")
     parser.add_argument("--out", type=Path, default=sides.OUT)
@@ -107,13 +110,15 @@ def main() -> None:
     if args.run_item:
         name, file = args.run_item
         settings = QUICK if args.quick else Settings()
-        run_item(name, settings.only(args.kinds) if args.kinds else settings, Path(file))
+        run_item(name, settings.only(args.kinds, args.choices), Path(file))
         return
-    options = ["--quick"] * args.quick + (["--kinds", *args.kinds] if args.kinds else [])
+    options = ["--quick"] * args.quick
+    for flag, rows in (("--kinds", args.kinds), ("--choices", args.choices)):
+        options += [flag, *rows] if rows else []
     stored = args.out / "accelerator.json"
     results = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
     for name in (name for name in ITEMS if name in args.items):
-        old_item = results.get(name, {}) if args.kinds else {}
+        old_item = results.get(name, {}) if args.kinds or args.choices else {}
 
         def update(item: dict[str, Any], name: str = name, old: dict = old_item) -> None:
             results[name] = old | item

@@ -1,5 +1,6 @@
 """The measurements of benchmarks.accelerator; each is one item of its page."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -39,6 +40,33 @@ PEAK_FLOPS = {
 Record = Callable[[str, Any], None]  # (key, value) -> None; stores a result of the running item
 
 
+FIRST_CHOICE = {
+    "optimizer.weight_decay": 0.1,
+    "optimizer.learning_rate": 1e-3,
+    "model.dropout": 0.3,
+    "train.steps": 2_500,
+}
+DECAY = FIRST_CHOICE | {"optimizer.weight_decay": 1.0}
+FASTER = DECAY | {"optimizer.learning_rate": 2e-3}
+SHORT = FASTER | {"train.steps": 1_500}
+DROPOUT = {"model.dropout": 0.4}
+# The fields of configs/shakespeare_best.py that each choice sets.
+CHOICES = {
+    "weight decay 0.1, learning rate 1e-3, dropout 0.3, 2,500 steps": FIRST_CHOICE,
+    "dropout 0.4": FIRST_CHOICE | DROPOUT,
+    "weight decay 1": DECAY,
+    "weight decay 1, dropout 0.4": DECAY | DROPOUT,
+    "weight decay 1, learning rate 2e-3": FASTER,
+    "weight decay 1, learning rate 2e-3, 1,500 steps": SHORT,
+    "weight decay 1, learning rate 2e-3, 1,500 steps, dropout 0.4": SHORT | DROPOUT,
+    "weight decay 1, learning rate 4e-3, 1,500 steps, dropout 0.4": {
+        **SHORT,
+        **DROPOUT,
+        "optimizer.learning_rate": 4e-3,
+    },
+}
+
+
 class Settings(NamedTuple):
     """The sizes of all measurements."""
 
@@ -51,16 +79,19 @@ class Settings(NamedTuple):
     members: int = 64
     sweep_steps: int = 300
     seeds: tuple[int, ...] = (1337, 1338, 1339)  # of shakespeare_best; nanoGPT's is 1337
+    choices: dict[str, dict[str, Any]] = CHOICES  # of shakespeare_choices
     parity_steps: int = 50
     is_quick: bool = False
 
-    def only(self, kinds: list[str]) -> "Settings":
-        """Return these settings for some of the models."""
+    def only(self, kinds: list[str] | None, choices: list[str] | None) -> "Settings":
+        """Return these settings for some of the models and choices. None: all."""
+        fields = ("kinds", "sampled", "swept")
         chosen = {
-            field: tuple(kind for kind in getattr(self, field) if kind in kinds)
-            for field in ("kinds", "sampled", "swept")
+            field: tuple(kind for kind in getattr(self, field) if kinds is None or kind in kinds)
+            for field in fields
         }
-        return self._replace(**chosen)
+        some = {name: self.choices[name] for name in choices or self.choices}
+        return self._replace(choices=some, **chosen)
 
 
 QUICK = Settings(
@@ -73,6 +104,7 @@ QUICK = Settings(
     members=3,
     sweep_steps=2,
     seeds=(3, 5),
+    choices={"dropout 0.4": {"model.dropout": 0.4}},
     parity_steps=2,
     is_quick=True,
 )
@@ -108,14 +140,8 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
     config = shakespeare_config(settings.is_quick)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ended = threading.Event()
-        watcher = threading.Thread(target=_record_progress, args=(folder, record, ended))
-        watcher.start()
-        try:
+        with _recorded_progress(folder, "run", record):
             summary = assemble.train(config, name)
-        finally:
-            ended.set()
-            watcher.join()
         rates = [line["steps_per_second"] for line in _lines(folder) if "train_loss" in line]
         steps_per_second = float(np.median(rates))
         flops = flops_per_step(config) * steps_per_second
@@ -138,16 +164,63 @@ def measure_shakespeare(settings: Settings, record: Record) -> None:
 
 def measure_shakespeare_best(settings: Settings, record: Record) -> None:
     """Train configs/shakespeare_best.py with each seed; record losses and seconds."""
+    runs = {str(seed): {"seed": seed} for seed in settings.seeds}
+    _train_best(settings, runs, record)
+
+
+def measure_shakespeare_choices(settings: Settings, record: Record) -> None:
+    """Train variants of configs/shakespeare_best.py on a part of train; record held-out losses.
+
+    The dev split is not read: the last tenth of train is held out.
+    """
+    from makemore_jax.data.files import find
+
+    config = shakespeare_config(settings.is_quick, "shakespeare_best")
+    text = Path(find(config.data.path)).read_text("utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "text.txt"
+        part.write_text(text[: int(config.data.train_fraction * len(text))], "utf-8")
+        fixed = {"data.path": str(part), "data.train_fraction": 0.9}
+        runs = {choice: fixed | fields for choice, fields in settings.choices.items()}
+        _train_best(settings, runs, record)
+
+
+def _train_best(settings: Settings, runs: dict[str, dict[str, Any]], record: Record) -> None:
+    """Train configs/shakespeare_best.py once per entry of `runs`, several at the same time.
+
+    Each entry has the fields that differ.
+    """
+
+    def train(name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            with _recorded_progress(Path(folder), name, record):
+                run = start(make_text_training, settings.is_quick, runs[name], folder)()
+            record(name, run)
+
+    with ThreadPoolExecutor(num_parallel(3)) as pool:
+        list(pool.map(train, runs))
+
+
+def make_text_training(
+    is_quick: bool, fields: dict[str, Any], folder: str
+) -> Callable[[], dict[str, Any]]:
+    """Return the function () -> losses and seconds of configs/shakespeare_best.py with `fields`."""
     from makemore_jax import assemble
 
-    for seed in settings.seeds:
-        config = shakespeare_config(settings.is_quick, "shakespeare_best")
-        config.seed = seed
-        with tempfile.TemporaryDirectory() as name:
-            summary = assemble.train(config, name)
-            crops = crops_loss(Path(name), config, 2 if settings.is_quick else 200)
-        fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "seconds")
-        record(str(seed), {field: summary[field] for field in fields} | {"crops_loss": crops})
+    def train() -> dict[str, Any]:
+        config = shakespeare_config(is_quick, "shakespeare_best")
+        for name, value in fields.items():
+            group, _, field = name.rpartition(".")
+            setattr(getattr(config, group) if group else config, field, value)
+        summary = assemble.train(config, folder)
+        names = ("num_params", "best_step", "train_loss", "dev_loss", "seconds")
+        crops = crops_loss(Path(folder), config, 2 if is_quick else 200)
+        return {name: summary[name] for name in names} | {
+            "step": summary["steps"],
+            "crops_loss": crops,
+        }
+
+    return train
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -156,14 +229,26 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete]
 
 
-def _record_progress(folder: Path, record: Record, ended: threading.Event) -> None:
-    """Record the lowest dev loss so far, in case the time limit stops the training."""
-    while not ended.wait(2):
-        lines = [line for line in _lines(folder) if "dev_loss" in line]
-        if lines:
-            best = min(lines, key=lambda line: line["dev_loss"])
-            steps = {"best_step": best["step"], "step": lines[-1]["step"]}
-            record("run", {"dev_loss": best["dev_loss"]} | steps)
+@contextlib.contextmanager
+def _recorded_progress(folder: Path, key: str, record: Record) -> Iterator[None]:
+    """Record the lowest dev loss so far every two seconds, in case the time limit ends a run."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(2):
+            lines = [line for line in _lines(folder) if "dev_loss" in line]
+            if lines:
+                best = min(lines, key=lambda line: line["dev_loss"])
+                steps = {"best_step": best["step"], "step": lines[-1]["step"]}
+                record(key, {"dev_loss": best["dev_loss"]} | steps)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
@@ -338,6 +423,7 @@ def measure_parity(settings: Settings, record: Record) -> None:
     """Record the largest differences from PyTorch of each model."""
     if not HAS_TORCH:
         raise SystemExit("parity: needs torch")
+    os.environ["OMP_NUM_THREADS"] = "2"  # of PyTorch on the CPU; several models run at once
     # Autotuning takes half of the compilation time, and parity must hold for any algorithm.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
@@ -360,6 +446,7 @@ class Item(NamedTuple):
 ITEMS = {
     "shakespeare": Item(measure_shakespeare, 120),
     "shakespeare_best": Item(measure_shakespeare_best, 540, is_default=False),
+    "shakespeare_choices": Item(measure_shakespeare_choices, 540, is_default=False),
     "train": Item(measure_train, 160),
     "sample": Item(measure_sample, 50),
     "sweep": Item(measure_sweep, 60),

@@ -29,16 +29,31 @@ def shakespeare_best_table(results: dict[str, Any]) -> str:
     header += ["dev loss, random crops", "seconds, all"]
     rows = [
         [
-            *(seed, f"{run['num_params']:,}", f"{run['best_step']:,}"),
-            *(f"{run[name]:.4f}" for name in ("train_loss", "dev_loss", "crops_loss")),
-            f"{run['seconds']:.0f}",
+            *(seed, _show(run.get("num_params"), "{:,}"), f"{run['best_step']:,}"),
+            *(_show(run.get(name), "{:.4f}") for name in ("train_loss", "dev_loss", "crops_loss")),
+            _show(run.get("seconds"), "{:.0f}"),
         ]
         for seed, run in results.items()
     ]
     for title, summarize in (("mean", mean), ("best", min)):
-        columns = [[run[name] for run in results.values()] for name in ("dev_loss", "crops_loss")]
-        losses = [f"{summarize(column):.4f}" for column in columns]
+        losses = []
+        for name in ("dev_loss", "crops_loss"):
+            column = [run[name] for run in results.values() if name in run]
+            losses.append(f"{summarize(column):.4f}" if column else "")
         rows.append([title, "", "", "", *losses, ""])
+    return sides.as_table(header, rows)
+
+
+def shakespeare_choices_table(results: dict[str, Any]) -> str:
+    """Return a table of the losses of each choice."""
+    header = ["choice", "steps", "best step", "train", "held out"]
+    rows = [
+        [
+            *(choice, f"{run['step']:,}", f"{run['best_step']:,}"),
+            *(_show(run.get(name), "{:.4f}") for name in ("train_loss", "dev_loss")),
+        ]
+        for choice, run in results.items()
+    ]
     return sides.as_table(header, rows)
 
 
@@ -114,6 +129,7 @@ def parity_table(results: dict[str, Any]) -> str:
 TABLES = {
     "shakespeare": shakespeare_table,
     "shakespeare_best": shakespeare_best_table,
+    "shakespeare_choices": shakespeare_choices_table,
     "train": train_table,
     "sample": sample_table,
     "sweep": sweep_table,

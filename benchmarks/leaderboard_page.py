@@ -67,11 +67,22 @@ BEST = """
 `best` is `configs/best.py`, a mixture of networks with n-grams. It trains much longer than the
 others, so it has {seeds}, and not on every split: `python -m benchmarks.leaderboard --models best
 --seeds 1 --conditions CONDITION`. It is evaluated once, after its last step, so that no step is
-chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines;
-`python -m benchmarks.best_choices` compares some of them. It was trained on a busy machine and has
+chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines
+(see the end of this page). It was trained on a busy machine and has
 no times: on an idle one, its 10,000 steps take 12 minutes. On `names.txt`,
 `python train.py --config configs/best.py` gives a dev loss of 1.8886 and a test loss of 1.8712;
 `configs/modern.py` has 2.011 and 1.986 there ([results.md](results.md)).
+"""
+
+
+CHOICES = """\
+## How configs/best.py was chosen
+
+`python -m benchmarks.best_choices` trains variants of `configs/best.py` for a quarter of its steps.
+They train on 30,033 of the training lines of makemore's split, and the loss is that of 1,000 other
+training lines. The test lines are not read. The machine was busy, so the last column is only a
+hint.
+
 """
 
 
@@ -177,6 +188,9 @@ def as_page(content: dict[str, Any]) -> str:
         if runs_of := by_model(results, condition):
             parts += [f"## {condition}\n", _commands(condition), as_markdown(results, condition)]
             parts += ["", _verdict(runs_of)]
+    choices = sides.OUT / "best_choices.md"
+    if choices.exists():
+        parts.append(CHOICES + choices.read_text("utf-8"))
     return "\n".join(parts)
 
 

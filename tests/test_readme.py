@@ -198,6 +198,7 @@ def test_the_pages_show_what_the_benchmarks_wrote():
     pages = {"accelerator": "accelerator.md", "tpu_compile": "tpu.md", "microgpt": "lectures.md"}
     pages |= {
         "modern": "results.md",
+        "best_choices": "leaderboard.md",
         "traps": "results.md",
         "any_text": "reliability.md",
         "soak": "reliability.md",

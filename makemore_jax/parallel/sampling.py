@@ -7,8 +7,10 @@
 - On an accelerator a call samples more lines than on a CPU (`max_batch`).
 """
 
-from collections.abc import Callable
-from functools import partial
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -114,14 +116,30 @@ def sample(
     batch_size = min(num, max_batch(lm))
     mesh = make_lines_mesh(batch_size)
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    variables = jax.device_put(lm.variables, shardings.replicated(mesh))
+    variables = shardings.put_once(lm.variables, shardings.replicated(mesh))
 
     def generate_batch(*args: Any) -> tuple[Array, Array, Array]:
         check()
         return generate(lm.model, variables, key, *args, decoding=decoding, mesh=mesh)
 
     numbers = range(first, first + num)
-    return sampling.sample_batches(lm, generate_batch, prompt, numbers, batch_size)
+    with _no_garbage_collection():
+        return sampling.sample_batches(lm, generate_batch, prompt, numbers, batch_size)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Turn the collection of reference cycles off.
+
+    Thousands of new tuples would start collections, which visit all objects of the program.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def max_batch(lm: LanguageModel) -> int:
@@ -132,8 +150,15 @@ def max_batch(lm: LanguageModel) -> int:
     """
     if jax.default_backend() == "cpu":
         return sampling.MAX_BATCH
-    init_carry = partial(lm.model.apply, lm.variables, 1, method="init_carry")
-    carry = jax.tree.leaves(jax.eval_shape(init_carry))
-    # The carry and the tokens of one line.
-    num_bytes = sum(a.size * a.dtype.itemsize for a in carry) + lm.max_len * 4
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), lm.variables)
+    leaves, tree = jax.tree.flatten(shapes)
+    num_bytes = _carry_bytes(lm.model, tree, tuple(leaves)) + lm.max_len * 4  # and the tokens
     return max(sampling.MAX_BATCH, ACCELERATOR_BYTES // num_bytes)
+
+
+@lru_cache
+def _carry_bytes(model: nn.Module, tree: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    """Return the bytes of the carry of one line, given the shapes of the variables."""
+    variables = jax.tree.unflatten(tree, shapes)
+    carry = jax.eval_shape(lambda v: model.apply(v, 1, method="init_carry"), variables)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry))

@@ -51,6 +51,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def put_once(tree: Any, sharding: NamedSharding) -> Any:
+    """Return the arrays of a tree with this sharding.
+
+    If all have it already, return the tree, since jax.device_put would take 0.1 ms per array.
+    """
+    leaves = jax.tree.leaves(tree)
+    is_put = (
+        isinstance(a, jax.Array) and a.sharding.is_equivalent_to(sharding, a.ndim) for a in leaves
+    )
+    return tree if all(is_put) else jax.device_put(tree, sharding)
+
+
 def batch(mesh: Mesh) -> NamedSharding:
     """Return the sharding of an array with its first axis over `data`."""
     return NamedSharding(mesh, P("data"))
