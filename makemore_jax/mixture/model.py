@@ -9,8 +9,8 @@ from jax import Array
 
 from makemore_jax.config import Config
 from makemore_jax.mixture import table
+from makemore_jax.model_forms import ModernForms
 from makemore_jax.models.layers import Positions
-from makemore_jax.models.modern import Modern
 from makemore_jax.models.transformer import Carry
 
 
@@ -26,15 +26,19 @@ class Mixture(nn.Module):
     n_head: int
     n_embd: int
     dropout: float = 0.0
+    dropout_rng: str = "threefry2x32"
+    layer_loop: str = "unroll"
     networks: int = 1
     ngram_contexts: int | None = None  # rows of the table
     ngram_weight: float = 0.0
     blockwise: bool = True
 
-    def network(self, **parent: None) -> Modern:
+    def network(self, **parent: None) -> ModernForms:
         """Return one of the networks, without parameters. For a network of its own, parent=None."""
-        sizes = self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd
-        return Modern(*sizes, dropout=self.dropout, blockwise=self.blockwise, **parent)
+        sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+        options = ("dropout", "dropout_rng", "layer_loop", "blockwise")
+        fields = {name: getattr(self, name) for name in (*sizes, *options)}
+        return ModernForms(**fields, **parent)
 
     def setup(self):
         self.members = [self.network() for _ in range(self.networks)]
