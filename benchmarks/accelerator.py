@@ -1,11 +1,11 @@
 """All measurements that need a GPU or TPU: python -m benchmarks.accelerator
 
-Runs in at most 8 minutes on an H100. The items, most important first:
+Runs in at most 8 minutes on an H100 or H200. The items, most important first:
 
 - shakespeare: `configs/shakespeare.py` trained to the end.
 - shakespeare_best: `configs/shakespeare_best.py` trained with three seeds. It takes up to 9 minutes
   and runs only with `--items shakespeare_best`.
-- shakespeare_choices: variants of it, compared on a part of train. Also runs only on request.
+- shakespeare_best_choices: variants of it, compared on a part of train. Also runs only on request.
 - train: the training step of the eight name models, compared with PyTorch.
 - sample: sampling 10,000 names, compared with makemore's loop.
 - sweep: 64 swept runs, compared with 64 single runs.
@@ -101,7 +101,7 @@ def main() -> None:
     default = [name for name, item in ITEMS.items() if item.is_default]
     parser.add_argument("--items", nargs="+", choices=ITEMS, default=default)
     parser.add_argument("--kinds", nargs="+", choices=sides.KINDS, help="models to measure")
-    parser.add_argument("--choices", nargs="+", choices=CHOICES, help="of shakespeare_choices")
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, help="variants to train")
     parser.add_argument("--limit", type=float, help="seconds for each item")
     parser.add_argument("--quick", action="store_true", help="tiny settings")
     parser.add_argument("--out", type=Path, default=sides.OUT)

@@ -44,7 +44,7 @@ def shakespeare_best_table(results: dict[str, Any]) -> str:
     return sides.as_table(header, rows)
 
 
-def shakespeare_choices_table(results: dict[str, Any]) -> str:
+def shakespeare_best_choices_table(results: dict[str, Any]) -> str:
     """Return a table of the losses of each choice."""
     header = ["choice", "steps", "best step", "train", "held out"]
     rows = [
@@ -129,7 +129,7 @@ def parity_table(results: dict[str, Any]) -> str:
 TABLES = {
     "shakespeare": shakespeare_table,
     "shakespeare_best": shakespeare_best_table,
-    "shakespeare_choices": shakespeare_choices_table,
+    "shakespeare_best_choices": shakespeare_best_choices_table,
     "train": train_table,
     "sample": sample_table,
     "sweep": sweep_table,

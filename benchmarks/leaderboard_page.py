@@ -34,10 +34,11 @@ all digits.
   the seed. The losses are those of the step with the lowest dev loss. n-grams are counted, with
   interpolated Kneser-Ney smoothing (`python -m makemore_jax.lectures.ngrams`).
 - **split**: `lecture` is the 80/10/10 split of the lectures. `makemore` has makemore's 1,000 test
-  lines, which are dev and test at once, so its test losses are the lowest of all evaluations.
+  lines as dev and as test, so its test loss is the lowest of all evaluations.
   `holdout` is the 90/5/5 split of this project. The list repeats 2,539 lines; "no repeats" drops
   them before the split, so that no test line is also in train.
-- **parameters**: of a network, or the number of different n-grams that were counted.
+- **parameters**: of a network, or the number of different n-grams that were counted. `best`
+  also has a table of 131,072 n-gram contexts, which is not included.
 - **train, dev, test**: mean negative log likelihood per character in nats. The end of a name counts
   as a character, and the first character of a name counts too. dev and test are exact; train covers
   5,000 lines for networks and all lines for n-grams.

@@ -32,7 +32,6 @@ SIZES = (
 GPT2_OPTIONS_OFF = ("model.bias=True", "model.tied=False", "model.init_scheme=pytorch")
 MODERN = ("model.kind=modern", *GPT2_OPTIONS_OFF, "optimizer.min_learning_rate=0")
 MUON = ("optimizer.name=muon", "optimizer.learning_rate=4e-3", "optimizer.weight_decay=1")
-STRONGER = (*MODERN, *MUON, "model.dropout=0.4")
 # A batch has 32 crops for each network.
 TWO = ("model.kind=mixture", "model.networks=2", "train.batch_size=64")
 FOUR = ("model.kind=mixture", "model.networks=4", "train.batch_size=128")
@@ -41,9 +40,9 @@ ROWS = {
     "configs/shakespeare.py": (),
     "dropout 0.4": ("model.dropout=0.4",),
     "modern block": MODERN,
-    "modern block, Muon, weight decay 1, dropout 0.4": STRONGER,
-    "the same, four networks of half the width": (*STRONGER, *FOUR, "model.n_embd=72"),
-    "the same, two networks of the full width": (*STRONGER, *TWO),
+    "modern block, Muon, weight decay 1, dropout 0.4": (*MODERN, *MUON, "model.dropout=0.4"),
+    "modern block, two networks": (*MODERN, *TWO),
+    "modern block, four networks of half the width": (*MODERN, *FOUR, "model.n_embd=72"),
 }
 
 

@@ -290,7 +290,7 @@ def test_the_shortest_schedule_that_reaches_the_target(lowest, monkeypatch):
 
 def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     pytest.importorskip("torch")
-    items = ["shakespeare", "shakespeare_best", "sample", "sweep"]
+    items = ["shakespeare", "shakespeare_best", "shakespeare_best_choices", "sample", "sweep"]
     done = run(*ACCELERATOR, tmp_path, "--limit", "600", "--items", *items)
     assert done.returncode == 0, done.stdout + done.stderr
     results = read_accelerator(tmp_path)
@@ -300,11 +300,13 @@ def test_the_accelerator_benchmark_trains_samples_and_sweeps(tmp_path):
     assert training["crops_loss"] == pytest.approx(training["dev_loss"], abs=0.2)
     best = results["shakespeare_best"]["5"]
     assert best["best_step"] <= 6 and best["crops_loss"] == pytest.approx(best["dev_loss"], abs=0.2)
+    choice = results["shakespeare_best_choices"]["dropout 0.4"]
+    assert choice["step"] == 6 and choice["dev_loss"] > 0
     assert {"makemore_jax", "makemore's loop"} == results["sample"]["bigram"].keys()
     assert results["sweep"]["bigram"].keys() == {"1", "3"}
     page = (tmp_path / "accelerator.md").read_text("utf-8")
     assert page.strip() in done.stdout
-    assert page.count("finished") == 4 and page.count("| bigram |") == 2
+    assert page.count("finished") == 5 and page.count("| bigram |") == 2
 
 
 @pytest.mark.parametrize("item", ["train", "parity"])

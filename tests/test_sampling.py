@@ -98,9 +98,9 @@ def test_parameters_are_placed_on_the_devices_once():
     """Sampling costs 0.1 ms for each array that is placed, also if nothing has to be done."""
     mesh = make_lines_mesh(2)
     sharding = shardings.replicated(mesh)
-    placed = shardings.put_once({"a": np.ones(3), "b": jnp.ones(2)}, sharding)
+    placed = shardings.put_if_needed({"a": np.ones(3), "b": jnp.ones(2)}, sharding)
     assert all(a.sharding.is_equivalent_to(sharding, 1) for a in placed.values())
-    assert shardings.put_once(placed, sharding) is placed
+    assert shardings.put_if_needed(placed, sharding) is placed
 
 
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))

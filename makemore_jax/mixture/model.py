@@ -15,9 +15,10 @@ from makemore_jax.models.transformer import Carry
 
 
 class Mixture(nn.Module):
-    """The mean of `networks` networks, and n-grams with a weight if `ngram_contexts` is a number.
+    """The mean of `networks` networks.
 
-    Its logits are logarithms of probabilities.
+    With `ngram_contexts`, n-grams are mixed in; they have the weight `ngram_weight`.
+    The logits are logarithms of probabilities.
     """
 
     vocab_size: int
@@ -34,7 +35,7 @@ class Mixture(nn.Module):
     blockwise: bool = True
 
     def network(self, **parent: None) -> ModernForms:
-        """Return one of the networks, without parameters. For a network of its own, parent=None."""
+        """Return one of the networks, without parameters. With parent=None, it is no submodule."""
         sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
         options = ("dropout", "dropout_rng", "layer_loop", "blockwise")
         fields = {name: getattr(self, name) for name in (*sizes, *options)}
@@ -48,7 +49,7 @@ class Mixture(nn.Module):
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
         """Return the logits of all positions. With `train`, those of the networks alone.
 
-        The table knows the training lines by heart, so the networks would learn little beside it.
+        The table has counted the training lines, so the networks would learn little beside it.
         """
         logits = [member(tokens, train=train, positions=positions) for member in self.members]
         if train or not self.ngram_contexts:
@@ -59,8 +60,8 @@ class Mixture(nn.Module):
         """Return the logarithms of the mixture. Each (..., V) -> (..., V)"""
         probs = sum(jax.nn.softmax(each) for each in logits) / self.networks
         if history is not None:
-            counted = self.table(history).astype(probs.dtype)
-            probs = (1 - self.ngram_weight) * probs + self.ngram_weight * counted
+            ngram_probs = self.table(history).astype(probs.dtype)
+            probs = (1 - self.ngram_weight) * probs + self.ngram_weight * ngram_probs
         return jnp.log(probs)
 
     def init_carry(self, batch_size: int) -> tuple[list[Carry], Array]:

@@ -29,7 +29,7 @@ from makemore_jax.sampling import LoopState
 
 ACCELERATOR_BYTES = 2**30  # for the carries of all lines in one compiled call on GPU or TPU
 MIN_LINES = 256  # with fewer lines on a device, the loop drops none
-CONTINUE = (2, 10)  # the loop continues with a half of the lines, then with a tenth
+SHRINK_FACTORS = (2, 10)  # the loop continues with 1/2 of the lines, then with 1/10
 
 
 @partial(jax.jit, static_argnames=("model", "decoding", "mesh"))
@@ -78,7 +78,7 @@ def _generate(
         )
 
     B = len(numbers)
-    sizes = [B // n for n in CONTINUE] if B >= MIN_LINES else []
+    sizes = [B // n for n in SHRINK_FACTORS] if B >= MIN_LINES else []
     tokens, log_probs, is_cut = finish(init(sampling.line_keys(key, numbers)), sizes)
     return tokens.T, log_probs, is_cut
 
@@ -116,7 +116,7 @@ def sample(
     batch_size = min(num, max_batch(lm))
     mesh = make_lines_mesh(batch_size)
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    variables = shardings.put_once(lm.variables, shardings.replicated(mesh))
+    variables = shardings.put_if_needed(lm.variables, shardings.replicated(mesh))
 
     def generate_batch(*args: Any) -> tuple[Array, Array, Array]:
         check()
