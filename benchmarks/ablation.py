@@ -12,10 +12,9 @@ from benchmarks import sides
 
 
 def _whole_rows() -> None:
-    from benchmarks import jax_side
-    from makemore_jax.kernels.layouts import Rows
+    from makemore_jax.kernels import layouts
 
-    jax_side.choose = lambda split, *_: [Rows(split.block_size)]
+    layouts.choose = lambda split, *_: [layouts.Rows(split.block_size)]
 
 
 def _one_core() -> None:

@@ -41,6 +41,9 @@ Record = Callable[[str, Any], None]  # (key, value) -> None; stores a result of 
 
 
 BASE = {
+    "model.kind": "modern",
+    "model.networks": 1,
+    "train.batch_size": 64,
     "optimizer.weight_decay": 0.1,
     "optimizer.learning_rate": 1e-3,
     "model.dropout": 0.3,
@@ -52,7 +55,7 @@ SHORTER = WITH_RATE | {"train.steps": 1_500}
 DROPOUT = {"model.dropout": 0.4}
 # The fields of configs/shakespeare_best.py that each choice sets.
 CHOICES = {
-    "weight decay 0.1, learning rate 1e-3, dropout 0.3, 2,500 steps": BASE,
+    "one network, weight decay 0.1, learning rate 1e-3, dropout 0.3, 2,500 steps": BASE,
     "dropout 0.4": BASE | DROPOUT,
     "weight decay 1": WEIGHT_DECAY,
     "weight decay 1, dropout 0.4": WEIGHT_DECAY | DROPOUT,
@@ -118,7 +121,7 @@ def shakespeare_config(is_quick: bool, name: str = "shakespeare") -> Config:
         config.data.block_size = 8
         config.data.train_fraction = 0.99
         config.model.n_layer, config.model.n_head, config.model.n_embd = 1, 2, 8
-        config.train.batch_size, config.train.steps = 4, 6
+        config.train.batch_size, config.train.steps = 6, 6
         config.train.log_every = config.train.eval_every = config.train.sample_every = 2
         config.train.eval_examples = config.train.train_eval_examples = 8
     return config

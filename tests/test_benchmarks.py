@@ -51,6 +51,42 @@ def test_benchmark(name, tmp_path):
         )
 
 
+CHECK_ABLATION = """
+import jax
+from benchmarks.ablation import SPEED_UPS
+from benchmarks.configs import config_of
+from makemore_jax import models
+from makemore_jax.assemble import load_data, programs
+
+def program(kind):
+    config = config_of(kind)
+    dataset = load_data(config.data, config.seed)
+    split = dataset.splits["train"]
+    model = programs.create_model(config.model, dataset.vocab.size, dataset.block_size)
+    layouts, num = programs.choose_layouts(split, model, 32, 1)
+    gradient_fn = programs.make_gradient_fn(model, jax.make_mesh((1,), ("data",)), layouts, num)
+    variables = models.variable_shapes(model, dataset.block_size)
+    indices = jax.ShapeDtypeStruct((32,), "int32")
+    return str(jax.make_jaxpr(gradient_fn)(variables, split, indices, jax.random.key(0)))
+
+assert program("bigram") == program("bigram")
+kinds_of = {}
+for disable, kinds in SPEED_UPS.values():
+    kinds_of.setdefault(disable, []).append(kinds[0])
+for disable, kinds in kinds_of.items():
+    before = [program(kind) for kind in kinds]
+    disable()
+    print(*(program(kind) != old for kind, old in zip(kinds, before)))
+"""
+
+
+def test_the_ablation_disables_every_speed_up():
+    """Packed lines and cut rows share a function. The number of devices is not in the program."""
+    done = run("-c", CHECK_ABLATION)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True", "False", "True", "True", "True", "True"]
+
+
 def test_the_geometric_mean_excludes_a_gpt_on_a_text(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT)
