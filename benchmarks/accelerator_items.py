@@ -44,6 +44,7 @@ BASE = {
     "model.kind": "modern",
     "model.networks": 1,
     "train.batch_size": 64,
+    "optimizer.name": "muon",
     "optimizer.weight_decay": 0.1,
     "optimizer.learning_rate": 1e-3,
     "model.dropout": 0.3,

@@ -137,6 +137,21 @@ def test_a_run_saves_and_samples_the_mixture(words, tmp_path):
         assert_close(sample.log_prob, -counting.nll(counts, line) * (len(tokens) - 1))
 
 
+def test_networks_continue_a_text(words, tmp_path):
+    """With a loop over the layers, as on a TPU, logits change only by rounding."""
+    config = small_config("mixture", steps=2, eval_every=2, checkpoint_every=2, sample_every=4)
+    config.data.path, config.data.kind, config.data.block_size = str(words), "text", 8
+    config.model.networks, config.train.batch_size = 3, 6
+    config.model.dropout, config.model.dropout_rng = 0.2, "rbg"
+    assemble.train(config, str(tmp_path))
+    lm = assemble.load_language_model(tmp_path, assemble.read_run(tmp_path), max_len=20)
+    (text,) = assemble.sample(lm, jax.random.key(3), 1)
+    assert len(text.text) == 20
+    tokens = jnp.array([lm.vocab.encode(text.text[:8])])
+    looped = lm.model.clone(layer_loop="scan")
+    assert_close(looped.apply(lm.variables, tokens), lm.model.apply(lm.variables, tokens))
+
+
 def test_a_report_shows_the_first_network(words):
     data, programs, state = make(words)
     lm = LanguageModel(programs.model, state.variables, data.vocab, data.max_len, data.block_size)
