@@ -1,4 +1,4 @@
-"""GPTs on Tiny Shakespeare with a lower loss than nanoGPT's, for one GPU: three networks as one model.
+"""Three GPTs on Tiny Shakespeare as one model, with a lower loss than nanoGPT's, for one GPU.
 
 Each network has the sizes of configs/shakespeare.py and the block of configs/modern.py
 (karpathy/nanochat, 2025). The prediction is the mean of the three (makemore_jax/mixture/).
