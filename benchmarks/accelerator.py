@@ -14,9 +14,8 @@ Runs in at most 8 minutes on an H100 or H200. The items, most important first:
 Each item runs in its own process, which is killed at a time limit. Results are written to
 docs/benchmarks/accelerator.json and .md after every measurement, so an interrupted run keeps them.
 `--items`, `--kinds` and `--choices` select items, models and choices. The stored results of the
-others are kept. Without
-torch, the PyTorch columns stay empty and parity is skipped. `--quick` uses tiny settings, to try
-the command without an accelerator.
+others are kept. Without torch, the PyTorch columns stay empty and parity is skipped. `--quick` uses
+tiny settings, to try the command without an accelerator.
 """
 
 import argparse
@@ -33,8 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.accelerator_items import CHOICES, ITEMS, QUICK, Settings, run_item
+from benchmarks.accelerator_items import ITEMS, run_item
 from benchmarks.accelerator_page import as_page
+from benchmarks.accelerator_settings import CHOICES, QUICK, Settings
 from makemore_jax.workdir import write_json
 
 

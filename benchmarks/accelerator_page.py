@@ -4,7 +4,8 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import sides
-from benchmarks.accelerator_items import ITEMS, KINDS, MAKEMORE, OURS, TORCH_VARIANTS
+from benchmarks.accelerator_items import ITEMS, MAKEMORE, OURS, TORCH_VARIANTS
+from benchmarks.accelerator_settings import KINDS
 
 
 def shakespeare_table(results: dict[str, Any]) -> str:

@@ -69,10 +69,10 @@ BEST = """
 others, so it has {seeds}, and not on every split: `python -m benchmarks.leaderboard --models best
 --seeds 1 --conditions CONDITION`. It is evaluated once, after its last step, so that no step is
 chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines
-(see the end of this page). It was trained on a busy machine and has
-no times: on an idle one, its 10,000 steps take 12 minutes. On `names.txt`,
-`python train.py --config configs/best.py` gives a dev loss of 1.8886 and a test loss of 1.8712;
-`configs/modern.py` has 2.011 and 1.986 there ([results.md](results.md)).
+(see the end of this page). It was trained on a busy machine and has no times: on an idle one, its
+10,000 steps take 12 minutes. On `names.txt`, `python train.py --config configs/best.py` gives a dev
+loss of 1.8886 and a test loss of 1.8712; `configs/modern.py` has 2.011 and 1.986 there
+([results.md](results.md)).
 """
 
 

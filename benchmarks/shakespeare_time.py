@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import shakespeare_recipes, sides
-from benchmarks.accelerator_items import crops_loss
+from benchmarks.accelerator_text import crops_loss
 from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT
 from benchmarks.whole_training import Training, milliseconds, train, trained
 from makemore_jax import assemble

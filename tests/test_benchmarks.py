@@ -381,11 +381,11 @@ def test_the_accelerator_benchmark_needs_no_torch(tmp_path):
     results = tmp_path / "results.jsonl"
     code = f"""
 import pathlib
-from benchmarks import accelerator_items
+from benchmarks import accelerator_items, accelerator_settings
 accelerator_items.HAS_TORCH = False
 if __name__ == "__main__":
     for item in ("train", "sample"):
-        accelerator_items.run_item(item, accelerator_items.QUICK, pathlib.Path({str(results)!r}))
+        accelerator_items.run_item(item, accelerator_settings.QUICK, pathlib.Path({str(results)!r}))
 """
     done = run("-c", code, fresh=True, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -396,14 +396,12 @@ if __name__ == "__main__":
 
 def test_arithmetic_of_a_step(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import accelerator_items
+    from benchmarks import accelerator_text
     from benchmarks.arithmetic import flops_per_step
     from makemore_jax.config import Config
 
     config = Config()  # 204,480 parameters, 4 layers of 64 channels, 32 lines of 15 tokens
     assert flops_per_step(config) == 32 * 15 * (6 * 204_480 + 12 * 4 * 64 * 15)
-    assert accelerator_items.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert accelerator_items.peak_flops("NVIDIA L4") == 121e12
-    assert (
-        accelerator_items.peak_flops("NVIDIA L40S") is accelerator_items.peak_flops("cpu") is None
-    )
+    assert accelerator_text.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert accelerator_text.peak_flops("NVIDIA L4") == 121e12
+    assert accelerator_text.peak_flops("NVIDIA L40S") is accelerator_text.peak_flops("cpu") is None
