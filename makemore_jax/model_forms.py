@@ -8,6 +8,7 @@
 - dropout masks from the random generator of the device (`dropout_rng`)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +18,21 @@ from jax import Array
 
 from makemore_jax import kernels
 from makemore_jax.data import Split
-from makemore_jax.models.layers import Positions
+from makemore_jax.kernels.layer_loop import STACKED, stack_layers
+from makemore_jax.models.layers import Linear, Positions
 from makemore_jax.models.modern import Modern
 from makemore_jax.models.transformer import Block, Cache, Decoder, Transformer
 from makemore_jax.training.step import GradientFn, Sums
+
+
+def _separate_inputs(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Compute the input of a linear layer before its product, and not as a part of it.
+
+    XLA:TPU otherwise compiles a norm or an activation again in each product that reads it.
+    """
+    if isinstance(context.module, Linear) and context.method_name == "__call__":
+        args = jax.lax.optimization_barrier(args)
+    return call(*args, **kwargs)
 
 
 class LoopedDecoder(Decoder):
@@ -37,7 +49,13 @@ class LoopedDecoder(Decoder):
         if self.layer_loop != "scan" or self.is_initializing():
             return super()._apply_blocks(x, mask, positions, train)
         key = self.make_rng("dropout") if train and self.dropout else None
-        return kernels.scan_layers(self.h, x, mask, positions, train, dropout_key=key)
+        args = (x, mask, positions, train)
+        with nn.intercept_methods(_separate_inputs):
+            return kernels.scan_layers(self.h[0], self._stacked(), *args, dropout_key=key)
+
+    def _stacked(self) -> Any:
+        """Return the parameters of all layers. They may be stacked already."""
+        return stack_layers(self.variables["params"])[STACKED]
 
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:
         """Return position 0 and empty caches. A loop has them stacked along a first axis."""
@@ -52,7 +70,7 @@ class LoopedDecoder(Decoder):
             return super().step(carry, token)
         position, caches = carry
         x = self._embed(token, position)  # (B, C)
-        caches, x = kernels.scan_layers_step(self.h, caches, x, position)
+        caches, x = kernels.scan_layers_step(self.h[0], self._stacked(), caches, x, position)
         return (position + 1, caches), self._logits(x)
 
 

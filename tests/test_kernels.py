@@ -14,6 +14,7 @@ from makemore_jax import data, kernels, models
 from makemore_jax.assemble import create_model
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.kernels import blocked_attention, plain
+from makemore_jax.kernels.layer_loop import stack_layers
 from makemore_jax.kernels.layouts import take_packed
 from makemore_jax.models import bow, cnn, layers, mlp, transformer
 
@@ -138,10 +139,14 @@ class Stack(nn.Module):
         if self.is_initializing():
             return [layer(x, 0.5, False) for layer in self.h]
         key = self.make_rng("dropout") if train else None
-        return self.kernels.scan_layers(self.h, x, 0.5, train, dropout_key=key)
+        args = (self.h[0], self.stacked(), x, 0.5, train)
+        return self.kernels.scan_layers(*args, dropout_key=key)
 
     def step(self, caches, x, position):
-        return self.kernels.scan_layers_step(self.h, caches, x, position)
+        return self.kernels.scan_layers_step(self.h[0], self.stacked(), caches, x, position)
+
+    def stacked(self):
+        return stack_layers(self.variables["params"])["h_stacked"]
 
 
 def test_scan_layers():

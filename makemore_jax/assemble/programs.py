@@ -14,6 +14,7 @@ from makemore_jax.assemble.parts import create_model
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts
+from makemore_jax.kernels.layer_loop import with_stacked_layers
 from makemore_jax.kernels.layouts import Layout, with_layouts
 from makemore_jax.mixture import table
 from makemore_jax.mixture.gradients import each_network
@@ -74,13 +75,19 @@ def compile_steps(
     state_shardings: StateShardings | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return the compiled training steps (`make_train_steps`) with all wrappers."""
+    is_stacked = getattr(model, "layer_loop", None) == "scan"
+    if is_stacked and state_shardings:
+        state_shardings = shardings.stack_shardings(state_shardings)
     gradient_fn = make_gradient_fn(model, mesh, batch_layouts, num_microbatches, state_shardings)
     if state_shardings:
         optimizer = with_gradient_shardings(optimizer, state_shardings)
     train_step = make_train_step(gradient_fn, optimizer, batch_size)
     if state_shardings:
         train_step = stored_sharded(train_step, state_shardings)
-    return shardings.serialize_on_cpu(make_train_steps(train_step), mesh)
+    train_steps = make_train_steps(train_step)
+    if is_stacked:
+        train_steps = with_stacked_layers(train_steps, model.n_layer)
+    return shardings.serialize_on_cpu(train_steps, mesh)
 
 
 def choose_layouts(

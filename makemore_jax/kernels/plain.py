@@ -83,24 +83,29 @@ def _masked_softmax(scores: Array, mask: Array, q: Array) -> Array:
 
 
 def scan_layers(
-    layers: list[nn.Module], x: Array, *args: Any, dropout_key: Array | None = None
+    layer: nn.Module, params: Any, x: Array, *args: Any, dropout_key: Array | None = None
 ) -> Array:
-    """Apply layers one after another."""
+    """Apply a layer to x once for each entry of its stacked params."""
     has_dropout = dropout_key is not None
-    keys = jax.random.split(dropout_key, len(layers)) if has_dropout else [None] * len(layers)
-    for layer, key in zip(layers, keys, strict=True):
+    num_layers = len(jax.tree.leaves(params)[0])
+    keys = jax.random.split(dropout_key, num_layers) if has_dropout else [None] * num_layers
+    for i, key in enumerate(keys):
         rngs = {"dropout": key} if has_dropout else {}
-        params = {"params": layer.variables["params"]}
-        x = layer.clone(parent=None).apply(params, x, *args, rngs=rngs)
+        x = layer.clone(parent=None).apply({"params": _entry(params, i)}, x, *args, rngs=rngs)
     return x
 
 
 def scan_layers_step(
-    layers: list[nn.Module], caches: Any, x: Array, position: Array
+    layer: nn.Module, params: Any, caches: Any, x: Array, position: Array
 ) -> tuple[Any, Array]:
-    """Apply `step` of layers one after another, with caches stacked along their first axis."""
-    new_caches = []
-    for i, layer in enumerate(layers):
-        cache, x = layer.step(jax.tree.map(lambda a, i=i: a[i], caches), x, position)
+    """Apply `step` of a layer once for each entry of its stacked params and caches."""
+    new_caches, step = [], layer.clone(parent=None).apply
+    for i in range(len(jax.tree.leaves(params)[0])):
+        variables = {"params": _entry(params, i)}
+        cache, x = step(variables, _entry(caches, i), x, position, method="step")
         new_caches.append(cache)
     return jax.tree.map(lambda *a: jnp.stack(a), *new_caches), x
+
+
+def _entry(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda a: a[i], tree)

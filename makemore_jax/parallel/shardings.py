@@ -27,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from makemore_jax.config import MeshConfig
+from makemore_jax.kernels.layer_loop import stack_layers
 from makemore_jax.parallel import processes
 
 # The axis of each wide matrix that is sharded over `model`. In an MLP, the first matrix is sharded
@@ -90,6 +91,15 @@ def infer_state_shardings(mesh: Mesh, config: MeshConfig, state: Any) -> StateSh
         partial(_infer_sharding, mesh, COMPUTED_SHARDED, False), state.params
     )
     return StateShardings(stored, compute)
+
+
+def stack_shardings(shardings: StateShardings) -> StateShardings:
+    """Return the shardings of a state whose layers are stacked along a new first axis."""
+
+    def stack(first: NamedSharding, *_: NamedSharding) -> NamedSharding:
+        return NamedSharding(first.mesh, P(None, *first.spec))
+
+    return StateShardings(*(stack_layers(tree, stack) for tree in shardings))
 
 
 def _infer_sharding(

@@ -66,14 +66,15 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             adam_b1=config.b1,
             adam_b2=config.b2,
             adam_weight_decay=config.weight_decay if config.decay == "all" else 0.0,
+            muon_weight_dimension_numbers=_muon_axes,
             consistent_rms=0.2,
         )
     else:
         decay = optax.add_decayed_weights(config.weight_decay, **mask)
         tx = optax.chain(decay, optax.sgd(schedule))
-    if config.grad_clip is None:
-        return optax.chain(optax.identity(), tx)  # the same state with and without clipping
-    return optax.chain(_clip_by_global_norm(config.grad_clip), tx)
+    # The state has the same tree with and without clipping.
+    clip = _clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
+    return optax.chain(clip, tx)
 
 
 def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -89,6 +90,22 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
+def _num_axes(params: Any) -> Any:
+    """Return the number of axes of each parameter in its layer.
+
+    The layers may be stacked (`kernels/layer_loop.py`).
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a: a.ndim - ("h_stacked" in jax.tree_util.keystr(path)), params
+    )
+
+
 def _is_matrix(params: Any) -> Any:
     """Return for each parameter whether it has two or more axes."""
-    return jax.tree.map(lambda a: a.ndim >= 2, params)
+    return jax.tree.map(lambda num: num >= 2, _num_axes(params))
+
+
+def _muon_axes(params: Any) -> Any:
+    """Return the input and output axis of each matrix, and None for other parameters."""
+    axes = optax.contrib.MuonDimensionNumbers(-2, -1)
+    return jax.tree.map(lambda num: axes if num == 2 else None, _num_axes(params))
