@@ -18,7 +18,7 @@ from jax import Array
 
 from makemore_jax import kernels
 from makemore_jax.data import Split
-from makemore_jax.kernels.layer_loop import STACKED, stack_layers
+from makemore_jax.kernels.layer_loop import stack
 from makemore_jax.models.layers import Linear, Positions
 from makemore_jax.models.modern import Modern
 from makemore_jax.models.transformer import Block, Cache, Decoder, Transformer
@@ -55,7 +55,7 @@ class LoopedDecoder(Decoder):
 
     def _stacked(self) -> Any:
         """Return the parameters of all layers. They may be stacked already."""
-        return stack_layers(self.variables["params"])[STACKED]
+        return stack(self.variables["params"], "h")["h_stacked"]
 
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:
         """Return position 0 and empty caches. A loop has them stacked along a first axis."""

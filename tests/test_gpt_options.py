@@ -145,13 +145,16 @@ OPTIMIZERS = [
 
 
 @pytest.mark.versions
+@pytest.mark.parametrize("kind", ["transformer", "mixture"])
 @pytest.mark.parametrize("optimizer", quick_of(OPTIMIZERS, OPTIMIZERS[:2]), ids=lambda o: o.name)
-def test_training_on_stacked_layers(optimizer, names):
-    """With a loop over layers, steps update all layers at once. The state is the same tree."""
+def test_training_on_stacked_layers(optimizer, kind, names):
+    """With a loop over layers, steps update all layers at once, and all networks of a mixture.
+
+    The state has the same tree as without."""
     states = []
     for form in "unroll", "scan":
-        config = small_config("transformer").model
-        config.layer_loop = form
+        config = small_config(kind).model
+        config.layer_loop, config.networks = form, 2 if kind == "mixture" else 1
         model = create_model(config, names.vocab.size, names.block_size)
         tx = make_optimizer(replace(optimizer, learning_rate=0.01), steps=10)
         mesh = make_mesh(MeshConfig(data=1), 8, num_params=0)
@@ -167,16 +170,16 @@ def test_training_on_stacked_layers(optimizer, names):
             assert_close(states[1][name], expected, 1e-5)
 
 
-def test_stacking_layers():
-    """It acts on every dict with layers, also where the layers have no arrays."""
-    layers = {"h_0": {"a": np.zeros(2)}, "h_1": {"a": np.ones(2)}, "wte": np.ones(3)}
+def test_stacking():
+    """It acts on every dict with such parts, also where the parts have no arrays."""
+    layers = {"h_0": {"a": np.zeros(2)}, "h_1": {"a": np.ones(2)}, "h_x": np.ones(3)}
     tree = {"params": layers, "masked": {"h_0": {}, "h_1": {}, "head": {}}}
-    stacked = layer_loop.stack_layers(tree)
+    stacked = layer_loop.stack(tree, "h")
     assert stacked["masked"] == {"h_stacked": {}, "head": {}}
-    assert stacked["params"].keys() == {"h_stacked", "wte"}
+    assert stacked["params"].keys() == {"h_stacked", "h_x"}
     assert_same(stacked["params"]["h_stacked"]["a"], np.array([[0, 0], [1, 1]]))
-    assert_same(layer_loop.stack_layers(stacked), stacked)
-    assert_same(layer_loop.unstack_layers(stacked, 2), tree)
+    assert_same(layer_loop.stack(stacked, "h"), stacked)
+    assert_same(layer_loop.unstack(stacked, "h", 2), tree)
 
 
 @pytest.mark.versions

@@ -14,7 +14,7 @@ from makemore_jax import data, kernels, models
 from makemore_jax.assemble import create_model
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.kernels import blocked_attention, plain
-from makemore_jax.kernels.layer_loop import stack_layers
+from makemore_jax.kernels.layer_loop import stack
 from makemore_jax.kernels.layouts import take_packed
 from makemore_jax.models import bow, cnn, layers, mlp, transformer
 
@@ -146,7 +146,7 @@ class Stack(nn.Module):
         return self.kernels.scan_layers_step(self.h[0], self.stacked(), caches, x, position)
 
     def stacked(self):
-        return stack_layers(self.variables["params"])["h_stacked"]
+        return stack(self.variables["params"], "h")["h_stacked"]
 
 
 def test_scan_layers():

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from makemore_jax import models
 from makemore_jax.assemble.parts import create_model
+from makemore_jax.assemble.stacked_state import stacked_sizes, with_stacked_state
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.kernels import layouts
-from makemore_jax.kernels.layer_loop import with_stacked_layers
 from makemore_jax.kernels.layouts import Layout, with_layouts
 from makemore_jax.mixture import table
 from makemore_jax.mixture.gradients import each_network
@@ -75,9 +75,9 @@ def compile_steps(
     state_shardings: StateShardings | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return the compiled training steps (`make_train_steps`) with all wrappers."""
-    is_stacked = getattr(model, "layer_loop", None) == "scan"
-    if is_stacked and state_shardings:
-        state_shardings = shardings.stack_shardings(state_shardings)
+    sizes = stacked_sizes(model)
+    if state_shardings:
+        state_shardings = shardings.stack_shardings(state_shardings, sizes)
     gradient_fn = make_gradient_fn(model, mesh, batch_layouts, num_microbatches, state_shardings)
     if state_shardings:
         optimizer = with_gradient_shardings(optimizer, state_shardings)
@@ -85,8 +85,8 @@ def compile_steps(
     if state_shardings:
         train_step = stored_sharded(train_step, state_shardings)
     train_steps = make_train_steps(train_step)
-    if is_stacked:
-        train_steps = with_stacked_layers(train_steps, model.n_layer)
+    if sizes:
+        train_steps = with_stacked_state(train_steps, sizes)
     return shardings.serialize_on_cpu(train_steps, mesh)
 
 

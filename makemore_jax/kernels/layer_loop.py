@@ -2,19 +2,17 @@
 
 XLA compiles one layer instead of every layer, which shortens compilation on TPU (docs/tpu.md). A
 checkpoint has one tree of parameters per layer, `h_0`, `h_1` and so on. The loop reads them stacked
-along a new first axis, as one tree `h_stacked`.
+along a new first axis, as one tree `h_stacked`. The networks of a mixture are stacked in the same
+way.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-
-STACKED = "h_stacked"
 
 
 def scan_layers(
@@ -55,58 +53,38 @@ def scan_layers_step(
     return caches, x
 
 
-def stack_layers(tree: Any, stack: Callable[..., Any] = lambda *a: jnp.stack(a)) -> Any:
-    """Replace the layers in a tree by `h_stacked`, in all dicts that have them.
+def stack(tree: Any, name: str, merge: Callable[..., Any] = lambda *a: jnp.stack(a)) -> Any:
+    """Replace `name`_0, `name`_1 and so on by `name`_stacked, in all dicts of a tree.
 
-    `stack` merges the leaves of all layers. A tree whose layers are stacked stays as it is.
+    `merge` merges their leaves. A tree that is stacked already stays as it is.
     """
 
     def replaced(node: Any) -> Any:
-        if not _has_layers(node):
+        if not _has(node, f"{name}_0"):
             return node
-        layers = [node[f"h_{i}"] for i in range(sum(_is_layer(name) for name in node))]
-        others = {name: value for name, value in node.items() if not _is_layer(name)}
-        return others | {STACKED: jax.tree.map(stack, *layers)}
+        parts = {key for key in node if key.removeprefix(f"{name}_").isdecimal()}
+        others = {key: value for key, value in node.items() if key not in parts}
+        in_order = [node[f"{name}_{i}"] for i in range(len(parts))]
+        return others | {f"{name}_stacked": jax.tree.map(merge, *in_order)}
 
-    return jax.tree.map(replaced, tree, is_leaf=_has_layers)
+    return jax.tree.map(replaced, tree, is_leaf=lambda node: _has(node, f"{name}_0"))
 
 
-def unstack_layers(tree: Any, num_layers: int) -> Any:
-    """Undo `stack_layers`."""
-
-    def is_stacked(node: Any) -> bool:
-        return isinstance(node, dict) and STACKED in node
+def unstack(tree: Any, name: str, num: int) -> Any:
+    """Undo `stack` of `num` parts."""
+    stacked = f"{name}_stacked"
 
     def replaced(node: Any) -> Any:
-        if not is_stacked(node):
+        if not _has(node, stacked):
             return node
-        others = {name: value for name, value in node.items() if name != STACKED}
-        layers = {
-            f"h_{i}": jax.tree.map(lambda a, i=i: a[i], node[STACKED]) for i in range(num_layers)
+        others = {key: value for key, value in node.items() if key != stacked}
+        parts = {
+            f"{name}_{i}": jax.tree.map(lambda a, i=i: a[i], node[stacked]) for i in range(num)
         }
-        return others | layers
+        return others | parts
 
-    return jax.tree.map(replaced, tree, is_leaf=is_stacked)
-
-
-def _is_layer(name: str) -> bool:
-    return name.startswith("h_") and name[2:].isdecimal()
+    return jax.tree.map(replaced, tree, is_leaf=lambda node: _has(node, stacked))
 
 
-def _has_layers(node: Any) -> bool:
-    return isinstance(node, dict) and "h_0" in node
-
-
-def with_stacked_layers(train_steps: Callable[..., Any], num_layers: int) -> Callable[..., Any]:
-    """Make compiled training steps (`training.step.make_train_steps`) work on stacked layers.
-
-    The state is stacked once per call, not once per step, and the optimizer updates all layers
-    together. A call needs memory for one more copy of the state.
-    """
-
-    @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
-    def stacked_steps(state: Any, split: Any, key: Array, num_steps: int) -> tuple[Any, Any]:
-        state, metrics = train_steps(stack_layers(state), split, key, num_steps)
-        return unstack_layers(state, num_layers), metrics
-
-    return stacked_steps
+def _has(node: Any, key: str) -> bool:
+    return isinstance(node, dict) and key in node

@@ -21,10 +21,11 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    if kernel.shape[0] <= kernel.shape[1]:
-        return dy @ kernel.T, x.T @ dy
-    # Without the barrier XLA rewrites the product as x^T dy.
-    return dy @ kernel.T, jax.lax.optimization_barrier(dy.T @ x).T
+    is_tall = kernel.shape[0] > kernel.shape[1]
+    # Without the barrier XLA rewrites the second product as the first. XLA:TPU would also compile
+    # each product once more as a part of each operation that reads it.
+    product = jax.lax.optimization_barrier(dy.T @ x if is_tall else x.T @ dy)
+    return dy @ kernel.T, product.T if is_tall else product
 
 
 matmul.defvjp(_forward, _backward)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from makemore_jax.data import Split
+from makemore_jax.kernels.layer_loop import stack, unstack
 from makemore_jax.training.step import GradientFn, Sums
 
 
@@ -19,16 +20,16 @@ def each_network(gradient_fn: GradientFn, num_networks: int) -> GradientFn:
     def gradients(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
         params = variables["params"]
         model_state = {name: tree for name, tree in variables.items() if name != "params"}
-        stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *params.values())
+        stacked = stack(params, "members")["members_stacked"]
         args = stacked, indices.reshape(num_networks, -1), jax.random.split(key, num_networks)
         sums = jax.lax.map(lambda arg: gradient_fn({"params": arg[0]}, split, *arg[1:]), args)
         # The step divides by the number of all targets, each network has only a part of them.
         count = sums.count.sum()
         scale = count / jnp.maximum(sums.count, 1)
-        grads = {
-            name: jax.tree.map(lambda g: g[i] * scale[i], sums.grads)  # noqa: B023
-            for i, name in enumerate(params)
-        }
+        scaled = jax.tree.map(lambda g: jax.vmap(jnp.multiply)(g, scale), sums.grads)
+        grads = {"members_stacked": scaled}
+        if "members_stacked" not in params:
+            grads = unstack(grads, "members", num_networks)
         return Sums(sums.loss.sum(), count, grads, model_state)
 
     return gradients

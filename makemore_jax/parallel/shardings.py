@@ -17,7 +17,7 @@ wait for each other, and XLA aborts the process after a minute. Therefore:
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from makemore_jax.config import MeshConfig
-from makemore_jax.kernels.layer_loop import stack_layers
+from makemore_jax.kernels.layer_loop import stack
 from makemore_jax.parallel import processes
 
 # The axis of each wide matrix that is sharded over `model`. In an MLP, the first matrix is sharded
@@ -93,13 +93,16 @@ def infer_state_shardings(mesh: Mesh, config: MeshConfig, state: Any) -> StateSh
     return StateShardings(stored, compute)
 
 
-def stack_shardings(shardings: StateShardings) -> StateShardings:
-    """Return the shardings of a state whose layers are stacked along a new first axis."""
+def stack_shardings(shardings: StateShardings, names: Iterable[str]) -> StateShardings:
+    """Return the shardings of a state whose equal parts are stacked (`kernels/layer_loop.py`)."""
 
-    def stack(first: NamedSharding, *_: NamedSharding) -> NamedSharding:
+    def merge(first: NamedSharding, *_: NamedSharding) -> NamedSharding:
         return NamedSharding(first.mesh, P(None, *first.spec))
 
-    return StateShardings(*(stack_layers(tree, stack) for tree in shardings))
+    trees = tuple(shardings)
+    for name in names:
+        trees = tuple(stack(tree, name, merge) for tree in trees)
+    return StateShardings(*trees)
 
 
 def _infer_sharding(

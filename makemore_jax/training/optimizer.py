@@ -91,12 +91,12 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _num_axes(params: Any) -> Any:
-    """Return the number of axes of each parameter in its layer.
+    """Return the number of axes of each parameter, without those of stacked layers or networks.
 
-    The layers may be stacked (`kernels/layer_loop.py`).
+    `kernels/layer_loop.py` stacks them.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, a: a.ndim - ("h_stacked" in jax.tree_util.keystr(path)), params
+        lambda path, a: a.ndim - jax.tree_util.keystr(path).count("_stacked"), params
     )
 
 
