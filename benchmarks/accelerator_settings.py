@@ -12,6 +12,7 @@ Record = Callable[[str, Any], None]  # (key, value) -> None; stores a result of 
 
 BASE = {
     "model.kind": "modern",
+    "model.layer_loop": "auto",
     "model.networks": 1,
     "train.batch_size": 64,
     "optimizer.name": "muon",

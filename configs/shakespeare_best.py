@@ -1,4 +1,4 @@
-"""Three GPTs on Tiny Shakespeare as one model, with a lower loss than nanoGPT's, for one GPU.
+"""Three GPTs on Tiny Shakespeare, averaged; the aim is a lower loss than nanoGPT's, on one GPU.
 
 Each network has the sizes of configs/shakespeare.py and the block of configs/modern.py
 (karpathy/nanochat, 2025), and is trained by Muon. The prediction is the mean of the three
@@ -7,7 +7,7 @@ Each network has the sizes of configs/shakespeare.py and the block of configs/mo
 Aim: a dev loss below 1.4655, the mean of three seeds of nanoGPT in SakanaAI/AI-Scientist, and below
 1.4603, its lowest run. This config has not been trained yet; `python -m benchmarks.accelerator
 --items shakespeare_best` does it with three seeds on a GPU. docs/shakespeare.md has the reasons for
-its choices: one network with these settings has 1.4774 and 1.4747.
+its choices: one network with these settings has 1.4774 on average and 1.4747 at best.
 
 Needs the text, which is not part of the project; the first command downloads it.
 
@@ -30,7 +30,7 @@ def get_config() -> Config:
     config.model.n_embd = 384
     config.model.dropout = 0.4
     config.model.dropout_rng = "rbg"
-    config.model.layer_loop = "scan"  # Muon updates the layers together
+    config.model.layer_loop = "scan"  # Muon updates all layers and networks together
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.schedule = "cosine"

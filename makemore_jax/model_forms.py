@@ -26,9 +26,9 @@ from makemore_jax.training.step import GradientFn, Sums
 
 
 def _separate_inputs(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """Compute the input of a linear layer before its product, and not as a part of it.
+    """Keep XLA from fusing the computation of a linear layer's input into the product.
 
-    XLA:TPU otherwise compiles a norm or an activation again in each product that reads it.
+    XLA:TPU would compile a norm or an activation again in each product that reads it.
     """
     if isinstance(context.module, Linear) and context.method_name == "__call__":
         args = jax.lax.optimization_barrier(args)
@@ -54,7 +54,10 @@ class LoopedDecoder(Decoder):
             return kernels.scan_layers(self.h[0], self._stacked(), *args, dropout_key=key)
 
     def _stacked(self) -> Any:
-        """Return the parameters of all layers. They may be stacked already."""
+        """Return the parameters of all layers, stacked.
+
+        In the training steps they are stacked already (`assemble/stacked_state.py`).
+        """
         return stack(self.variables["params"], "h")["h_stacked"]
 
     def init_carry(self, batch_size: int) -> tuple[Array, list[Cache] | Cache]:

@@ -28,9 +28,10 @@ BATCH_SIZE = 16
 def config_of(kind: str) -> Config:
     """Return a small config. Eight divides the sizes of its wide matrices."""
     config = small_config(kind)
-    set_sizes(config.model, n_layer=1, n_head=8, n_embd=16, n_embd2=24)
+    num_layers = 2 if kind == "modern" else 1
+    set_sizes(config.model, n_layer=num_layers, n_head=8, n_embd=16, n_embd2=24)
     if kind == "modern":
-        config.model.layer_loop = "scan"  # keeps its layers stacked
+        config.model.layer_loop = "scan"  # trains on a stacked state
     if kind == "window_mlp":
         config.data.kind, config.data.block_size = "windows", 3
         config.model.batch_norm = "running"

@@ -34,7 +34,9 @@ def config_of(kind: str, mesh: str, program: str) -> Config:
     if kind == "transformer" and mesh == "alone":
         config.model.dropout, config.model.dropout_rng = 0.1, "rbg"
         config.model.dtype = "bfloat16"
-    if kind == "modern":
+    if kind == "mixture":
+        config.model.networks, config.optimizer.name = 2, "muon"
+    if kind in ("modern", "mixture"):
         config.model.dropout, config.model.dropout_rng = 0.1, "rbg"
     return config
 

@@ -14,7 +14,7 @@ from conftest import ON_LINES, run
 pytestmark = [pytest.mark.slow, pytest.mark.tpu]
 MESHES = ["4x1", "4x1 fsdp", "2x2", "2x2 fsdp", "1x4"]  # fsdp has no effect on 1x4
 MESH_KINDS = ["transformer", "gru"]  # their wide matrices are sharded over `model`
-ALONE = [f"{kind}:alone:train_steps" for kind in [*ON_LINES, "window_mlp"]]
+ALONE = [f"{kind}:alone:train_steps" for kind in [*ON_LINES, "window_mlp", "mixture"]]
 ALONE += [f"{kind}:alone:decoding" for kind in ON_LINES]
 ALONE += [f"{kind}:alone:evaluation" for kind in [*ON_LINES, "window_mlp"]]
 ALONE += [f"transformer:alone:{program}" for program in ("text_decoding", "streaming")]
@@ -75,7 +75,7 @@ def test_collectives(compiled, case):
         expected.add("all-gather")
     assert set(collectives) == expected
     if mesh == "4x1":
-        assert collectives == {"all-reduce": 1}  # of all gradients as one vector
+        assert collectives == {"all-reduce": 1}  # XLA combines those of all gradients
 
 
 @pytest.mark.parametrize("case", ON_MESHES)

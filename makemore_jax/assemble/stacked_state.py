@@ -13,12 +13,14 @@ from optax.contrib import MuonState
 from makemore_jax.kernels.layer_loop import stack, unstack
 from makemore_jax.mixture.model import Mixture
 
+NS_STEPS = 5  # of Muon in optax by default
+
 
 def stacked_sizes(model: nn.Module) -> dict[str, int]:
-    """Return the names and numbers of the equal parts of a state to stack, the innermost first.
+    """Return {name: number} of the parts of a state to stack; {} without a loop over layers.
 
-    They are the layers (`h`) of a model with a loop over layers, and the networks (`members`) of
-    such a mixture.
+    They are the layers (`h`), and then the networks of a mixture (`members`). The order matters:
+    each name adds a new first axis.
     """
     if getattr(model, "layer_loop", None) != "scan":
         return {}
@@ -29,15 +31,15 @@ def stacked_sizes(model: nn.Module) -> dict[str, int]:
 def with_stacked_state(train_steps: Callable, sizes: dict[str, int]) -> Callable:
     """Make compiled training steps (`training.step.make_train_steps`) work on a stacked state.
 
-    The state is stacked once per call instead of once per step, and the optimizer updates all parts
-    together. A call needs memory for one more copy of the state.
+    The state is stacked once per call instead of once per step. The optimizer updates all layers
+    and networks in one operation per parameter. A call needs memory for a second copy of the state.
     """
 
     @partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
     def stacked_steps(state: Any, split: Any, key: Array, num_steps: int) -> tuple[Any, Any]:
         for name in sizes:
             state = stack(state, name)
-        state = _with_coefficients(state, lambda row: jnp.broadcast_to(row, (5, 3)))
+        state = _with_coefficients(state, lambda row: jnp.broadcast_to(row, (NS_STEPS, 3)))
         state, metrics = train_steps(state, split, key, num_steps)
         state = _with_coefficients(state, lambda rows: rows[0])
         for name, num in reversed(sizes.items()):
@@ -48,10 +50,10 @@ def with_stacked_state(train_steps: Callable, sizes: dict[str, int]) -> Callable
 
 
 def _with_coefficients(state: Any, replace: Callable[[Array], Array]) -> Any:
-    """Replace the coefficients of the Newton-Schulz iteration in a state of Muon.
+    """Change the shape of the coefficients of Muon's Newton-Schulz iteration.
 
-    With one row of coefficients for each of the five iterations, optax loops over the iterations.
-    With one row for all, it unrolls them, and XLA:TPU compiles each.
+    Given (3,), optax unrolls the iterations, and XLA:TPU compiles each. Given one row for each
+    iteration, it loops over the rows.
     """
 
     def replaced(node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Equal layers in one compiled loop.
+"""Layers of the same shapes in one compiled loop.
 
 XLA compiles one layer instead of every layer, which shortens compilation on TPU (docs/tpu.md). A
 checkpoint has one tree of parameters per layer, `h_0`, `h_1` and so on. The loop reads them stacked
@@ -6,6 +6,7 @@ along a new first axis, as one tree `h_stacked`. The networks of a mixture are s
 way.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,9 @@ from jax import Array
 def scan_layers(
     layer: nn.Module, params: Any, x: Array, *args: Any, dropout_key: Array | None = None
 ) -> Array:
-    """Apply a layer to x once for each entry of its stacked params, with the same further args.
+    """Apply the layers to x one after another, all with the same `args`.
 
+    `layer` is any of them. `params` has the parameters of all, stacked along a new first axis.
     `dropout_key` is split into one key per layer, so the dropout masks differ from
     those of unrolled layers.
     """
@@ -38,9 +40,9 @@ def scan_layers(
 def scan_layers_step(
     layer: nn.Module, params: Any, caches: Any, x: Array, position: Array
 ) -> tuple[Any, Array]:
-    """Apply `step` of a layer once for each entry of its stacked params. Return new caches and x.
+    """Apply `step` of the layers one after another. Return the new caches and x.
 
-    The caches of all layers are stacked along their first axis.
+    `params` and `caches` are those of all layers, stacked along a new first axis.
     """
     apply = layer.clone(parent=None).apply
 
@@ -56,13 +58,14 @@ def scan_layers_step(
 def stack(tree: Any, name: str, merge: Callable[..., Any] = lambda *a: jnp.stack(a)) -> Any:
     """Replace `name`_0, `name`_1 and so on by `name`_stacked, in all dicts of a tree.
 
-    `merge` merges their leaves. A tree that is stacked already stays as it is.
+    `merge` combines the corresponding leaves of all of them; by default it stacks arrays along a
+    new first axis. A tree that is stacked already stays as it is.
     """
 
     def replaced(node: Any) -> Any:
         if not _has(node, f"{name}_0"):
             return node
-        parts = {key for key in node if key.removeprefix(f"{name}_").isdecimal()}
+        parts = {key for key in node if re.fullmatch(rf"{name}_\d+", key)}
         others = {key: value for key, value in node.items() if key not in parts}
         in_order = [node[f"{name}_{i}"] for i in range(len(parts))]
         return others | {f"{name}_stacked": jax.tree.map(merge, *in_order)}

@@ -85,7 +85,7 @@ def _masked_softmax(scores: Array, mask: Array, q: Array) -> Array:
 def scan_layers(
     layer: nn.Module, params: Any, x: Array, *args: Any, dropout_key: Array | None = None
 ) -> Array:
-    """Apply a layer to x once for each entry of its stacked params."""
+    """Apply the layers to x one after another; `params` has those of all layers, stacked."""
     has_dropout = dropout_key is not None
     num_layers = len(jax.tree.leaves(params)[0])
     keys = jax.random.split(dropout_key, num_layers) if has_dropout else [None] * num_layers
@@ -98,7 +98,7 @@ def scan_layers(
 def scan_layers_step(
     layer: nn.Module, params: Any, caches: Any, x: Array, position: Array
 ) -> tuple[Any, Array]:
-    """Apply `step` of a layer once for each entry of its stacked params and caches."""
+    """Apply `step` of the layers one after another, with stacked params and caches."""
     new_caches, step = [], layer.clone(parent=None).apply
     for i in range(len(jax.tree.leaves(params)[0])):
         variables = {"params": _entry(params, i)}

@@ -22,8 +22,8 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
     is_tall = kernel.shape[0] > kernel.shape[1]
-    # Without the barrier XLA rewrites the second product as the first. XLA:TPU would also compile
-    # each product once more as a part of each operation that reads it.
+    # Without the barrier XLA rewrites dy^T x as x^T dy. XLA:TPU would also fuse a copy of the
+    # product into each operation that reads the gradient, and compile each copy.
     product = jax.lax.optimization_barrier(dy.T @ x if is_tall else x.T @ dy)
     return dy @ kernel.T, product.T if is_tall else product
 

@@ -60,8 +60,8 @@ def over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
 def flatten_all_reduce(tree: Any) -> Any:
     """Return the sum of trees over `data`, computed as one vector.
 
-    On CPU, one all-reduce for each array would be slower: each takes 60 us on two devices. XLA
-    combines them itself on accelerators, where a vector costs two more copies of all gradients.
+    On CPU, one all-reduce for each array would be slower: each takes 60 us on two devices. On
+    accelerators XLA combines them itself, and the vector would need memory for two more copies.
     """
     flat, unravel = ravel_pytree(tree)
     return unravel(jax.lax.psum(flat, "data"))

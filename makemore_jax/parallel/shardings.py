@@ -94,7 +94,7 @@ def infer_state_shardings(mesh: Mesh, config: MeshConfig, state: Any) -> StateSh
 
 
 def stack_shardings(shardings: StateShardings, names: Iterable[str]) -> StateShardings:
-    """Return the shardings of a state whose equal parts are stacked (`kernels/layer_loop.py`)."""
+    """Return the shardings of a state whose layers are stacked (`assemble/stacked_state.py`)."""
 
     def merge(first: NamedSharding, *_: NamedSharding) -> NamedSharding:
         return NamedSharding(first.mesh, P(None, *first.spec))
@@ -114,7 +114,7 @@ def _infer_sharding(
     for pattern, axis in over_model.items() if mesh.shape["model"] > 1 else ():
         if re.search(pattern + "$", name) and leaf.shape[axis] % mesh.shape["model"] == 0:
             axes[axis] = "model"
-    if fsdp:
+    if fsdp and not name.endswith("ns_coeffs"):  # assemble/stacked_state.py changes its shape
         num = mesh.shape["data"]
         sizes = {i: n for i, n in enumerate(leaf.shape) if axes[i] is None and n % num == 0}
         if sizes:

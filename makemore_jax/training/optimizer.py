@@ -72,7 +72,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     else:
         decay = optax.add_decayed_weights(config.weight_decay, **mask)
         tx = optax.chain(decay, optax.sgd(schedule))
-    # The state has the same tree with and without clipping.
+    # Both have the same state, so a run can resume with another `grad_clip`.
     clip = _clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
     return optax.chain(clip, tx)
 
@@ -91,9 +91,9 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _num_axes(params: Any) -> Any:
-    """Return the number of axes of each parameter, without those of stacked layers or networks.
+    """Return the number of axes of each parameter, without those that stacking adds.
 
-    `kernels/layer_loop.py` stacks them.
+    `assemble/stacked_state.py` stacks layers and networks.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, a: a.ndim - jax.tree_util.keystr(path).count("_stacked"), params
