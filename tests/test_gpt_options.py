@@ -27,7 +27,6 @@ from makemore_jax.assemble import create_model, programs
 from makemore_jax.assemble.parts import EXTENSION_MODELS
 from makemore_jax.config import MeshConfig, OptimizerConfig
 from makemore_jax.errors import UserError
-from makemore_jax.kernels import layer_loop
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.models import transformer
 from makemore_jax.parallel import shardings
@@ -135,75 +134,6 @@ def test_scanned_layers_equal_unrolled_layers(options):
         logits.append(step_logits)
     expected = plain.apply({"params": params}, TOKENS)
     assert_close(jnp.stack(logits, axis=1), expected, 1e-5)
-
-
-OPTIMIZERS = [
-    OptimizerConfig(decay="matrices", weight_decay=0.5, grad_clip=0.5),
-    OptimizerConfig("muon", decay="matrices", weight_decay=0.5),
-    OptimizerConfig("sgd", weight_decay=0.5),
-]
-
-
-STACKED = [(kind, optimizer) for optimizer in OPTIMIZERS for kind in ("transformer", "mixture")]
-QUICK_STACKED = [("transformer", OPTIMIZERS[0]), ("mixture", OPTIMIZERS[1])]
-
-
-@pytest.mark.parametrize(
-    "case", quick_of(STACKED, QUICK_STACKED), ids=lambda case: f"{case[0]}-{case[1].name}"
-)
-def test_training_on_stacked_layers(case, names):
-    """With a loop over layers, steps update all layers at once, and all networks of a mixture.
-
-    After a call the state has its original tree.
-    """
-    (kind, optimizer), states = case, []
-    for form in "unroll", "scan":
-        config = small_config(kind).model
-        config.layer_loop, config.networks = form, 2 if kind == "mixture" else 1
-        model = create_model(config, names.vocab.size, names.block_size)
-        tx = make_optimizer(replace(optimizer, learning_rate=0.01), steps=10)
-        mesh = make_mesh(MeshConfig(data=1), 8, num_params=0)
-        steps = programs.compile_steps(model, tx, 8, [Rows(names.block_size)], mesh)
-        state = state_lib.create(model, tx, jax.random.key(3), names.block_size)
-        structure = jax.tree.structure(state)
-        state, metrics = steps(state, names.splits["train"], jax.random.key(4), 5)
-        assert jax.tree.structure(state) == structure
-        states.append(leaves((state, metrics)))
-    for name, expected in states[0].items():
-        # The gradients of keys' biases are zero except for rounding, which AdamW scales up.
-        if "c_attn/bias" not in name:
-            assert_close(states[1][name], expected, 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.versions
-def test_stacked_training_is_bit_exact_however_it_is_divided(names):
-    """For a mixture with dropout that is trained by Muon, as in configs/shakespeare_best.py."""
-    config = small_config("mixture").model
-    config.layer_loop, config.networks, config.dropout = "scan", 2, 0.3
-    model = create_model(config, names.vocab.size, names.block_size)
-    tx = make_optimizer(OptimizerConfig("muon"), steps=10)
-    mesh = make_mesh(MeshConfig(data=1), 8, num_params=0)
-    steps = programs.compile_steps(model, tx, 8, [Rows(names.block_size)], mesh)
-    states = []
-    for parts in (3,), (1, 1, 1):
-        state = state_lib.create(model, tx, jax.random.key(3), names.block_size)
-        for num in parts:
-            state, _ = steps(state, names.splits["train"], jax.random.key(4), num)
-        states.append(state)
-    assert_same(states[1], states[0])
-
-
-def test_stacking():
-    """It acts on every dict with such parts, also where the parts have no arrays."""
-    layers = {"h_0": {"a": np.zeros(2)}, "h_1": {"a": np.ones(2)}, "h_x": np.ones(3)}
-    tree = {"params": layers, "masked": {"h_0": {}, "h_1": {}, "head": {}}}
-    stacked = layer_loop.stack(tree, "h")
-    assert stacked["masked"] == {"h_stacked": {}, "head": {}}
-    assert stacked["params"].keys() == {"h_stacked", "h_x"}
-    assert_same(stacked["params"]["h_stacked"]["a"], np.array([[0, 0], [1, 1]]))
-    assert_same(layer_loop.stack(stacked, "h"), stacked)
-    assert_same(layer_loop.unstack(stacked, "h", 2), tree)
 
 
 @pytest.mark.versions

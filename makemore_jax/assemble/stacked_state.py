@@ -13,7 +13,7 @@ from optax.contrib import MuonState
 from makemore_jax.kernels.layer_loop import stack, unstack
 from makemore_jax.mixture.model import Mixture
 
-NS_STEPS = 5  # of Muon in optax by default
+NS_STEPS = 5  # iterations of Newton-Schulz in Muon: the default of optax
 
 
 def stacked_sizes(model: nn.Module) -> dict[str, int]:
