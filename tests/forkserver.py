@@ -32,7 +32,7 @@ LIBRARIES = [
     *("jax.experimental.multihost_utils", "tqdm", "tensorboard.summary.writer.event_file_writer"),
 ]
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
-    LIBRARIES.append("torch")
+    LIBRARIES += ["torch", "torch._dynamo"]  # optimizers import the second one
 IS_AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"
 
 
@@ -205,6 +205,8 @@ def _become(request: dict) -> list[str]:
             kind = type(getattr(jax.config, name.lower()))
             value = text.lower() in ("1", "true", "yes", "on") if kind is bool else text
             jax.config.update(name.lower(), kind(value) if kind in (int, float) else value)
+    if dynamo := sys.modules.get("torch._dynamo"):  # it does the same
+        dynamo.config.disable = os.environ.get("TORCHDYNAMO_DISABLE") == "1"
     return request["args"]
 
 

@@ -40,7 +40,7 @@ def make(words, weight=0.3, rows=ROWS, **model):
     config = small_config("mixture")
     config.data.path = str(words)
     config.model.ngram_contexts, config.model.ngram_weight = rows, weight
-    config.model.networks, config.train.batch_size = 2, 6
+    config.model.networks, config.model.n_layer, config.train.batch_size = 2, 1, 6
     for name, value in model.items():
         setattr(config.model, name, value)
     validate(config)
@@ -50,6 +50,12 @@ def make(words, weight=0.3, rows=ROWS, **model):
     return data, programs, programs.create_state(jax.random.key(1))
 
 
+@pytest.fixture(scope="module")
+def mixture(words):
+    """A mixture that no test trains, because the training steps delete the arrays of its state."""
+    return make(words)
+
+
 def test_with_a_weight_near_1_losses_are_those_of_the_counts(words):
     data, programs, state = make(words, weight=1 - 1e-7)
     counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
@@ -57,17 +63,17 @@ def test_with_a_weight_near_1_losses_are_those_of_the_counts(words):
         assert_close(programs.evaluate(state.variables, split), counting.nll(counts, split))
 
 
-def test_the_mixture_is_a_weighted_mean_of_probabilities(words):
-    data, programs, state = make(words)
+def test_the_mixture_is_a_weighted_mean_of_probabilities(mixture):
+    data, programs, state = mixture
     counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
     line = np.array([[0, *data.vocab.encode("anelia")]])
     network = programs.model.network(parent=None)
+    apply = jax.jit(network.apply)
     networks = [
-        jax.nn.softmax(network.apply({"params": params}, line))[0]
-        for params in state.params.values()
+        jax.nn.softmax(apply({"params": params}, line))[0] for params in state.params.values()
     ]
     assert len(networks) == 2
-    mixed = jnp.exp(programs.model.apply(state.variables, line))[0]
+    mixed = jnp.exp(jax.jit(programs.model.apply)(state.variables, line))[0]
     for t in range(line.shape[1]):
         newest = line[0, max(0, t + 2 - table.MAX_ORDER) : t + 1]
         context = sum(int(token) * data.vocab.size**i for i, token in enumerate(newest[::-1]))
@@ -77,10 +83,10 @@ def test_the_mixture_is_a_weighted_mean_of_probabilities(words):
         assert_close(mixed[t], expected)
 
 
-def test_one_position_at_a_time_gives_the_same(words):
-    data, programs, state = make(words)
+def test_one_position_at_a_time_gives_the_same(mixture):
+    data, programs, state = mixture
     tokens = data.splits["dev"].take(jnp.arange(5)).inputs
-    whole = programs.model.apply(state.variables, tokens)
+    whole = jax.jit(programs.model.apply)(state.variables, tokens)
     carry = programs.model.apply(state.variables, 5, method="init_carry")
     step = jax.jit(partial(programs.model.apply, state.variables, method="step"))
     for t in range(tokens.shape[1]):
@@ -88,22 +94,24 @@ def test_one_position_at_a_time_gives_the_same(words):
         assert_close(logits, whole[:, t])
 
 
-def test_a_packed_line_does_not_see_the_line_before_it(words):
-    data, programs, state = make(words)
+def test_a_packed_line_does_not_see_the_line_before_it(mixture):
+    data, programs, state = mixture
     first, second = [0, *data.vocab.encode("emma")], [0, *data.vocab.encode("ann")]
     positions = jnp.array([[*range(len(first)), *range(len(second))]])
-    packed = programs.model.apply(state.variables, jnp.array([first + second]), positions=positions)
-    alone = programs.model.apply(state.variables, jnp.array([second]))
+    apply = jax.jit(programs.model.apply)
+    packed = apply(state.variables, jnp.array([first + second]), positions=positions)
+    alone = apply(state.variables, jnp.array([second]))
     assert_close(packed[0, len(first) :], alone[0])
 
 
-def test_each_network_learns_from_its_part_of_the_batch(words):
-    data, programs, state = make(words)
+def test_each_network_learns_from_its_part_of_the_batch(mixture):
+    data, programs, state = mixture
     network, split = programs.model.network(parent=None), data.splits["train"]
     indices, key = jnp.array([3, 1, 4, 1, 5, 9]), jax.random.key(2)
-    sums = each_network(gradients(network), 2)(state.variables, split, indices, key)
+    sums = jax.jit(each_network(gradients(network), 2))(state.variables, split, indices, key)
+    alone = jax.jit(gradients(network))
     parts = [
-        gradients(network)({"params": params}, split, part, key)
+        alone({"params": params}, split, part, key)
         for params, part in zip(state.params.values(), (indices[:3], indices[3:]), strict=True)
     ]
     assert_close(sums.loss, parts[0].loss + parts[1].loss)
@@ -122,6 +130,14 @@ def test_training_changes_all_networks_but_not_the_table(words):
     jax.tree.map(np.testing.assert_array_equal, state.model_state, before.model_state)
 
 
+def test_two_states_share_no_arrays(words):
+    """The training steps delete the arrays of their input."""
+    data, programs, state = make(words)
+    other = programs.create_state(jax.random.key(1))
+    programs.train_steps(state, data.splits["train"], jax.random.key(2), 3)
+    assert np.isfinite(programs.evaluate(other.variables, data.splits["dev"]))
+
+
 def test_a_run_saves_and_samples_the_mixture(words, tmp_path):
     config = small_config("mixture", steps=4, eval_every=2, checkpoint_every=2, sample_every=4)
     config.data.path = str(words)
@@ -137,31 +153,34 @@ def test_a_run_saves_and_samples_the_mixture(words, tmp_path):
         assert_close(sample.log_prob, -counting.nll(counts, line) * (len(tokens) - 1))
 
 
+@pytest.mark.slow
 def test_networks_continue_a_text(words, tmp_path):
     """With a loop over the layers, as on a TPU, logits change only by rounding."""
     config = small_config("mixture", steps=2, eval_every=2, checkpoint_every=2, sample_every=4)
     config.data.path, config.data.kind, config.data.block_size = str(words), "text", 8
-    config.model.networks, config.train.batch_size = 3, 6
+    config.model.networks, config.train.batch_size = 2, 6
     config.model.dropout, config.model.dropout_rng = 0.2, "rbg"
     assemble.train(config, str(tmp_path))
     lm = assemble.load_language_model(tmp_path, assemble.read_run(tmp_path), max_len=20)
     (text,) = assemble.sample(lm, jax.random.key(3), 1)
     assert len(text.text) == 20
     tokens = jnp.array([lm.vocab.encode(text.text[:8])])
-    looped = lm.model.clone(layer_loop="scan")
-    assert_close(looped.apply(lm.variables, tokens), lm.model.apply(lm.variables, tokens))
+    unrolled, looped = lm.model, lm.model.clone(layer_loop="scan")
+    logits = [jax.jit(model.apply)(lm.variables, tokens) for model in (unrolled, looped)]
+    assert_close(*logits)
 
 
-def test_a_report_shows_the_first_network(words):
-    data, programs, state = make(words)
+def test_a_report_shows_the_first_network(mixture):
+    data, programs, state = mixture
     lm = LanguageModel(programs.model, state.variables, data.vocab, data.max_len, data.block_size)
     first = first_network(lm)
     tokens = jnp.array([[0, *data.vocab.encode("emma")]])
     network = programs.model.network(parent=None)
-    expected = network.apply({"params": state.params["members_0"]}, tokens)
-    np.testing.assert_array_equal(first.model.apply(first.variables, tokens), expected)
+    expected = jax.jit(network.apply)({"params": state.params["members_0"]}, tokens)
+    logits = jax.jit(first.model.apply)(first.variables, tokens)
+    np.testing.assert_array_equal(logits, expected)
     (weights,) = attention_weights(first, ["emma"])
-    assert weights.shape == (2, 2, 5, 5)  # layers, heads, tokens
+    assert weights.shape == (1, 2, 5, 5)  # layers, heads, tokens
     assert first_network(first) is first
 
 

@@ -22,7 +22,7 @@ OPTIMIZERS = [
     OptimizerConfig("sgd", learning_rate=0.01, weight_decay=0.5),
 ]
 CASES = [(kind, optimizer) for optimizer in OPTIMIZERS for kind in ("transformer", "mixture")]
-QUICK = [("transformer", OPTIMIZERS[0]), ("mixture", OPTIMIZERS[1])]
+QUICK = [("transformer", OPTIMIZERS[0])]
 
 
 def compile_run(names, kind, optimizer, **model_fields):

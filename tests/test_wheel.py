@@ -71,7 +71,8 @@ def test_messages_and_contents_of_the_wheel(installed, tmp_path):
     assert "makemore-sample --workdir runs/transformer --num 50" in done.stdout
     assert "sample.py" not in done.stdout
     bundled = installed / "makemore_jax" / "_resources"
-    names = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*.*")}
+    files = [path for path in bundled.rglob("*.*") if path.suffix != ".pyc"]  # Python wrote those
+    names = {path.relative_to(bundled).as_posix() for path in files}
     configs = {f"configs/{name}.py" for name in resources.config_names()}
     assert names == {"train.py", "sample.py", "names.txt"} | configs
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -123,7 +124,9 @@ def make_programs(
     def create_state(key: jax.Array) -> TrainState:
         stored = state_shardings.stored if state_shardings else None
         state = state_lib.create(model, optimizer, key, block_size, stored)
-        state = state.replace(model_state=state.model_state | tables)
+        # A copy for each state, because the training steps delete the arrays of their input.
+        copies = jax.tree.map(jnp.array, tables)
+        state = state.replace(model_state=state.model_state | copies)
         return state if state_shardings else put(state)
 
     def fetch(variables: Any) -> Any:

@@ -6,7 +6,6 @@ the training lines. It is part of a model's variables, and therefore of its chec
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -81,7 +80,8 @@ def append(history: Array, token: Array) -> Array:
 def fill(model: nn.Module, split: Split) -> dict[str, Any]:
     """Return the variables of the table of a model for its training lines; {} without a table.
 
-    UserError if there are more contexts than rows, or if the table is larger than MAX_BYTES.
+    They are NumPy arrays. UserError if there are more contexts than rows, or if the table is larger
+    than MAX_BYTES.
     """
     num_rows = getattr(model, "ngram_contexts", None)
     if num_rows is None:
@@ -104,8 +104,7 @@ def fill(model: nn.Module, split: Split) -> dict[str, Any]:
     num_unused = num_rows - num_contexts
     contexts = np.pad(contexts.astype(np.int32), (0, num_unused), constant_values=UNUSED)
     probs = np.pad(probs.astype(np.float32), [(0, num_unused), (0, 0)])
-    table = {"contexts": contexts, "probs": probs}
-    return {COLLECTION: {"table": jax.tree.map(jnp.asarray, table)}}
+    return {COLLECTION: {"table": {"contexts": contexts, "probs": probs}}}
 
 
 def smoothed_distributions(ngrams: counting.Ngrams) -> tuple[np.ndarray, np.ndarray]:
