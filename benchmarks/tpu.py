@@ -100,7 +100,7 @@ class Programs:
         """Lower the losses of a batch of the dev split."""
         split = self.dataset.splits["dev"].for_evaluation()
         take, sum_batch = evaluation.make_programs(self.model, self.mesh)
-        indices = jax.ShapeDtypeStruct((split.batch_size(),), np.int32)
+        indices = jax.ShapeDtypeStruct((split.eval_batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)
         return self._lower(sum_batch, self.state.variables, self._replicated(batch))
 

@@ -5,9 +5,10 @@ Each network has the sizes of configs/shakespeare.py and the block of configs/mo
 (makemore_jax/mixture/).
 
 Aim: a dev loss below 1.4655, the mean of three seeds of nanoGPT in SakanaAI/AI-Scientist, and below
-1.4603, its lowest run. This config has not been trained yet; `python -m benchmarks.accelerator
---items shakespeare_best` does it with three seeds on a GPU. docs/shakespeare.md has the reasons for
-its choices: one network with these settings has 1.4774 on average and 1.4747 at best.
+1.4603, its lowest run. This config has not been trained yet; on a GPU, `python -m
+benchmarks.accelerator --items shakespeare_best` trains it with three seeds. One network with these
+settings reached dev losses of 1.4774 (mean of three seeds) and 1.4747 (lowest).
+docs/shakespeare.md has the reasons for the choices.
 
 Needs the text, which is not part of the project; the first command downloads it.
 

@@ -61,8 +61,8 @@ class Checkpoints:
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a train state, with its dev loss if that was measured at this step.
 
-        Return False, without writing, if the step is saved already, with its dev loss if that is
-        given.
+        Return False and write nothing if the step is already saved. A step that was saved without a
+        dev loss is saved again if `dev_loss` is given.
         """
         step = int(state.step)
         if (self.folder / str(step) / (METRICS if dev_loss is not None else "")).exists():
@@ -81,7 +81,9 @@ class Checkpoints:
 
         `items` is what was saved; `integrity` compares it with the files.
         """
-        partial.rename(self.folder / str(step))
+        if (same := self.folder / str(step)).exists():  # it has no dev loss
+            same.rename(same.with_suffix(".replaced"))  # deleted with the others
+        partial.rename(same)
         kept = {str(step) for step in self.steps().values()}
         for folder in self.folder.iterdir():  # includes partial checkpoints of killed processes
             if folder.name.partition(".")[0].isdecimal() and folder.name not in kept:
@@ -91,7 +93,7 @@ class Checkpoints:
     def restore(self, name: str, template: Any) -> Any:
         """Return the `latest` or `best` state, with the shapes, dtypes and shardings of `template`.
 
-        UserError if there is none. `integrity` also checks that shapes and dtypes agree.
+        Raise UserError if there is none. `integrity` also checks that shapes and dtypes agree.
         """
         rest = {"step": template.step, "opt_state": template.opt_state}
         restored = self._restore(name, {"rest": rest, **template.variables})

@@ -198,7 +198,7 @@ def size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     model, train = config.model, config.train
     is_divisor = train.batch_size % train.accumulate == 0
     yield "train.accumulate", is_divisor, f"a divisor of train.batch_size={train.batch_size}"
-    if model.kind in ("transformer", "modern"):
+    if model.kind == "transformer":
         is_divisible = model.n_embd % model.n_head == 0
         yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
     if model.kind == "modern":  # rotary positions rotate pairs of channels
@@ -210,7 +210,10 @@ RULES = (size_rules,)  # of every run; `Parts.rules` has those of a run with or 
 
 
 def from_json(tree: dict[str, Any]) -> Config:
-    """Return the config of a tree from `to_json`. UserError for an unknown or invalid field."""
+    """Return the config of a tree from `to_json`.
+
+    Raise UserError for an unknown or invalid field.
+    """
     config, known = Config(), fields()
     for group, content in tree.items():
         is_group = isinstance(content, dict)

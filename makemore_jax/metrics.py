@@ -12,12 +12,16 @@ from jax import Array
 from makemore_jax.errors import Diverged
 
 
-def finite_mean(step: int, losses: Any) -> float:
-    """Return the mean of the losses of the steps up to `step`. Diverged if one is not finite."""
-    losses = np.atleast_1d(losses)
-    for i in np.flatnonzero(~np.isfinite(losses)):
-        raise Diverged(step - len(losses) + 1 + int(i), f"the loss is {losses[i]}")
-    return float(np.mean(losses))
+def finite_mean(step: int, values: Any, name: str = "loss") -> float:
+    """Return the mean of the values of the steps up to `step`.
+
+    Raise Diverged if one is not finite.
+    """
+    values = np.atleast_1d(values)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise Diverged(step - len(values) + 1 + int(bad[0]), f"the {name} is {values[bad[0]]}")
+    return float(np.mean(values))
 
 
 class RunFiles:
@@ -57,7 +61,7 @@ class Metrics:
 
     def __init__(self, start: int, writers: Sequence[Any], display: Any, seconds: float = 0.0):
         self._writers, self._display = writers, display
-        self._pending: tuple[int, Array, Array] | None = None
+        self._pending: tuple[int, dict[str, Array], Array] | None = None
         self._seconds_before = seconds
         self._marks = [(start, time.perf_counter())]  # step and time at the start and of each flush
 
@@ -68,33 +72,38 @@ class Metrics:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Steps per second of this process after its first call, which compiles; else None."""
+        """Mean steps per second after the first call of this process, which compiles; else None.
+
+        The time includes evaluation, sampling and saving.
+        """
         return _rate(self._marks[1:])
 
-    def write_steps(self, step: int, losses: Array, learning_rate: Array) -> None:
-        """Write the pending losses, and keep the losses of the steps up to `step` as pending.
+    def write_steps(
+        self, step: int, step_metrics: dict[str, Array], learning_rate: Array
+    ) -> None:
+        """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
 
-        This way the host reads the losses of one call while the device computes the next. Losses
-        that are ready are written at once: then calls do not overlap, and the time of this call
-        would count for the next.
+        This way the host reads the metrics of one call while the device computes the next. If they
+        are already computed, write them now. Waiting would count the time of the next call as
+        theirs.
         """
         self.flush()
-        self._pending = step, losses, learning_rate
-        if losses.is_ready():
+        self._pending = step, step_metrics, learning_rate
+        if step_metrics["train_loss"].is_ready():
             self.flush()
 
     def flush(self) -> None:
-        """Write the mean of the pending losses. Diverged if one is not finite."""
+        """Write the mean of each pending metric. Raise Diverged if a value is not finite."""
         if self._pending is None:
             return
-        (step, losses, learning_rate), self._pending = self._pending, None
-        # The host computes the mean: on the device it would run after the next call.
-        train_loss = finite_mean(step, losses)
+        (step, step_metrics, learning_rate), self._pending = self._pending, None
+        # The host computes the means: on the device they would run after the next call.
+        means = {k: finite_mean(step, v, k.replace("_", " ")) for k, v in step_metrics.items()}
         self._marks.append((step, time.perf_counter()))
         rate = _rate(self._marks[-2:])
-        values = {"train_loss": train_loss, "learning_rate": float(learning_rate)}
-        self.write(step, values | {"steps_per_second": rate, "seconds": self.seconds})
-        self._display.update(step, train_loss, rate, self.steps_per_second)
+        values = means | {"learning_rate": float(learning_rate), "steps_per_second": rate}
+        self.write(step, values | {"seconds": self.seconds})
+        self._display.update(step, means["train_loss"], rate, self.steps_per_second)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Write numbers by name, or diagnostics by kind and name."""

@@ -25,7 +25,7 @@ def sample_new(
 ) -> list[Sample]:
     """Return `num` sampled lines that are in no split of the data and were not cut.
 
-    Return fewer if `MAX_ROUNDS * num` samples do not have as many.
+    Stop after `MAX_ROUNDS * num` samples, and return fewer if there are not enough.
     """
     new: list[Sample] = []
     for i in range(MAX_ROUNDS):

@@ -39,7 +39,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _check_header(member: io.BytesIO, info: zipfile.ZipInfo) -> None:
-    """ValueError if a header announces more values than the member of the archive holds."""
+    """Raise ValueError if a header announces more values than the member of the archive holds."""
     is_first_version = np.lib.format.read_magic(member) == (1, 0)
     read_header = np.lib.format.read_array_header_2_0
     if is_first_version:

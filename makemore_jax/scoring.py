@@ -28,15 +28,15 @@ def score(
 ) -> list[float]:
     """Return the log-probability of each line, its end included, in nats.
 
-    `track` wraps the range of the batches to show progress. UserError if a line is too long or has
-    an unknown character.
+    `track` wraps the range of the batches to show progress. Raise UserError if a line is too long
+    or has an unknown character.
     """
     for word in words:
         sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
     if not words:
         return []
     split = encode(words, lm.vocab, lm.max_len)
-    batch_size = min(len(words), split.batch_size())
+    batch_size = min(len(words), split.eval_batch_size())
     log_probs = []
     for start in track(range(0, len(words), batch_size)):
         indices = jnp.minimum(start + jnp.arange(batch_size), len(words) - 1)

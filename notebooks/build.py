@@ -93,8 +93,8 @@ def badges(address: str, notebook: Path) -> str:
 def as_ipynb(source: str, badge_row: str, setup: str) -> str:
     """Return the .ipynb of a percent file, with a row of badges as its first cell.
 
-    `setup` is the content of the cells with the tag `setup`. ValueError if a cell marker has an
-    unknown form.
+    `setup` is the content of the cells with the tag `setup`. Raise ValueError if a cell marker has
+    an unknown form.
     """
     cells = [_markdown_cell(badge_row)]
     marker, lines = None, []

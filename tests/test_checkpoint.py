@@ -104,6 +104,14 @@ def test_the_core_saves_and_restores_without_a_manifest(tmp_path):
     assert_same(Checkpoints(tmp_path).restore("best", state_at(0)), state_at(10))
 
 
+def test_the_core_adds_a_dev_loss_to_a_saved_step(tmp_path):
+    checkpoints = saved(tmp_path, 2.0, None, open_folder=Checkpoints)
+    assert checkpoints.steps() == {"latest": 20, "best": 10}
+    assert checkpoints.save(state_at(20), 1.0)
+    assert checkpoints.steps() == {"latest": 20, "best": 20}
+    assert [folder.name for folder in checkpoints.folder.iterdir()] == ["20"]
+
+
 def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
     """orbax would cast, cut or pad them without an error."""
     saved(tmp_path, 2.0)

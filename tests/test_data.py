@@ -97,6 +97,14 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
     assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
 
 
+def test_lines_that_options_have_removed_are_counted(tmp_path):
+    path = write(tmp_path, "anna\nanna\nanna\nelizabeth")
+    config = DataConfig(path=path, dedup=True, long_lines="drop", block_size=6)
+    message = r"has 1 line of 4 after data.long_lines and data.dedup, too few: the holdout split"
+    with pytest.raises(UserError, match=message):
+        load_data(config, seed=1)
+
+
 def test_examples_match_makemore():
     vocab = Vocab(("a", "b", "c"))
     split = lines.encode(["ab", "c", "cba"], vocab, block_size=5)

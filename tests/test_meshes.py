@@ -113,10 +113,10 @@ def test_small_models_stay_on_one_core(monkeypatch):
     [
         (("mesh.model=3",), "mesh.model: 3 does not divide the 8 devices"),
         (("mesh.data=4", "mesh.model=4"), "mesh.data x mesh.model: 4 x 4 devices are requested, 8"),
-        (("mesh.data=8", "train.batch_size=12"), "a batch of 12 does not divide over 8 devices"),
+        (("mesh.data=8", "train.batch_size=12"), "a batch of 12 is not divisible by 8 devices"),
         (
             ("mesh.data=2", "train.batch_size=12", "train.accumulate=4"),
-            "a batch of 12 does not divide over 2 devices and 4 microbatches",
+            "a batch of 12 is not divisible by 2 devices x 4 microbatches",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_close, assert_one_line, run, small_config
+from conftest import ROOT, assert_close, assert_one_line, on_devices, run, small_config
 
 from makemore_jax import assemble
 from makemore_jax.assemble import load_data
@@ -102,6 +102,16 @@ def test_a_packed_line_does_not_see_the_line_before_it(mixture):
     packed = apply(state.variables, jnp.array([first + second]), positions=positions)
     alone = apply(state.variables, jnp.array([second]))
     assert_close(packed[0, len(first) :], alone[0])
+
+
+def test_the_history_of_a_packed_line_that_continues_in_the_next_row():
+    """Two lines, (0, 5, 6, 7) and (0, 8), in rows of three tokens."""
+    packed = jnp.array([[0, 5, 6], [7, 0, 8]])
+    histories = table.histories(packed, jnp.array([[0, 1, 2], [3, 0, 1]]), vocab_size=9)
+    whole = table.histories(jnp.array([[0, 5, 6, 7], [0, 8, 0, 0]]), None, vocab_size=9)
+    np.testing.assert_array_equal(histories.reshape(6, -1)[:4], whole[0])
+    np.testing.assert_array_equal(histories.reshape(6, -1)[4:], whole[1, :2])
+    assert histories[1, 0].tolist() == [8, 7, 6, 1, 0]
 
 
 def test_each_network_learns_from_its_part_of_the_batch(mixture):
@@ -202,9 +212,13 @@ def test_a_sweep_refuses_a_mixture():
         ([*FLAGS, "--config.data.kind=text"], f"model.ngram_contexts: {ROWS} must be null"),
         (["--config.model.kind=gru"], "gru models do not have it"),
         (["--config.train.batch_size=5"], "train.batch_size: 5 must be divisible by"),
+        (
+            ["--config.train.batch_size=100", "--config.mesh.data=2"],
+            "mesh.data: a batch of 25 is not divisible by 2 devices",  # of one of four networks
+        ),
     ],
 )
 def test_a_mixture_that_is_not_possible_is_refused(flags, message, tmp_path):
-    done = run("train.py", "--config", "best", *flags, "--workdir", tmp_path / "w")
+    done = run("train.py", "--config", "best", *flags, "--workdir", tmp_path / "w", **on_devices(2))
     assert_one_line(done, "train.py", message)
     assert not (tmp_path / "w").exists()

@@ -213,6 +213,26 @@ def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, t
 
 
 @pytest.mark.slow
+OUT_OF_MEMORY = """
+import jax
+from absl import flags
+from makemore_jax.cli import process_flags
+from makemore_jax.parallel import processes
+
+process_flags.define()
+flags.FLAGS(["train.py"])
+processes.is_distributed, processes.EXIT_DELAY = lambda: True, 0
+with process_flags.connected():
+    jax.numpy.ones(10**15)
+"""
+
+
+def test_too_little_memory_is_not_the_end_of_another_process():
+    done = run("-c", OUT_OF_MEMORY)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("-c: not enough memory for ")
+
+
 def test_the_first_does_not_wait_for_ever(tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))

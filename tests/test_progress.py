@@ -16,6 +16,7 @@ from makemore_jax import assemble
 from makemore_jax import metrics as metrics_lib
 from makemore_jax.assemble.training import timed_steps
 from makemore_jax.cli import progress, startup
+from makemore_jax.errors import Diverged
 from makemore_jax.training.hooks import next_due
 
 
@@ -138,7 +139,8 @@ def test_without_a_terminal_each_call_prints_a_line_with_an_estimate(tmp_path, c
     metrics = assemble.open_metrics(tmp_path, 0, config)
     for step in (100, 200, 300):
         clock.seconds += 5.0 if step > 100 else 30.0  # the first call compiles
-        metrics.write_steps(step, jnp.full(100, 2.5).block_until_ready(), np.float32(0.1))
+        losses = {"train_loss": jnp.full(100, 2.5).block_until_ready()}
+        metrics.write_steps(step, losses, np.float32(0.1))
     metrics.close()
     assert capsys.readouterr().out.splitlines() == [
         "step 100: train loss 2.5000, 3.33 steps/s",
@@ -147,6 +149,19 @@ def test_without_a_terminal_each_call_prints_a_line_with_an_estimate(tmp_path, c
         "step 300: train loss 2.5000, 20 steps/s, 1 h 23 min left",
     ]
     assert [line["steps_per_second"] for line in read_metrics(tmp_path)][1:] == [20, 20]
+
+
+def test_every_metric_of_the_steps_is_written(tmp_path):
+    """A training step may return more than the loss."""
+    metrics = assemble.open_metrics(tmp_path, 0, small_config("bigram"))
+    losses, norms = jnp.array([2.0, 3.0]), jnp.array([0.5, 1.0])
+    metrics.write_steps(2, {"train_loss": losses, "grad_norm": norms}, np.float32(0.1))
+    metrics.close()
+    (line,) = read_metrics(tmp_path)
+    assert (line["train_loss"], line["grad_norm"]) == (2.5, 0.75)
+    with pytest.raises(Diverged, match="the grad norm is nan at step 4: "):
+        metrics.write_steps(4, {"train_loss": losses, "grad_norm": norms * jnp.nan}, np.float32(0))
+        metrics.flush()
 
 
 def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):

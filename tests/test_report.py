@@ -182,7 +182,7 @@ def test_learnt_bigrams_are_the_mean_of_the_predictions():
         is_input = (np.asarray(inputs) == token) & (np.asarray(targets) != -1)
         assert_close(result[token], probs[is_input].mean(axis=0))
     assert np.isnan(result[6:]).all()
-    assert 300 < split.batch_size() < 600
+    assert 300 < split.eval_batch_size() < 600
 
 
 def test_counted_bigrams_and_their_difference():

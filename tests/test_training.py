@@ -272,7 +272,7 @@ def test_evaluation_is_exact(kind, names):
     """Every line counts once, weighted by tokens, although the last batch is not full."""
     model, params = small_model(kind, names.vocab.size, names.block_size)
     split = names.splits["dev"]
-    assert split.size > split.batch_size() and split.size % split.batch_size() != 0
+    assert split.size > split.eval_batch_size() and split.size % split.eval_batch_size() != 0
     inputs, targets, _ = split.take(jnp.arange(split.size))
     log_probs = jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, inputs))
     rows = np.asarray(log_probs).reshape(-1, names.vocab.size)

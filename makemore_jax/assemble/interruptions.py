@@ -39,10 +39,7 @@ class _EachCall(Hook):
 
 
 class Interruptions:
-    """The signals of one run, and the parts of the run that signals end.
-
-    Several processes must leave an evaluation together, so they finish it.
-    """
+    """Signal handling for one run: a signal ends its steps, evaluation and sampling."""
 
     def __init__(self) -> None:
         self._signals = interrupts.StopSignals()
@@ -54,7 +51,10 @@ class Interruptions:
         return processes.all_max(self._signals.received)
 
     def check(self) -> None:
-        """Interrupted if this process, the only one, has received a signal."""
+        """Raise Interrupted if a signal has arrived.
+
+        Do nothing if there are several processes: they must finish an evaluation together.
+        """
         if self._signals.received and not processes.is_distributed():
             raise Interrupted
 

@@ -54,12 +54,12 @@ EXTENSION_MODELS = {
 
 
 def validate(config: Config) -> None:
-    """Check a config as training does. UserError for the first rule that it does not meet."""
+    """Check a config as training does. Raise UserError for the first rule that it does not meet."""
     config_lib.validate(config, RULES)
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
-    """Read and split the file `config.path`. UserError if the file or a field is unusable.
+    """Read and split the file `config.path`. Raise UserError if the file or a field is unusable.
 
     `folder` is the working directory of a run. A large text may have a file of tokens there.
     """
@@ -139,7 +139,7 @@ def restore_language_model(
 
 
 def read_run(folder: str | Path) -> workdir.Run:
-    """Return the run of a working directory. UserError if it has none, or a damaged one."""
+    """Return the run of a working directory. Raise UserError if it has none, or a damaged one."""
     run = runs.read(Path(folder))
     validate(run.config)
     return run
@@ -150,7 +150,7 @@ def find_data(
 ) -> Dataset | None:
     """Return the data of the run in `folder`. None if the file is missing or has changed.
 
-    `path` is the file that the user names, if any. UserError if it can't be used.
+    `path` is the file that the user names, if any. Raise UserError if it can't be used.
     """
     if path is None:
         path = moved_data.find_file(run, folder)
@@ -168,7 +168,8 @@ def find_data(
 def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     """Lock a working directory, and write the config and the vocabulary of the run.
 
-    UserError if it has another run or other files, if it is locked, or if it can't be written.
+    Raise UserError if it has another run or other files, if it is locked, or if it can't be
+    written.
     """
     resume.check(folder, config, dataset)
     with lock(folder):

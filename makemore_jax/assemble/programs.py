@@ -102,7 +102,7 @@ def choose_layouts(
 def make_programs(
     config: Config, dataset: Dataset, check: Callable[[], None] = lambda: None
 ) -> Programs:
-    """Return the programs of a run on its mesh. UserError if devices or batch do not divide.
+    """Return the programs of a run on its mesh. Raise UserError if devices or batch do not divide.
 
     `check` is called before each batch of an evaluation, which it can end with an exception.
     """
@@ -110,8 +110,8 @@ def make_programs(
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.variable_shapes(model, block_size)["params"])
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    mesh = make_mesh(config.mesh, batch_size, num_params, accumulate, block_size)
-    num_devices, num_networks = mesh.shape["data"], getattr(model, "networks", 1)
+    network_batch = batch_size // getattr(model, "networks", 1)  # each network reads a part
+    mesh = make_mesh(config.mesh, network_batch, num_params, accumulate, block_size)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state_shardings = None
     if shardings.shards_state(mesh, config.mesh):
@@ -134,7 +134,7 @@ def make_programs(
         return variables if is_whole else shardings.fetch_replicated(variables, mesh)
 
     chosen, num_microbatches = choose_layouts(
-        dataset.splits["train"], model, batch_size // num_networks, num_devices, accumulate
+        dataset.splits["train"], model, network_batch, mesh.shape["data"], accumulate
     )
     train_steps = compile_steps(
         model, optimizer, batch_size, chosen, mesh, num_microbatches, state_shardings

@@ -25,14 +25,14 @@ def step_flops(params: Any, num_tokens: int) -> float:
 def in_short_calls(
     train_steps: Callable[..., tuple[TrainState, Any]], num_tokens: int, stop: Callable[[], int]
 ) -> Callable[..., tuple[TrainState, Any]]:
-    """Return `train_steps` of `num_tokens` tokens a step, in calls that end early after a signal.
+    """Divide long calls of `train_steps` into short ones, and end early after a signal.
 
-    After a signal, the result has the metrics of fewer steps. Without one, it is bit-identical to
-    that of `train_steps`. The length of a call depends on no measured time, so each run is divided
-    in the same way.
+    `num_tokens` is the number of tokens per step. After a signal, the result has the metrics of
+    fewer steps. Without one, it is bit-identical to that of `train_steps`. The length of a call
+    comes from a fixed estimate, not from measured times, so each run is divided in the same way.
     """
 
-    def train_shortly(
+    def train_in_short_calls(
         state: TrainState, split: Any, key: jax.Array, num_steps: int
     ) -> tuple[TrainState, Any]:
         seconds = step_flops(state.params, num_tokens) / CPU_FLOPS_PER_SECOND
@@ -47,4 +47,4 @@ def in_short_calls(
             parts.append(jax.tree.map(np.asarray, metrics))  # waits; else all calls would be queued
         return state, jax.tree.map(lambda *arrays: jnp.asarray(np.concatenate(arrays)), *parts)
 
-    return train_shortly
+    return train_in_short_calls

@@ -26,7 +26,7 @@ from makemore_jax.text.prefetch import make_load
 from makemore_jax.training import run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
-from makemore_jax.training.loop import ActiveRun, finish_call
+from makemore_jax.training.loop import ActiveRun, evaluate_and_save
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
 from makemore_jax.training.run import Parts, make_sample_hook
 from makemore_jax.training.state import TrainState
@@ -49,11 +49,11 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
 def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, Any] | None:
     """Return the summary of a run that has finished all steps of the config, or None.
 
-    UserError if the working directory has another run.
+    Raise UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
     summary = resume.read_summary(folder, config.train.steps)
-    # Verifying the checkpoints takes time, and a training that goes on does it itself.
+    # Verification is slow, and a run that continues verifies its checkpoints anyway.
     if not summary or parts.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
         return None
     more = "set a larger --config.train.steps to continue"
@@ -117,7 +117,8 @@ def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
         hooks.append(Hook(calibrate_state, uses, is_due_at_end=True))
     flops = step_flops(state.params, config.train.batch_size * dataset.block_size)
     steps = timed_steps(start, flops)
-    return [*hooks, Hook(lambda state: state, steps=steps)]
+    end_calls = Hook(lambda state: state, steps=steps)  # does nothing but end a compiled call
+    return [*hooks, end_calls]
 
 
 def timed_steps(start: int, flops: float) -> tuple[int, ...]:
@@ -179,7 +180,7 @@ def make_parts() -> Parts:
     def begin_run(run: ActiveRun, state: TrainState) -> list[Hook]:
         hooks = begin(run, state)
         if resume.repeats_results(run.folder, run.config, step := int(state.step)):
-            finish_call(run, state, step, [make_sample_hook(run, interruptions.sample)])
+            evaluate_and_save(run, state, step, [make_sample_hook(run, interruptions.sample)])
         return [*hooks, interruptions.make_hook(run)]
 
     return Parts(

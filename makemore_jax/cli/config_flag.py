@@ -33,8 +33,8 @@ config_flags.register_flag_parser_for_type(float, _OrNone(flags.FloatParser()))
 def read(flag: flags.FlagHolder) -> Config:
     """Return the config of --config with its overrides.
 
-    UserError if get_config() does not return a Config. names.txt, the default data, is also found
-    outside of a checkout.
+    Raise UserError if get_config() does not return a Config. names.txt, the default data, is also
+    found outside of a checkout.
     """
     config = flag.value
     if not isinstance(config, Config):
@@ -53,7 +53,7 @@ def name() -> str:
 def find(name: str) -> str:
     """Return the config file at this path, or the bundled config with this name.
 
-    UserError if there is neither.
+    Raise UserError if there is neither.
     """
     # os.path has no errors for a name that is too long or for the home of an unknown user.
     file = Path(os.path.expanduser(name))
@@ -78,8 +78,8 @@ def is_given(arguments: list[str]) -> bool:
 def move_first(arguments: list[str], required: bool) -> list[str]:
     """Return the arguments with --config before its overrides: config_flags needs this order.
 
-    The name of a bundled config becomes its file. UserError if --config is required or overridden,
-    but missing, or if it occurs twice.
+    The name of a bundled config becomes its file. Raise UserError if --config is required or
+    overridden, but missing, or if it occurs twice.
     """
     if sum(bool(re.fullmatch(r"--?config(=.*)?", a, re.DOTALL)) for a in arguments) > 1:
         raise UserError("--config is given twice")
@@ -114,7 +114,7 @@ def intended_flag(argument: str) -> str:
 
 
 def check_overrides(arguments: list[str]) -> None:
-    """UserError for overrides of fields that do not exist or do not accept the value."""
+    """Raise UserError for overrides of fields that do not exist or do not accept the value."""
     if not arguments or not re.match(r"--?config=", arguments[0]):
         return
     for i, argument in enumerate(arguments):

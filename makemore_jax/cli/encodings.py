@@ -47,7 +47,7 @@ def read_head(path: str) -> bytes:
 
 
 def check(path: str, encoding: str) -> None:
-    """UserError if the file is not text, or if its encoding is clearly not `encoding`."""
+    """Raise UserError if the file is not text, or if its encoding is clearly not `encoding`."""
     head = read_head(path)
     if kind := _binary_format(head):
         raise UserError(f"data.path: {path} is {kind}, not a text file")

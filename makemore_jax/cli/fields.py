@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
 
 
 def check_value(name: str, text: str) -> None:
-    """UserError if `text` can't be parsed as a value of this field."""
+    """Raise UserError if `text` can't be parsed as a value of this field."""
     hint = field_types()[name]
     accepted = typing.get_args(hint) or (hint,)
     if type(None) in accepted and text.lower() == "none":
@@ -46,6 +46,6 @@ def check_value(name: str, text: str) -> None:
 
 
 def check_flag(flag: str, value: Any, rule: Rule) -> None:
-    """UserError if the value of a flag is set and does not meet a rule."""
+    """Raise UserError if the value of a flag is set and does not meet a rule."""
     if value is not None and not rule.accepts(value):
         raise UserError(f"--{flag}: {rule.error(value)}")

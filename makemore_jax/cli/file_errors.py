@@ -35,7 +35,7 @@ def reporting(path: str, encoding: str, flag: str = "data.path") -> Iterator[Non
 
 
 def check_characters(chars: Iterable[str], path: str, encoding: str, flag: str) -> None:
-    """UserError if `chars` has a NUL or a surrogate: a text has neither.
+    """Raise UserError if `chars` has a NUL or a surrogate: a text has neither.
 
     NumPy drops a NUL at the end of a string, and UTF-8 has no surrogates.
     """

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from makemore_jax.cli import out_of_memory
+
 flags.disclaim_key_flags()  # they are flags of the program that calls `define`
 
 
@@ -30,5 +32,5 @@ def connected() -> Iterator[None]:
         processes.initialize(values.coordinator, values.num_processes, values.process_id)
     if processes.is_primary():
         startup.announce_compiling(sys.stdout)
-    with processes.exit_together():
+    with processes.exit_together(), out_of_memory.reporting():
         yield

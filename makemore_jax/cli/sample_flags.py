@@ -51,7 +51,7 @@ def define() -> None:
 
 
 def check() -> None:
-    """UserError for a flag without a usable value, or for flags that exclude each other."""
+    """Raise UserError for a flag without a usable value, or for flags that exclude each other."""
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
     check_flag("num", FLAGS.num, AT_LEAST_1)
@@ -66,7 +66,7 @@ def check() -> None:
 
 
 def check_for(run: "Run") -> None:
-    """UserError for a flag that a run on lines, or on one text, does not have."""
+    """Raise UserError for a flag that a run on lines, or on one text, does not have."""
     is_text = not run.vocab.has_end
     names, needed, trained = ("stream",), "data.kind=text", "lines"
     if is_text:
@@ -77,7 +77,7 @@ def check_for(run: "Run") -> None:
 
 
 def decoding() -> "Decoding":
-    """Return how to sample a token. UserError for a value out of its range."""
+    """Return how to sample a token. Raise UserError for a value out of its range."""
     from makemore_jax.decoding import Decoding
 
     decoding = Decoding(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)

@@ -16,7 +16,7 @@ FORMS = ("NFC", "NFD", "NFKC", "NFKD")  # of Unicode normalization
 
 
 def check_decoding(decoding: "Decoding") -> None:
-    """UserError if a field is out of its range."""
+    """Raise UserError if a field is out of its range."""
     if not 0 <= decoding.temperature < math.inf:
         raise UserError(f"--temperature: {decoding.temperature} must be a number, 0 or above")
     check_flag("top_k", decoding.top_k, AT_LEAST_1)
@@ -24,12 +24,12 @@ def check_decoding(decoding: "Decoding") -> None:
 
 
 def check_prompt(vocab: "Vocab", prompt: str) -> None:
-    """UserError if training never saw a character of the prompt."""
+    """Raise UserError if training never saw a character of the prompt."""
     check_characters(vocab, prompt, "--prompt")
 
 
 def check_line_prompt(lm: "LanguageModel", prompt: str) -> None:
-    """UserError if no line of a model can start with the prompt."""
+    """Raise UserError if no line of a model can start with the prompt."""
     check_prompt(lm.vocab, prompt)
     if len(prompt) >= lm.max_len:
         raise UserError(
@@ -55,5 +55,5 @@ def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> 
     names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
     # The same letter can be one character or two: NFC has é, NFD has e and an accent.
     forms = [form for form in FORMS if not vocab.unknown(unicodedata.normalize(form, text))]
-    hint = f"; it saw another Unicode form of them: convert the text to {' or '.join(forms)}"
+    hint = f", but another Unicode form: convert the text to {' or '.join(forms)}"
     raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))

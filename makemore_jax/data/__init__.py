@@ -34,8 +34,8 @@ class Split(Protocol):
     block_size: int  # T
     size: int  # number of examples
 
-    def take(self, indices: Array) -> Batch:
-        """Return the examples at `indices` (B,). Pure."""
+    def take(self, indices: Array, width: int | None = None) -> Batch:
+        """Return the examples at `indices` (B,), or only their first `width` tokens. Pure."""
 
     def load(self, indices: Callable[[], np.ndarray]) -> "Split":
         """Return the split with at least the examples at `indices()` on the device.
@@ -48,7 +48,7 @@ class Split(Protocol):
         """Return the split in which every target occurs once."""
         return self
 
-    def batch_size(self) -> int:
+    def eval_batch_size(self) -> int:
         """Return the number of examples to evaluate at once."""
         return max(1, MAX_TOKENS_PER_BATCH // self.block_size)
 
@@ -75,7 +75,7 @@ class Dataset:
         return texts
 
     def prepare(self) -> None:
-        """Write the files that the splits read, if any. UserError if that fails."""
+        """Write the files that the splits read, if any. Raise UserError if that fails."""
 
 
 def draw_indices(split: Split, key: Array, batch_size: int) -> Array:

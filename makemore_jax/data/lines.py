@@ -92,7 +92,7 @@ def shorten(words: list[str], block_size: int, config: DataConfig) -> list[str]:
 def load(
     config: DataConfig, seed: int, folder: Path | None = None, splits: dict[str, Callable] = SPLITS
 ) -> LinesDataset:
-    """Read a file of lines and split it by one of `splits`. UserError if it can't be used.
+    """Read a file of lines and split it by one of `splits`. Raise UserError if it can't be used.
 
     `folder` is not used: no split of lines reads a file.
     """
@@ -100,6 +100,7 @@ def load(
     words = split_lines(text)
     if not words:
         raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
+    num_lines = len(words)
     block_size = config.block_size or len(max(words, key=len)) + 1
     words = shorten(words, block_size, config)
     vocab = Vocab(tuple(sorted(set("".join(words)))))
@@ -108,6 +109,8 @@ def load(
     indices = look_up("data.split", config.split, splits)(len(words), seed)
     if empty := [name for name, chosen in indices.items() if not len(chosen)]:
         count = "1 line" if len(words) == 1 else f"{len(words)} lines"
+        if len(words) < num_lines:
+            count += f" of {num_lines} after data.long_lines and data.dedup"
         raise UserError(
             f"data.path: {config.path} has {count}, too few: "
             f"the {config.split} split leaves none for {empty[0]}"

@@ -59,7 +59,7 @@ def _to_json(content: Any) -> bytes:
 
 
 def export_run(folder: Path, out: Path, checkpoint: str) -> None:
-    """Export the run in `folder` to `out`. UserError if one of them can't be used."""
+    """Export the run in `folder` to `out`. Raise UserError if one of them can't be used."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists and is not an empty folder; give another")
     run = read_run(folder)

@@ -55,8 +55,8 @@ class VerifiedCheckpoints(Checkpoints):
     def save(self, state: Any, dev_loss: float | None = None) -> bool:
         """Save a state with its manifest. All processes call this and wait for the end.
 
-        StorageFailure if it can't be written, Diverged if a value is not finite; then the previous
-        checkpoints are unchanged.
+        Raise StorageFailure if it can't be written, Diverged if a value is not finite; then the
+        previous checkpoints are unchanged.
         """
         if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(state)):
             # orbax writes host arrays faster: 0.07 instead of 0.14 s for the transformer on CPU.
@@ -76,7 +76,10 @@ class VerifiedCheckpoints(Checkpoints):
             raise StorageFailure(self._shown, error) from error
 
     def _check_workdir(self) -> None:
-        """Create the folder of a new run. StorageFailure if a known one was moved or deleted."""
+        """Create the folder of a new run.
+
+        Raise StorageFailure if a known one was moved or deleted.
+        """
         workdir = self._shown.parent
         if self._inode is None:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -98,15 +101,13 @@ class VerifiedCheckpoints(Checkpoints):
         if processes.is_primary():
             manifest.write(partial)
             self._intact.add(step)
-            if (same := self.folder / str(step)).exists():  # its evaluation was interrupted
-                same.rename(same.with_suffix(".replaced"))  # deleted with the others
             super()._commit(step, partial, items)
         processes.barrier(f"checkpoint {step}")
 
     def _dev_losses(self) -> dict[int, float]:
         """Return the dev losses of the checkpoints that are not damaged.
 
-        Damaged if there are only damaged ones.
+        Raise Damaged if there are only damaged ones.
         """
         for _ in range(NUM_ATTEMPTS):
             folders = self._step_folders()
@@ -125,7 +126,7 @@ class VerifiedCheckpoints(Checkpoints):
     def _step_folders(self) -> set[int]:
         """Return the steps of the checkpoints that are not known to be damaged.
 
-        OSError if the folder can't be read: without it, a training would begin again.
+        Raise OSError if the folder can't be read: without it, a training would begin again.
         """
         try:
             names = os.listdir(self.folder)
@@ -183,7 +184,7 @@ class VerifiedCheckpoints(Checkpoints):
         return self._read(folder, items)
 
     def _check_shapes(self, folder: Path, items: dict[str, Any]) -> None:
-        """UserError if a shape or dtype differs: orbax would silently cast, cut or pad."""
+        """Raise UserError if a shape or dtype differs: orbax would silently cast, cut or pad."""
         metadata = self._checkpointer.metadata(folder).item_metadata
         for item, tree in items.items():
             untrusted.check_chunks(metadata[item])

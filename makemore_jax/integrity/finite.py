@@ -15,7 +15,7 @@ from makemore_jax.errors import Diverged
 
 
 def check(step: int, state: Any) -> None:
-    """Diverged if an array of the state holds a value that is not finite.
+    """Raise Diverged if an array of the state holds a value that is not finite.
 
     Each process checks its own part of sharded arrays.
     """

@@ -19,7 +19,7 @@ from makemore_jax.integrity.runs import reporting_errors
 def lock(workdir: Path) -> Iterator[None]:
     """Create a working directory and own it within the block.
 
-    UserError if another training owns it, or if it can't be written.
+    Raise UserError if another training owns it, or if it can't be written.
     """
     with contextlib.ExitStack() as stack:
         with reporting_errors(workdir):
@@ -49,7 +49,7 @@ def _lock_file(file: TextIO) -> None:
 
 
 def _create_owner_file(workdir: Path) -> None:
-    """Own a directory whose file system has no locks. UserError if a live process owns it."""
+    """Own a directory whose file system has no locks. Raise UserError if a live process owns it."""
     owner = workdir / ".owner"
     for _ in range(2):
         try:

@@ -29,7 +29,7 @@ def write(folder: Path) -> None:
 
 
 def verify(folder: Path, only: str | None = None) -> None:
-    """Damaged if a file differs from the manifest. `only` names one file to verify."""
+    """Raise Damaged if a file differs from the manifest. `only` names one file to verify."""
     try:
         if (folder / NAME).exists():
             check_json(folder / NAME)

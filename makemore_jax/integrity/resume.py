@@ -15,16 +15,16 @@ from makemore_jax.integrity import runs, untrusted
 from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run
 
-# A resumed run must have the same `data` and `model` fields, and the same of these,
+# A resumed run must have the same values of these fields, and of all `data` and `model` fields.
 FIXED = ("seed", "optimizer.name", "optimizer.decay")
-# except for these fields, which do not change its numbers.
+# Exceptions. They change results only by rounding; `layer_loop` also changes the dropout masks.
 MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 
 
 def check(workdir: Path, config: Config, dataset: Dataset) -> None:
-    """UserError if `workdir` has another run or other files.
+    """Raise UserError if `workdir` has another run or other files.
 
-    Settings that only change how long and how fast a run trains may differ.
+    The settings of a run may differ, except for those that `FIXED` names and the data and model.
     """
     untrusted.check_links(workdir)
     if (workdir / "config.json").exists():

@@ -13,7 +13,10 @@ from makemore_jax.workdir import Run
 
 
 def read(workdir: Path) -> Run:
-    """Return `workdir.read(...)`. UserError if there is no run, or if its files are damaged."""
+    """Return `workdir.read(...)`.
+
+    Raise UserError if there is no run, or if its files are damaged.
+    """
     if not (workdir / "config.json").exists():
         raise UserError(f"--workdir: {workdir} has no run{_nearest_run(workdir)}")
     try:

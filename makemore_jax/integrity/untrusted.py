@@ -18,7 +18,7 @@ MAX_PATH = 2**12  # a moved project is searched for all ends of a path: n^2 char
 
 
 def check_links(workdir: Path) -> None:
-    """UserError if an entry of a run folder is a link: training would write to its target.
+    """Raise UserError if an entry of a run folder is a link: training would write to its target.
 
     The folder itself may be a link.
     """
@@ -31,13 +31,13 @@ def check_links(workdir: Path) -> None:
 
 
 def check_json(file: Path) -> None:
-    """ValueError if a JSON file is not a regular file or is larger than any that a run writes."""
+    """Raise ValueError if a JSON file is no regular file or is larger than those of a run."""
     if not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file.name} is no file of at most {MAX_JSON_BYTES:,} bytes")
 
 
 def check_run(run: Run) -> None:
-    """ValueError if the fields of a run are not those of a trained model."""
+    """Raise ValueError if the fields of a run are not those of a trained model."""
     chars, num_layers = run.vocab.chars, run.config.model.n_layer
     if [len(char) for char in set(chars)] != [1] * len(chars):
         raise ValueError("vocab.json must hold distinct characters")
@@ -50,7 +50,7 @@ def check_run(run: Run) -> None:
 
 
 def check_memory(arrays: Any) -> None:
-    """UserError if a tree of arrays to be read is larger than the memory of this machine."""
+    """Raise UserError if a tree of arrays to be read is larger than the memory of this machine."""
     if not hasattr(os, "sysconf"):
         return
     needed = sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(arrays))
@@ -63,7 +63,7 @@ def check_memory(arrays: Any) -> None:
 
 
 def check_chunks(metadata: Any) -> None:
-    """UserError if an array is stored in chunks larger than itself, which no training writes.
+    """Raise UserError if an array is stored in chunks larger than itself, which no training writes.
 
     A chunk is read as a whole: a small file can expand to a chunk of any size.
     """

@@ -126,8 +126,8 @@ def choose(split: Split, batch_size: int, model: nn.Module, num_parts: int = 1) 
     """Return the layouts for the parts of a split's batches, cheapest first.
 
     The last layout has whole rows, which fit every batch. It is the only one for windows and crops
-    of a text, which have no padding, and on accelerators: matrix products take little of the time
-    there, and each branch would synchronize with the host.
+    of a text, which have no padding. It is also the only one on accelerators, where less padding
+    saves little time, and the choice of a branch synchronizes with the host.
 
     The other layouts are estimated from random batches of the split. If the model accepts packed
     lines, there is one: the number of rows that computes the fewest tokens on average. Other models

@@ -48,9 +48,9 @@ def _divide(a: float, b: float) -> tuple[float, float, float]:
 class Value:
     """A number and the operation that computed it. Compared by identity, so it can be a dict key.
 
-    Either operand may be a Python number. Results that are not real numbers raise an error:
-    ValueError for the log of a number <= 0 and the root of a negative number, ZeroDivisionError for
-    x / 0 and 0 ** -1. An overflow gives inf. nan stays nan.
+    Either operand may be a Python number. Raise ValueError for the log of a number <= 0 and the
+    root of a negative number, ZeroDivisionError for x / 0 and 0 ** -1. An overflow gives inf. nan
+    stays nan.
     """
 
     data: float
@@ -75,8 +75,11 @@ class Value:
         return Value(-self.data, "", "-", (self,), (-1.0,))
 
     def __pow__(self, exponent: "Value | float") -> "Value":
-        """Raise to a number or a Value. ValueError for a Value as exponent if the base is <= 0:
-        there the derivative with respect to the exponent does not exist."""
+        """Return the power with a number or a Value as exponent.
+
+        Raise ValueError for a Value if the base is <= 0: there the derivative with respect to the
+        exponent does not exist.
+        """
         if isinstance(exponent, Value):
             return _power_of_values(self, exponent)
         if not isinstance(exponent, Real):

@@ -112,8 +112,8 @@ def forward(
     """Return the mean loss in nats over windows x (B, T), y (B,), and all intermediates.
 
     `add` is added to the intermediates. At 0 the gradient with respect to `add` is the gradient
-    with respect to the intermediates, so jax.grad can compute it. ValueError for fewer than two
-    windows: the variance divides by B - 1 (Bessel's correction).
+    with respect to the intermediates, so jax.grad can compute it. Raise ValueError for fewer than
+    two windows: the variance divides by B - 1 (Bessel's correction).
     """
     B = len(y)
     if B < 2:
@@ -339,7 +339,7 @@ def _hprebn(params: Params, x: Array) -> Array:
 def load(path: str) -> tuple[dict[str, Windows], Vocab]:
     """Load the windows of the lecture's train and dev split of a file of lines, and its vocabulary.
 
-    UserError if the file can't be read or has too few lines.
+    Raise UserError if the file can't be read or has too few lines.
     """
     config = DataConfig(path=path, kind="windows", split="lecture", block_size=BLOCK_SIZE)
     with command.reading_data():

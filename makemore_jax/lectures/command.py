@@ -66,7 +66,9 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 
 def need_matplotlib(picture: str) -> None:
-    """Prepare matplotlib to draw `picture` without a display. UserError if it is not installed.
+    """Prepare matplotlib to draw `picture` without a display.
+
+    Raise UserError if it is not installed.
 
     Commands call this before they compute anything.
     """
@@ -101,7 +103,7 @@ def reading_data() -> Iterator[None]:
 
 
 def read_words(path: str) -> list[str]:
-    """Return the lines of a file. UserError if it can't be read or has none."""
+    """Return the lines of a file. Raise UserError if it can't be read or has none."""
     with reading_data(), file_errors.reporting(files.find(path), "utf-8"):
         text, _ = files.read(path, "utf-8")
         file_errors.check_characters(set(text), path, "utf-8", "data.path")

@@ -33,11 +33,11 @@ class Ngrams(NamedTuple):
 def count(split: lines.Lines, order: int, vocab_size: int) -> Ngrams:
     """Count the n-grams of a split up to `order`.
 
-    A context reaches back to the 0 before a line, and no further. Contexts of fewer tokens than
-    `order` - 1 are used when the longer context has few counts. Their counts are therefore the
-    number of different tokens before the n-gram, not the number of times it occurs (Kneser-Ney).
-    A context that starts with the 0 before a line has no token before it and keeps its counts.
-    UserError if V**order does not fit in 63 bits.
+    A context reaches back to the 0 before a line, and no further. `probabilities` interpolates all
+    orders. In orders below `order`, the count of an n-gram is the number of different tokens that
+    precede it, not the number of its occurrences (Kneser and Ney 1995). An n-gram that starts with
+    the 0 before a line has no preceding token and keeps the number of its occurrences.
+    Raise UserError if V**order does not fit in 63 bits.
     """
     if vocab_size**order >= 2**63:
         raise UserError(f"{vocab_size} different tokens are too many for n-grams of order {order}")
@@ -90,8 +90,8 @@ def _lookup(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> np.nda
 def probabilities(model: Ngrams, grams: np.ndarray) -> np.ndarray:
     """Return P(last token | the tokens before it) of n-grams, numbers as in `Table`. float64
 
-    At the beginning of a line there are fewer tokens, and a number has zeros in front. No line has
-    two 0 in sequence, so these zeros are never found as a longer context.
+    At the beginning of a line there are fewer tokens, so a number has zeros in front. No line has
+    two successive 0, so such a number never equals that of a longer context.
     """
     probs = np.full(grams.shape, 1 / model.vocab_size)
     for k, table in enumerate(model.tables):

@@ -14,7 +14,8 @@ from makemore_jax.training.step import GradientFn, Sums
 def each_network(gradient_fn: GradientFn, num_networks: int) -> GradientFn:
     """Apply the gradient function of one network to all networks, one after the other.
 
-    A step costs as much as a step of one network with the whole batch. XLA compiles one network.
+    The loss is the mean of the networks' losses, not the loss of the mixture. A step costs as much
+    as a step of one network with the whole batch. XLA compiles one network.
     """
 
     def gradients(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
@@ -23,7 +24,8 @@ def each_network(gradient_fn: GradientFn, num_networks: int) -> GradientFn:
         stacked = stack(params, "members")["members_stacked"]
         args = stacked, indices.reshape(num_networks, -1), jax.random.split(key, num_networks)
         sums = jax.lax.map(lambda arg: gradient_fn({"params": arg[0]}, split, *arg[1:]), args)
-        # The step divides by the number of all targets, each network has only a part of them.
+        # The step divides by the number of all targets. Scale each network's gradient so that it
+        # is divided by the number of its own targets.
         count = sums.count.sum()
         scale = count / jnp.maximum(sums.count, 1)
         scaled = jax.tree.map(lambda g: jax.vmap(jnp.multiply)(g, scale), sums.grads)

@@ -47,9 +47,10 @@ class Mixture(nn.Module):
             self.table = table.NgramTable(self.vocab_size, self.ngram_contexts)
 
     def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        """Return the logits of all positions. With `train`, those of the networks alone.
+        """Return the logits of all positions. With `train`, the n-grams are left out.
 
-        The table has counted the training lines, so the networks would learn little beside it.
+        They were counted on the training lines and predict these too well, so the networks would
+        learn little.
         """
         logits = [member(tokens, train=train, positions=positions) for member in self.members]
         if train or not self.ngram_contexts:

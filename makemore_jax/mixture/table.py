@@ -1,7 +1,8 @@
 """The predictions of counted n-grams as arrays, which a model looks up on the device.
 
-The table has the smoothed distribution after every context of up to ORDER - 1 tokens that occurs in
-the training lines. It is part of a model's variables, and therefore of its checkpoints.
+The table has the smoothed distribution after every context that occurs in the training lines, up to
+N - 1 tokens long. N is `max_order`. The table is part of a model's variables, and therefore of its
+checkpoints.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax import kernels
 from makemore_jax.data import Split
 from makemore_jax.errors import UserError
 from makemore_jax.mixture import counting
@@ -22,7 +24,7 @@ MAX_BYTES = 2**30  # of the probabilities; each checkpoint has a copy
 UNUSED = np.iinfo(np.int32).max  # in place of a context, in rows that are not used
 
 
-def order_of(vocab_size: int) -> int:
+def max_order(vocab_size: int) -> int:
     """Return the largest order, at most MAX_ORDER, whose contexts fit in an int32."""
     orders = range(1, MAX_ORDER + 1)
     return max(n for n in orders if (vocab_size + 1) ** (n - 1) < UNUSED)
@@ -45,7 +47,7 @@ class NgramTable(nn.Module):
         self.probs = self.variable(COLLECTION, "probs", jnp.full, shape, 1 / self.vocab_size)
 
     def __call__(self, history: Array) -> Array:
-        """Return the distribution after the longest known context. (..., ORDER - 1) -> (..., V)"""
+        """Return the distribution after the longest known context. (..., N - 1) -> (..., V)"""
         base, context, row = self.vocab_size + 1, 0, 0
         for k in range(history.shape[-1]):
             context = context + history[..., k] * base**k
@@ -55,21 +57,18 @@ class NgramTable(nn.Module):
 
 
 def histories(tokens: Array, positions: Positions, vocab_size: int) -> Array:
-    """Return the last tokens at each position. (B, T) -> (B, T, ORDER - 1)
+    """Return the last tokens at each position. (B, T) -> (B, T, N - 1)
 
     They are the tokens plus one, the newest first, and 0 before the line starts.
     """
-    positions = jnp.arange(tokens.shape[1]) if positions is None else positions
-    last = [
-        jnp.where(positions >= k, jnp.roll(tokens, k, axis=1) + 1, 0)
-        for k in range(order_of(vocab_size) - 1)
-    ]
-    return jnp.stack(last, axis=-1)
+    positions = kernels.token_positions(tokens, positions)
+    numbers = range(max_order(vocab_size) - 1)
+    return jnp.stack([kernels.shift_right(tokens + 1, k, positions) for k in numbers], axis=-1)
 
 
 def empty_history(batch_size: int, vocab_size: int) -> Array:
-    """Return the history before the first token. (B, ORDER - 1)"""
-    return jnp.zeros((batch_size, order_of(vocab_size) - 1), jnp.int32)
+    """Return the history before the first token. (B, N - 1)"""
+    return jnp.zeros((batch_size, max_order(vocab_size) - 1), jnp.int32)
 
 
 def append(history: Array, token: Array) -> Array:
@@ -80,13 +79,13 @@ def append(history: Array, token: Array) -> Array:
 def fill(model: nn.Module, split: Split) -> dict[str, Any]:
     """Return the variables of the table of a model for its training lines; {} without a table.
 
-    They are NumPy arrays. UserError if there are more contexts than rows, or if the table is larger
-    than MAX_BYTES.
+    They are NumPy arrays. Raise UserError if there are more contexts than rows, or if the table is
+    larger than MAX_BYTES.
     """
     num_rows = getattr(model, "ngram_contexts", None)
     if num_rows is None:
         return {}
-    ngrams = counting.count(split, order_of(model.vocab_size), model.vocab_size)
+    ngrams = counting.count(split, max_order(model.vocab_size), model.vocab_size)
     num_contexts = sum(len(table.contexts) for table in ngrams.tables)
     if num_rows < num_contexts:
         raise UserError(

@@ -16,8 +16,9 @@ A family whose `__call__` also takes `positions` (B, T) can read packed lines, w
 other without padding through all rows (`kernels/packing.py`). `positions` holds each token's
 position in its line. Training on CPU then skips the padding. Other families read one line per row.
 
-A family on windows declares `window`, the number of tokens that it reads, and returns logits for
-each full window: (B, S) -> (B, S - window + 1, V). `windows/whole_lines.py` reads lines with it.
+A family that reads windows of a fixed size declares the field `window`, their number of tokens, and
+returns logits for each full window: (B, S) -> (B, S - window + 1, V). `windows/whole_lines.py`
+reads lines with it.
 
 Dimensions in all files: B batch, T time (at most block_size), C channels (n_embd), V vocabulary,
 nh heads, hs head size. Weights have makemore's names.
@@ -63,7 +64,8 @@ def create(
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    UserError for a kind that is not in `families`, or if another field differs from its default.
+    Raise UserError for a kind that is not in `families`, or if another field differs from its
+    default.
     """
     cls = look_up("model.kind", config.kind, families)
     declared = {f.name for f in dataclasses.fields(cls)}

@@ -96,8 +96,7 @@ class Modern(Decoder):
     blockwise: bool = True
 
     def setup(self):
-        sizes = self.n_head, self.n_embd, self.dropout
-        config = BlockConfig(*sizes, blockwise=self.blockwise)
+        config = BlockConfig(self.n_head, self.n_embd, self.dropout, blockwise=self.blockwise)
         self.wte = embedding(self.vocab_size, self.n_embd)
         self.drop = nn.Dropout(self.dropout)
         self.h = [Block(config) for _ in range(self.n_layer)]

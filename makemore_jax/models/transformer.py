@@ -158,8 +158,8 @@ class Transformer(Decoder):
     def setup(self):
         std = 0.02 if self.init_scheme == "gpt2" else None
         residual_std = std and std * (2 * self.n_layer) ** -0.5
-        sizes = (self.n_head, self.n_embd, self.dropout, self.activation, self.bias)
-        config = BlockConfig(*sizes, std, residual_std, self.blockwise)
+        options = (self.dropout, self.activation, self.bias, std, residual_std, self.blockwise)
+        config = BlockConfig(self.n_head, self.n_embd, *options)
         self.wte = embedding(self.vocab_size, self.n_embd, std or 1.0)
         self.wpe = embedding(self.block_size, self.n_embd, std or 1.0)
         self.drop = nn.Dropout(self.dropout)

@@ -63,7 +63,7 @@ def make_evaluate(
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
         split = split.for_evaluation()
         size = min(split.size, max_examples or split.size)
-        batch_size = -(-split.batch_size() // num_devices) * num_devices
+        batch_size = -(-split.eval_batch_size() // num_devices) * num_devices
         batch = np.arange(batch_size, dtype=np.int32)
         sums: list[Array] = []
         for start in range(0, size, batch_size):

@@ -21,7 +21,9 @@ MIN_LINES_PER_SAMPLER = 64
 def make_mesh(
     config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1, block_size: int = 16
 ) -> Mesh:
-    """Return the mesh of a config. UserError if the devices or the batch do not divide evenly.
+    """Return the mesh of a config.
+
+    Raise UserError if the devices or the batch do not divide evenly.
 
     `mesh.data=-1` means all devices. On CPU it means as many cores as speed up training.
     """
@@ -44,9 +46,9 @@ def make_mesh(
             f"of {jax.process_count()} processes without work; mesh.data=-1 uses all"
         )
     if batch_size % (data * accumulate):
-        parts = f" and {accumulate} microbatches" if accumulate > 1 else ""
+        parts = f" x {accumulate} microbatches" if accumulate > 1 else ""
         raise UserError(
-            f"mesh.data: a batch of {batch_size} does not divide over {data} devices{parts}; "
+            f"mesh.data: a batch of {batch_size} is not divisible by {data} devices{parts}; "
             "change train.batch_size or mesh.data"
         )
     return _mesh(data, config.model, jax.devices())

@@ -41,7 +41,9 @@ if not sys.stdin.read():
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connect to the other processes. UserError if that fails. Call this before using devices.
+    """Connect to the other processes.
+
+    Raise UserError if that fails. Call this before using devices.
 
     `coordinator` is the host:port at which the primary process listens. If all arguments are None,
     jax gets them from the cluster that started this process.
@@ -76,10 +78,10 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
 
 def _check_flags(flags: dict[str, str | int | None]) -> None:
-    """UserError if a flag is missing or not valid."""
+    """Raise UserError if a flag is missing or not valid."""
     missing = [name for name, value in flags.items() if value is None]
     if missing:
-        raise UserError(f"{missing[0]}: is missing; {', '.join(flags)} are needed together")
+        raise UserError(f"{missing[0]}: is missing; use {', '.join(flags)} together")
     coordinator, num_processes, process_id = flags.values()
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UserError(
@@ -92,7 +94,7 @@ def _check_flags(flags: dict[str, str | int | None]) -> None:
 
 
 def _wait_for_primary(host: str, port: int) -> None:
-    """Wait until the primary process listens. UserError if it can't be reached.
+    """Wait until the primary process listens. Raise UserError if it can't be reached.
 
     jax's own client may abort the process when the connection fails, without an exception.
     """
@@ -150,7 +152,8 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
 def has_ended(error: Exception) -> bool:
     """Return whether an error says that another process has ended or can't be reached."""
     is_from_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
-    return is_distributed() and is_from_jax
+    is_memory = "RESOURCE_EXHAUSTED" in str(error)
+    return is_distributed() and is_from_jax and not is_memory
 
 
 @contextlib.contextmanager

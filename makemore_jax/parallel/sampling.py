@@ -107,7 +107,7 @@ def sample(
     first: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
-    """Sample lines as `sampling.sample` does. UserError if no line can start with the prompt.
+    """Sample lines as `sampling.sample` does. Raise UserError if no line can start with the prompt.
 
     `check` is called before each batch; it may raise an exception to end the sampling.
     """

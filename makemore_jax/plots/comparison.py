@@ -11,7 +11,10 @@ from makemore_jax.report.html_parts import document, picture, table
 
 
 def write_comparison(runs: list[ComparedRun], folder: Path) -> None:
-    """Write loss.png, loss_by_time.png and index.html. UserError if the folder can't be written."""
+    """Write loss.png, loss_by_time.png and index.html.
+
+    Raise UserError if the folder can't be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw_losses(runs, folder / "loss.png")

@@ -15,7 +15,7 @@ FIGURES = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bi
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write the figures and index.html. UserError if the folder can't be written."""
+    """Write the figures and index.html. Raise UserError if the folder can't be written."""
     check_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

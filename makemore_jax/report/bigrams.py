@@ -43,7 +43,7 @@ def learnt_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) 
 
     The average over lines removes the influence of earlier tokens.
     """
-    size, batch_size, V = min(split.size, max_lines), split.batch_size(), lm.vocab.size
+    size, batch_size, V = min(split.size, max_lines), split.eval_batch_size(), lm.vocab.size
 
     @jax.jit
     def sums(variables: Any, split: Lines, indices: Array) -> tuple[Array, Array]:

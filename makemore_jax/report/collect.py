@@ -56,8 +56,8 @@ def collect(
 ) -> Report:
     """Collect the report of the run in `folder`, with `num` samples. `data` is a moved data file.
 
-    The default for `names` is three of dev, or three samples if the data is missing. UserError if
-    there is no run in the folder, or for a name that the model can't read.
+    The default for `names` is three of dev, or three samples if the data is missing. Raise
+    UserError if there is no run in the folder, or for a name that the model can't read.
     """
     run = read_run(folder)
     is_text = run.config.data.kind == "text"

@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def read_runs(folders: list[Path]) -> list[ComparedRun]:
-    """Read the runs in these folders. UserError if a folder has no run or appears twice."""
+    """Read the runs in these folders. Raise UserError if a folder has no run or appears twice."""
     paths = [folder.resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:

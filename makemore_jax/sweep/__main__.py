@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def read_axes() -> dict[str, list[Any]]:
-    """Return the values of each field in --over. UserError if a flag is not usable."""
+    """Return the values of each field in --over. Raise UserError if a flag is not usable."""
     if not OVER.value:
         raise UserError("--over is missing; try --over optimizer.learning_rate=1e-4:1e-1:16")
     check_flag("seeds", SEEDS.value, AT_LEAST_1)
@@ -99,7 +99,7 @@ def read_axes() -> dict[str, list[Any]]:
 
 
 def check_best_folder(folder: Path) -> None:
-    """UserError if the folder for the best run has other files, which would be deleted."""
+    """Raise UserError if the folder for the best run has other files, which would be deleted."""
     if folder.exists() and not (folder / "config.json").exists():
         raise UserError(f"--workdir: {folder} would be replaced, but it is not a run; move it away")
 

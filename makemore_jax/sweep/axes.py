@@ -26,7 +26,7 @@ VMAPPED_FIELDS = tuple(
 def parse_axis(text: str) -> tuple[str, list[Any]]:
     """Parse 'FIELD=LOW:HIGH:NUM' or 'FIELD=A,B,C'. Return the field and its values.
 
-    UserError if the text is malformed or the field does not exist.
+    Raise UserError if the text is malformed or the field does not exist.
     """
     name, _, values_text = text.partition("=")
     check_name(name)
@@ -49,7 +49,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _parse_value(name: str, word: str) -> Any:
-    """Return a word as a value of a field. UserError for a word that train.py refuses too."""
+    """Return a word as a value of a field. Raise UserError for a word that train.py refuses too."""
     check_value(name, word)
     hint = field_types()[name]
     accepted = typing.get_args(hint) or (hint,)
@@ -61,7 +61,10 @@ def _parse_value(name: str, word: str) -> Any:
 
 
 def with_values(config: Config, values: Values) -> Config:
-    """Return a copy of the config with these values. UserError if one of them is not valid."""
+    """Return a copy of the config with these values.
+
+    Raise UserError if one of them is not valid.
+    """
     config = copy.deepcopy(config)
     for name, value in values.items():
         group, _, leaf = name.rpartition(".")

@@ -33,7 +33,7 @@ class FinishedGroups:
         self.folder = folder / "finished"
 
     def create_folder(self) -> None:
-        """Create the folder. UserError if no file can be written there."""
+        """Create the folder. Raise UserError if no file can be written there."""
         with reporting_errors(self.folder.parent):
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
@@ -94,7 +94,7 @@ def _flatten(name: str, state: TrainState) -> dict[str, np.ndarray]:
 
 
 def _unflatten(name: str, arrays: dict[str, np.ndarray], template: TrainState) -> TrainState:
-    """Return a state. KeyError or ValueError if an array is missing or has another shape."""
+    """Return a state. Raise KeyError or ValueError if an array is missing or has another shape."""
     shapes, structure = jax.tree.flatten(template)
     leaves = [arrays[f"{name}{i}"] for i in range(len(shapes))]
     for leaf, shape in zip(leaves, shapes, strict=True):

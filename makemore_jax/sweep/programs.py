@@ -94,7 +94,7 @@ def _make_evaluate(
     model: nn.Module, mesh: Mesh, template: Split
 ) -> Callable[[Any, Split], np.ndarray]:
     """Return the exact evaluation. `template` is a split of the same size as each run's."""
-    size, batch_size = template.size, template.batch_size()
+    size, batch_size = template.size, template.eval_batch_size()
 
     def sum_batch(variables: Any, split: Split, indices: Array) -> Array:
         return sum_losses(model, variables, take_below(split, indices, size))

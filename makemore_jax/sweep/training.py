@@ -36,7 +36,10 @@ class History(NamedTuple):
 
 
 def state_shapes(config: Config, members: list[Values]) -> TrainState:
-    """Return the shapes and dtypes of a group's states. UserError if the group can't be trained."""
+    """Return the shapes and dtypes of a group's states.
+
+    Raise UserError if the group can't be trained.
+    """
     config = with_values(config, members[0])
     dataset = load_data(config.data, members[0]["seed"])
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)

@@ -36,7 +36,7 @@ class TextDataset(Dataset):
         return f"\n{RULE}\n".join(texts).split("\n")
 
     def prepare(self) -> None:
-        """Write the token file if the splits read one. UserError if it can't be used."""
+        """Write the token file if the splits read one. Raise UserError if it can't be used."""
         train, dev = self.splits["train"], self.splits["dev"]
         if isinstance(train, TextFile):
             num_chars = train.num_chars + dev.num_chars
@@ -44,7 +44,7 @@ class TextDataset(Dataset):
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDataset:
-    """Read and split a text. UserError if it can't be used.
+    """Read and split a text. Raise UserError if it can't be used.
 
     With a `folder`, the splits of a large text read a token file there. `prepare` writes it.
     """

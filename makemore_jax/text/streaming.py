@@ -134,7 +134,10 @@ def _generate(
 
 
 def num_new_chars(prompt: str, max_len: int) -> int:
-    """Return the number of characters to sample after a prompt. UserError if there are none."""
+    """Return the number of characters to sample after a prompt.
+
+    Raise UserError if there are none.
+    """
     if len(prompt) >= max_len:
         raise UserError(
             f"--prompt: {len(prompt)} characters must be fewer than --max_len={max_len}"

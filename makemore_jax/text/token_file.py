@@ -66,8 +66,8 @@ def encode_parts(config: DataConfig, vocab: Vocab, num_chars: int) -> Iterator[n
 def write(file: Path, config: DataConfig, vocab: Vocab, num_chars: int, sha256: str) -> None:
     """Write the tokens of a text to `file`, and metadata to a JSON file, unless they exist.
 
-    UserError if an existing file is damaged or of another text, or if `file` can't be written. The
-    metadata of older versions has no hash of the tokens.
+    Raise UserError if an existing file is damaged or of another text, or if `file` can't be
+    written. The metadata of older versions has no hash of the tokens.
     """
     dtype = np.min_scalar_type(vocab.size - 1)
     metadata = {"sha256": sha256, "chars": num_chars, "dtype": dtype.name}

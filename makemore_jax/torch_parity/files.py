@@ -43,7 +43,9 @@ class Stored(NamedTuple):
 
 
 def read(file: Path) -> Stored:
-    """Read a .npz or .safetensors file, or a .pt file of any other name. UserError if that fails.
+    """Read a .npz or .safetensors file, or a .pt file of any other name.
+
+    Raise UserError if that fails.
 
     Pickle files are opened with weights_only=True, which is safe since torch 2.10. Everything else
     works with torch 2.9.
@@ -78,7 +80,7 @@ def first_line(error: Exception) -> str:
 
 
 def _check_announced_size(file: Path) -> None:
-    """UserError if a zip archive, which a .pt file is, unpacks to more than its own size."""
+    """Raise UserError if a zip archive, which a .pt file is, unpacks to more than its own size."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
@@ -138,8 +140,8 @@ def _values(tree: Any) -> list[Any]:
 def _to_arrays(tree: Any, name: str, count: Iterator[int]) -> Any:
     """Return nested dictionaries and lists with arrays for tensors.
 
-    `count` numbers the entries. UserError for too many of them, and for a tensor that repeats few
-    stored values in a large shape.
+    `count` numbers the entries. Raise UserError for too many of them, and for a tensor that repeats
+    few stored values in a large shape.
     """
     import torch
 

@@ -82,7 +82,7 @@ def reporting_content(file: Path) -> Iterator[None]:
 def complete(config: Config, stored: Stored, file: Path) -> int:
     """Set the fields of a config that a file determines. Return the size of its vocabulary.
 
-    UserError if the result is not valid.
+    Raise UserError if the result is not valid.
     """
     inferred, vocab_size = infer.model_fields(stored, file, config.model.batch_norm)
     if stored.model_args is not None:
@@ -103,7 +103,7 @@ def complete(config: Config, stored: Stored, file: Path) -> int:
 def load_dataset(config: Config, meta: Path | None, has_text: bool) -> Dataset:
     """Return the data of a config. Without a text it only has the vocabulary of `meta`.
 
-    UserError if the text and `meta` have different characters.
+    Raise UserError if the text and `meta` have different characters.
     """
     if meta is None:
         return load_data(config.data, config.seed)

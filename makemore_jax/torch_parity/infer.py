@@ -53,7 +53,10 @@ class Sizes:
         self.tensors, self._file = tensors, file
 
     def axis(self, name: str, axis: int) -> int:
-        """Return the length of an axis of a matrix. UserError if the file has no such matrix."""
+        """Return the length of an axis of a matrix.
+
+        Raise UserError if the file has no such matrix.
+        """
         if name not in self.tensors:
             raise UserError(f"{self._file}: {name} is missing")
         shape = self.tensors[name].shape
@@ -68,7 +71,7 @@ class Sizes:
 
 
 def family(tensors: dict[str, np.ndarray], file: Path) -> str:
-    """Return the kind of the model. UserError for tensors of no family."""
+    """Return the kind of the model. Raise UserError for tensors of no family."""
     for name, kind in MARKS.items():
         if name in tensors:
             return kind
@@ -131,7 +134,8 @@ def _window_fields(sizes: Sizes, C: int, n_embd2: int, batch_norm: str) -> dict[
 def nanogpt_fields(stored: Stored, inferred: dict[str, Any], vocab_size: int, file: Path) -> dict:
     """Return the fields that nanoGPT's own settings determine.
 
-    `inferred` has the fields that the tensors determine. UserError if the file contradicts itself.
+    `inferred` has the fields that the tensors determine. Raise UserError if the file contradicts
+    itself.
     """
     args = stored.model_args
     from_tensors = {
@@ -173,7 +177,7 @@ def _training_fields(config: dict[str, Any]) -> dict[str, Any]:
 def merge(config: Config, inferred: dict[str, Any], file: Path) -> None:
     """Set the fields that a file determines, unless the config has a value of its own.
 
-    UserError if the config has another value than the file for the data or the model.
+    Raise UserError if the config has another value than the file for the data or the model.
     """
     values, known = flatten(config), fields()
     for name, value in inferred.items():

@@ -26,7 +26,7 @@ def read_meta(file: Path) -> tuple[Vocab, str]:
     """Return the vocabulary in nanoGPT's meta.pkl and the sha256 of the file.
 
     The file is a pickle, which could run code. This reads only dicts, lists, strings and integers.
-    UserError for any other content.
+    Raise UserError for any other content.
     """
     try:
         with file.open("rb") as opened:
@@ -55,7 +55,7 @@ def _check_opcodes(raw: bytes) -> None:
 
 
 def _chars(meta: Any) -> tuple[str, ...]:
-    """Return the characters in the order of their tokens. ValueError if they have none."""
+    """Return the characters in the order of their tokens. Raise ValueError if they have none."""
     itos = meta.get("itos") if isinstance(meta, dict) else None
     if isinstance(itos, dict):
         if set(itos) != set(range(len(itos))):

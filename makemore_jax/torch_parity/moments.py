@@ -23,7 +23,8 @@ REQUIRED = {"eps": 1e-8, "amsgrad": False, "maximize": False}
 def optimizer_fields(state_dict: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return the fields of the config that the groups determine, by dotted name.
 
-    UserError if the state is not AdamW's, or if its groups are neither makemore's nor nanoGPT's.
+    Raise UserError if the state is not AdamW's, or if its groups are neither makemore's nor
+    nanoGPT's.
     """
     groups = state_dict.get("param_groups")
     is_complete = isinstance(groups, list) and all(
@@ -66,7 +67,7 @@ def read(
 ) -> tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the number of steps and both moments by the names of the parameters.
 
-    `shapes` has the names in the order of the module. UserError if anything is missing.
+    `shapes` has the names in the order of the module. Raise UserError if anything is missing.
     """
     groups, state = state_dict["param_groups"], state_dict.get("state")
     names = in_group_order(shapes, len(groups))

@@ -59,7 +59,7 @@ def to_torch(params: Any, kind: str) -> dict[str, np.ndarray]:
 def from_torch(tensors: dict[str, np.ndarray], template: Any, kind: str) -> Any:
     """Return a tree like `template` with the values of a state_dict.
 
-    UserError for a tensor that is missing, unknown, or has the wrong shape or dtype.
+    Raise UserError for a tensor that is missing, unknown, or has the wrong shape or dtype.
     """
     walk = _walk(template, kind)
     for path, (name, leaf) in walk.items():
@@ -100,7 +100,10 @@ def variables_from_torch(tensors: dict[str, np.ndarray], shapes: Any, kind: str)
 
 
 def without_masks(tensors: dict[str, np.ndarray], kind: str, block_size: int) -> dict:
-    """Remove makemore's causal masks from the tensors. UserError for another context length."""
+    """Remove makemore's causal masks from the tensors.
+
+    Raise UserError for another context length.
+    """
     pattern = {
         "transformer": r"transformer\.h\.\d+\.attn\.bias",
         "bow": r"context_block\.cbow\.bias",
@@ -131,7 +134,7 @@ def reference(
 ) -> Any:
     """Return the PyTorch model of a config, in float32 and without dropout.
 
-    UserError for a family without one.
+    Raise UserError for a family without one.
     """
     from makemore_jax.torch_parity.models import MODELS
 

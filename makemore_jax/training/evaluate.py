@@ -31,7 +31,7 @@ def make_evaluate(model: nn.Module, track: Callable[..., Any] = iter) -> Callabl
     def evaluate(variables: Any, split: Split, max_examples: int | None = None) -> float:
         split, sums = split.for_evaluation(), []
         size = min(split.size, max_examples or split.size)
-        batch = np.arange(split.batch_size(), dtype=np.int32)
+        batch = np.arange(split.eval_batch_size(), dtype=np.int32)
         for start in track(range(0, size, len(batch))):
             part = split.load(partial(np.minimum, start + batch, size - 1))
             sums.append(sum_batch(variables, take(part, start + batch, size)))

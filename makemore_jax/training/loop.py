@@ -53,23 +53,23 @@ def train(
     learning_rate = make_schedule(run.config.optimizer, config.steps)
     step, dev_loss = int(state.step), None
     while step < config.steps and not stop():
-        num_steps = _next_stop(step, config, hooks_before + hooks_after) - step
+        num_steps = _next_due(step, config, hooks_before + hooks_after) - step
         data = run.load(step, num_steps)
         state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
         step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
-        metrics.write_steps(step, step_metrics["train_loss"], learning_rate(step - 1))
+        metrics.write_steps(step, step_metrics, learning_rate(step - 1))
         state = _call(hooks_before, state, step, step == config.steps)
-        state, dev_loss = finish_call(run, state, step, hooks_after)
+        state, dev_loss = evaluate_and_save(run, state, step, hooks_after)
     metrics.flush()
     if step < config.steps:
-        # The other hooks have run: a second call would write their results again.
+        # Hooks that were due have run already. A second call would write their results twice.
         state = _call([h for h in hooks_before if h.is_due_at_end], state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
 
 
-def finish_call(run: ActiveRun, state: TrainState, step: int, hooks: list[Hook]) -> Evaluated:
-    """Evaluate the state after `step`, call the hooks, and save it, each if it is due.
+def evaluate_and_save(run: ActiveRun, state: TrainState, step: int, hooks: list[Hook]) -> Evaluated:
+    """Evaluate the state after `step`, call the hooks, and save the state, each if it is due.
 
     Return the state that training continues with.
     """
@@ -78,7 +78,7 @@ def finish_call(run: ActiveRun, state: TrainState, step: int, hooks: list[Hook])
     if is_last or step % config.eval_every == 0:
         metrics.flush()
         loss = run.programs.evaluate(state.variables, run.splits["dev"], config.eval_examples)
-        dev_loss = finite_mean(step, loss)
+        dev_loss = finite_mean(step, loss, "dev loss")
         is_best = dev_loss < checkpoints.best_dev_loss()
         metrics.write(step, {"dev_loss": dev_loss})
         metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
@@ -97,7 +97,7 @@ def _call(hooks: list[Hook], state: TrainState, step: int, is_last: bool) -> Tra
     return state
 
 
-def _next_stop(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
+def _next_due(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
     """Return the next step at which an action is due."""
     intervals = [config.log_every, config.eval_every, config.checkpoint_every]
     intervals += [n for hook in hooks for n in hook.intervals]

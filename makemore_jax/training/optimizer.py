@@ -13,10 +13,13 @@ from makemore_jax.config import OptimizerConfig
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Return the function from a step, counted from 0, to its learning rate.
 
-    Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After it: constant; or
-    times `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR; or half a cosine
-    down to `min_learning_rate` at `decay_steps`, by default `steps`. "nanogpt" is the cosine of
-    nanoGPT's train.py, with (i + 1) / (warmup_steps + 1) in the warm-up.
+    Step i of the warm-up has (i + 1) / warmup_steps of the learning rate. After the warm-up:
+
+    - "constant": the learning rate
+    - "step": multiplied by `gamma` every `step_size` steps, as torch.optim.lr_scheduler.StepLR
+    - "cosine": half a cosine down to `min_learning_rate` at `decay_steps`, by default `steps`
+    - "nanogpt": the same, but step i of the warm-up has (i + 1) / (warmup_steps + 1), as in
+      nanoGPT's train.py
     """
     peak, warmup, end = config.learning_rate, config.warmup_steps, config.decay_steps or steps
 
@@ -46,11 +49,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     SGD adds weight_decay * parameter to the gradient, as torch.optim.SGD does. With
     decay="matrices", parameters with one axis (biases and norms) do not decay, as in nanoGPT.
 
-    Muon (Jordan et al. 2024) orthogonalizes the updates of matrices, here also those of embeddings
-    and of the output layer, which its authors leave to AdamW. AdamW with Nesterov momentum updates
-    the rest, also arrays with three axes, and with decay="matrices" the rest does not decay. With
-    consistent_rms=0.2 the updates are as large as AdamW's, so that the same learning rate fits both
-    (Liu et al. 2025, section 2.2).
+    Muon (Jordan et al. 2024) orthogonalizes the update of every parameter with two axes. Unlike the
+    original, this includes embeddings and the output layer. AdamW with Nesterov momentum updates
+    all other parameters; with decay="matrices" those do not decay. With consistent_rms=0.2 the
+    updates are as large as AdamW's, so that the same learning rate fits both (Liu et al. 2025,
+    section 2.2).
     """
     schedule = make_schedule(config, steps)
     # Passed only if needed: a mask changes the tree of the optimizer state, and so checkpoints.

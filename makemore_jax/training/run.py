@@ -47,7 +47,7 @@ def make_sample_hook(run: ActiveRun, sample: Callable[..., list[Any]]) -> Hook:
 
 
 def core_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rules of a run without extensions: the fields that only they read are unset."""
+    """Yield the rules of a run without extensions: fields of extensions keep their defaults."""
     values, defaults = config_lib.flatten(config), config_lib.flatten(Config())
     for key in ("data.kind", "train.accumulate", "train.diagnose_every", "mesh.model", "mesh.fsdp"):
         yield key, values[key] == defaults[key], f"{json.dumps(defaults[key])} without extensions"
@@ -55,14 +55,14 @@ def core_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
 
 
 class Parts(NamedTuple):
-    """The functions that a run is made of."""
+    """The replaceable functions of a run. The defaults are the core."""
 
     rules: tuple[Callable, ...] = (*config_lib.RULES, core_rules)
     load_data: Callable[..., Dataset] = lines.load
     make_programs: Callable[[Config, Dataset], Programs] = make_programs
     open_checkpoints: Callable[..., Checkpoints] = Checkpoints
     open_metrics: Callable[[Path, int, Config], Metrics] = open_plain
-    # Return the summary if the run is finished. UserError if the directory has another run
+    # Return the summary if the run is finished. Raise UserError if the directory has another run
     find_finished: Callable[[Path, Config, Dataset], dict[str, Any] | None] = lambda *_: None
     # Return the function (step, number of steps) -> training data
     make_load: Callable[..., Callable[[int, int], Split]] = lambda split, *_: lambda *_: split
@@ -84,7 +84,7 @@ def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]
     """Train the run of `config` in `directory`, or resume it; return its summary.
 
     Raises UserError, before anything is written, if config, data and directory do not fit together;
-    Diverged if the loss is not a number; Stopped after a signal, with the state saved.
+    Raise Diverged if the loss is not a number; Stopped after a signal, with the state saved.
     """
     config_lib.validate(config, parts.rules)
     folder = Path(directory)

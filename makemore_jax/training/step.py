@@ -18,7 +18,7 @@ from makemore_jax.data import Batch, Split, draw_indices
 from makemore_jax.losses import token_losses
 from makemore_jax.training.state import TrainState
 
-StepMetrics = dict[str, Array]  # of each step; `metrics.Metrics` writes them
+StepMetrics = dict[str, Array]  # of one step, () each; `metrics.Metrics` writes their means
 TrainStep = Callable[[TrainState, Split, Array], tuple[TrainState, StepMetrics]]
 
 
@@ -78,8 +78,8 @@ def make_train_step(
 ) -> TrainStep:
     """Return the pure function (state, split, keys) -> (state, metrics).
 
-    `keys` (2,) are for batches and dropout, and the same in every step: the keys of a step derive
-    from them and `state.step`.
+    `keys` (2,) are the data key and the dropout key of the run. Each step folds `state.step` into
+    them.
     """
 
     def train_step(state: TrainState, split: Split, keys: Array) -> tuple[TrainState, StepMetrics]:
@@ -106,7 +106,7 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     def train_steps(
         state: TrainState, split: Split, key: Array, num_steps: int
     ) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(key)  # outside of the loop, where it costs up to 4% of a step
+        keys = jax.random.split(key)  # in the loop, it would take up to 4% of a step
 
         def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
             return train_step(state, split, keys)

@@ -43,7 +43,7 @@ class Windows(Split):
 
 
 def load(config: DataConfig, seed: int, folder: Path | None = None) -> KnownLines:
-    """Read and split a file of lines as windows. UserError if it can't be used."""
+    """Read and split a file of lines as windows. Raise UserError if it can't be used."""
     if config.block_size is None:
         raise UserError(
             "data.block_size: is not set; windows need the number of characters before each "
