@@ -92,9 +92,9 @@ def as_markdown(results: dict) -> str:
     lines = [
         "# Results",
         "",
-        "`python -m benchmarks.reproduce` trains all models of this page and writes it.",
-        "`python -m benchmarks.reproduce --check` trains them again and fails unless every loss is",
-        "the same to the last digit. Losses are mean negative log likelihoods per token, in nats,",
+        "`python -m benchmarks.reproduce` trains the models of the first two tables and writes this",
+        "page. With `--check` it trains them again and fails unless every loss is the same to the",
+        "last digit. Losses are mean negative log likelihoods per token, in nats,",
         "over every example of a split. [leaderboard.md](leaderboard.md) compares all models and",
         "n-grams, with three seeds and on three splits.",
         "",
@@ -137,12 +137,13 @@ def as_markdown(results: dict) -> str:
         )
     lines += [
         "",
-        "## Ten years of changes to the block, and another optimizer",
+        "## From GPT-2's block to nanochat's, and another optimizer",
         "",
         "`python -m benchmarks.modern` trains the blocks of GPT-2 and of nanochat, with AdamW and",
         "with Muon. All rows of a text have the same data, sizes, learning rate, steps and seed:",
         "those of `configs/transformer.py` on `names.txt`, and those of",
-        "`configs/shakespeare_cpu.py` on Tiny Shakespeare. Each row is one run, and its losses are",
+        "`configs/shakespeare_cpu.py` on Tiny Shakespeare. There, the modern block also has",
+        "PyTorch's initial values and an untied output layer. Each row is one run, and its losses are",
         "those of the step with the lowest dev loss. Muon updates all matrices, also embeddings",
         "and the output layer, which nanochat leaves to AdamW. A smaller loss after the same",
         "number of steps can cost more time: compare both columns.",
@@ -166,8 +167,8 @@ def comparability(results: dict) -> str:
         "## Why 1.92 is not reproduced",
         "makemore's README gives a test loss of about 1.92 for its default transformer. The first "
         "table of this page does not reach it. The lowest test loss of that run is "
-        f"{best:.3f}, after {summary['best_step']:,} steps, and this step is chosen by the test "
-        "loss itself. makemore's own model in PyTorch does not reach it either: it has "
+        f"{best:.3f}, after {summary['best_step']:,} steps. This step is chosen by the test loss "
+        "itself, so the value is optimistic. makemore's own model in PyTorch does not reach it either: it has "
         f"{at_10_000:.3f} after 10,000 steps and {at_20_000:.3f} after 20,000, when it overfits.",
         "The split of the README's run is not known. Its 1,000 test names may be easier ones: "
         f"choosing 1,000 names at random gives the test loss a standard error of {error:.3f} "

@@ -159,7 +159,7 @@ def test_every_metric_of_the_steps_is_written(tmp_path):
     metrics.close()
     (line,) = read_metrics(tmp_path)
     assert (line["train_loss"], line["grad_norm"]) == (2.5, 0.75)
-    with pytest.raises(Diverged, match="the grad norm is nan at step 4: "):
+    with pytest.raises(Diverged, match="the grad norm is nan at step 3: "):
         metrics.write_steps(4, {"train_loss": losses, "grad_norm": norms * jnp.nan}, np.float32(0))
         metrics.flush()
 
