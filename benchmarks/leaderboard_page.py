@@ -33,10 +33,10 @@ all digits.
 - **model**: the config of this name in `configs/` with its own settings, except for the data and
   the seed. The losses are those of the step with the lowest dev loss. n-grams are counted, with
   interpolated Kneser-Ney smoothing (`python -m makemore_jax.lectures.ngrams`).
-- **split**: `lecture` is the 80/10/10 split of the lectures. In `makemore`,
-  dev and test are the same 1,000 lines, so the test loss is the lowest of all evaluations, and
-  optimistic. `holdout` is the 90/5/5 split of this project. The list repeats 2,539 lines; "no repeats" drops
-  them before the split, so that no test line is also in train.
+- **split**: `lecture` is the 80/10/10 split of the lectures. In `makemore`, dev and test are the
+  same 1,000 lines, so the test loss is the lowest of all evaluations, and optimistic. `holdout` is
+  the 90/5/5 split of this project. The list repeats 2,539 lines; "no repeats" drops them before the
+  split, so that no test line is also in train.
 - **parameters**: of a model (for `best`, of its four networks together), or the number of different
   n-grams that were counted. `best` also has a table of 131,072 n-gram contexts, which is not
   included.
@@ -59,10 +59,10 @@ all digits.
 Times are measured for `lecture` only, on an idle machine. The other splits were trained on a busy
 one and show no times.
 
-The baseline is the n-gram order with the lowest dev loss. \\* marks a network whose test loss is not
-below that of the baseline. Repeated lines favor
-n-grams: long ones learn the training lines nearly by heart, and some test lines repeat a training
-line. Compare the tables with and without repeats.
+The baseline is the n-gram order with the lowest dev loss. \\* marks a network whose test loss is
+not below that of the baseline. Repeated lines favor n-grams: long ones learn the training lines
+nearly by heart, and some test lines repeat a training line. Compare the tables with and without
+repeats.
 """
 
 BEST = """

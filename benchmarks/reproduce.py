@@ -92,9 +92,9 @@ def as_markdown(results: dict) -> str:
     lines = [
         "# Results",
         "",
-        "`python -m benchmarks.reproduce` trains the models of the first two tables and writes this",
-        "page. With `--check` it trains them again and fails unless every loss is the same to the",
-        "last digit. Losses are mean negative log likelihoods per token, in nats,",
+        "`python -m benchmarks.reproduce` trains the models of the first two tables and writes",
+        "this page. With `--check` it trains them again and fails unless every loss is the same to",
+        "the last digit. Losses are mean negative log likelihoods per token, in nats,",
         "over every example of a split. [leaderboard.md](leaderboard.md) compares all models and",
         "n-grams, with three seeds and on three splits.",
         "",
@@ -143,10 +143,10 @@ def as_markdown(results: dict) -> str:
         "with Muon. All rows of a text have the same data, sizes, learning rate, steps and seed:",
         "those of `configs/transformer.py` on `names.txt`, and those of",
         "`configs/shakespeare_cpu.py` on Tiny Shakespeare. There, the modern block also has",
-        "PyTorch's initial values and an untied output layer. Each row is one run, and its losses are",
-        "those of the step with the lowest dev loss. Muon updates all matrices, also embeddings",
-        "and the output layer, which nanochat leaves to AdamW. A smaller loss after the same",
-        "number of steps can cost more time: compare both columns.",
+        "PyTorch's initial values and an untied output layer. Each row is one run, and its",
+        "losses are those of the step with the lowest dev loss. Muon updates all matrices, also",
+        "embeddings and the output layer, which nanochat leaves to AdamW. A smaller loss after the",
+        "same number of steps can cost more time: compare both columns.",
         "",
         (ROOT / "docs/benchmarks/modern.md").read_text("utf-8").strip(),
     ]
@@ -167,9 +167,10 @@ def comparability(results: dict) -> str:
         "## Why 1.92 is not reproduced",
         "makemore's README gives a test loss of about 1.92 for its default transformer. The first "
         "table of this page does not reach it. The lowest test loss of that run is "
-        f"{best:.3f}, after {summary['best_step']:,} steps. This step is chosen by the test loss "
-        "itself, so the value is optimistic. makemore's own model in PyTorch does not reach it either: it has "
-        f"{at_10_000:.3f} after 10,000 steps and {at_20_000:.3f} after 20,000, when it overfits.",
+        f"{best:.3f}, after {summary['best_step']:,} steps. This step is chosen by the test "
+        "loss itself, so the value is optimistic. makemore's own model in PyTorch does not reach "
+        f"1.92 either: it has {at_10_000:.3f} after 10,000 steps and {at_20_000:.3f} after 20,000, "
+        "when it overfits.",
         "The split of the README's run is not known. Its 1,000 test names may be easier ones: "
         f"choosing 1,000 names at random gives the test loss a standard error of {error:.3f} "
         f"(`python -m benchmarks.traps`). The difference from 1.92 is {best - 1.92:.3f}, or "

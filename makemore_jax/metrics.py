@@ -78,9 +78,7 @@ class Metrics:
         """
         return _rate(self._marks[1:])
 
-    def write_steps(
-        self, step: int, step_metrics: dict[str, Array], learning_rate: Array
-    ) -> None:
+    def write_steps(self, step: int, step_metrics: dict[str, Array], learning_rate: Array) -> None:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
 
         This way the host reads the metrics of one call while the device computes the next. If they

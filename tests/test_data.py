@@ -100,7 +100,7 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
 def test_lines_that_options_have_removed_are_counted(tmp_path):
     path = write(tmp_path, "anna\nanna\nanna\nelizabeth")
     config = DataConfig(path=path, dedup=True, long_lines="drop", block_size=6)
-    message = r"has 1 line of 4 after data.long_lines and data.dedup, too few: the holdout split"
+    message = r"has 1 line after data.long_lines and data.dedup, too few: the holdout split"
     with pytest.raises(UserError, match=message):
         load_data(config, seed=1)
 

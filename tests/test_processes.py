@@ -212,7 +212,6 @@ def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 OUT_OF_MEMORY = """
 import jax
 from absl import flags
@@ -233,6 +232,7 @@ def test_too_little_memory_is_not_the_end_of_another_process():
     assert done.stderr.splitlines()[-1].startswith("-c: not enough memory for ")
 
 
+@pytest.mark.slow
 def test_the_first_does_not_wait_for_ever(tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))

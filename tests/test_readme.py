@@ -97,7 +97,7 @@ def test_every_flag_that_a_page_names_is_known(page):
         re.findall(r'"(\w+)"', (ROOT / "makemore_jax/cli/sample_flags.py").read_text("utf-8"))
     )
     known |= {"names", "out", "config", "workdir", "help", "logdir", "times", "steps", "over"}
-    known |= {"seeds", "all", "data"}
+    known |= {"seeds", "all", "data", "extra"}  # the last one is a flag of uv
     assert flags - known == set()
 
 

@@ -100,7 +100,6 @@ def load(
     words = split_lines(text)
     if not words:
         raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
-    num_lines = len(words)
     block_size = config.block_size or len(max(words, key=len)) + 1
     words = shorten(words, block_size, config)
     vocab = Vocab(tuple(sorted(set("".join(words)))))
@@ -109,10 +108,9 @@ def load(
     indices = look_up("data.split", config.split, splits)(len(words), seed)
     if empty := [name for name, chosen in indices.items() if not len(chosen)]:
         count = "1 line" if len(words) == 1 else f"{len(words)} lines"
-        if len(words) < num_lines:
-            count += f" of {num_lines} after data.long_lines and data.dedup"
+        options = " after data.long_lines and data.dedup" if words != split_lines(text) else ""
         raise UserError(
-            f"data.path: {config.path} has {count}, too few: "
+            f"data.path: {config.path} has {count}{options}, too few: "
             f"the {config.split} split leaves none for {empty[0]}"
         )
     by_split = {name: [words[i] for i in chosen] for name, chosen in indices.items()}
