@@ -11,7 +11,7 @@ def standardize(x: Array) -> Array:
 
     The variance is the mean of (x - mean)^2, with epsilon 1e-5 as in torch.nn.LayerNorm. The
     gradient takes two sums per row; JAX's own takes four. Without this kernel the transformer's
-    training step takes 1.08 times as long.
+    training step takes 1.06 times as long on an AMD EPYC, and equally long on an Intel Xeon.
     """
     return _forward(x)[0]
 
