@@ -95,7 +95,7 @@ def test_a_resumed_run_is_bit_exact(runs, kind):
 
 
 def test_output_files_of_a_run(runs):
-    folder = runs("mlp") / "whole"
+    folder = runs("rnn") / "whole"
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "vocab.json", "metrics.jsonl", "summary.json", "samples.txt"}
     assert expected | {"checkpoints"} <= names
@@ -103,7 +103,7 @@ def test_output_files_of_a_run(runs):
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert summary["steps"] == summary["best_step"] == 20
     assert summary["num_params"] == state_lib.num_params(
-        final_state(small_config("mlp", steps=20), folder).params
+        final_state(small_config("rnn", steps=20), folder).params
     )
     assert 1 < summary["train_loss"] < summary["dev_loss"] + 1 < 5
     assert summary["seconds"] > 0
