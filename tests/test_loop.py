@@ -258,7 +258,7 @@ def test_divergence_in_the_last_step_is_detected_and_not_saved(tmp_path):
     config = small_config("transformer", steps=1)
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e9
     config.optimizer.weight_decay = 1e9
-    with pytest.raises(Diverged, match=r"the train loss is (nan|inf) at step 1"):
+    with pytest.raises(Diverged, match=r"the dev loss is (nan|inf) at step 1"):
         assemble.train(config, str(tmp_path))
     assert Checkpoints(tmp_path).steps() == {}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text("utf-8")
