@@ -81,9 +81,9 @@ class Checkpoints:
 
         `items` is what was saved; `integrity` compares it with the files.
         """
-        if (same := self.folder / str(step)).exists():  # it has no dev loss
-            same.rename(same.with_suffix(".replaced"))  # deleted with the others
-        partial.rename(same)
+        if (final := self.folder / str(step)).exists():  # it was saved without a dev loss
+            final.rename(final.with_suffix(".replaced"))  # deleted with the others
+        partial.rename(final)
         kept = {str(step) for step in self.steps().values()}
         for folder in self.folder.iterdir():  # includes partial checkpoints of killed processes
             if folder.name.partition(".")[0].isdecimal() and folder.name not in kept:

@@ -82,7 +82,7 @@ class Metrics:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
 
         This way the host reads the metrics of one call while the device computes the next. If they
-        are already computed, write them now. Waiting would count the time of the next call as
+        are already computed, write them now. Otherwise the time of the next call would count as
         theirs.
         """
         self.flush()

@@ -205,7 +205,7 @@ def _become(request: dict) -> list[str]:
             kind = type(getattr(jax.config, name.lower()))
             value = text.lower() in ("1", "true", "yes", "on") if kind is bool else text
             jax.config.update(name.lower(), kind(value) if kind in (int, float) else value)
-    if dynamo := sys.modules.get("torch._dynamo"):  # it does the same
+    if dynamo := sys.modules.get("torch._dynamo"):  # it reads its variable when it is imported, too
         dynamo.config.disable = os.environ.get("TORCHDYNAMO_DISABLE") == "1"
     return request["args"]
 

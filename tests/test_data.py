@@ -97,7 +97,7 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
     assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
 
 
-def test_lines_that_options_have_removed_are_counted(tmp_path):
+def test_options_that_remove_lines_are_named(tmp_path):
     path = write(tmp_path, "anna\nanna\nanna\nelizabeth")
     config = DataConfig(path=path, dedup=True, long_lines="drop", block_size=6)
     message = r"has 1 line after data.long_lines and data.dedup, too few: the holdout split"

@@ -32,5 +32,6 @@ def connected() -> Iterator[None]:
         processes.initialize(values.coordinator, values.num_processes, values.process_id)
     if processes.is_primary():
         startup.announce_compiling(sys.stdout)
+    # `reporting` is inside, or `exit_together` would take jax's error for the end of a process.
     with processes.exit_together(), out_of_memory.reporting():
         yield

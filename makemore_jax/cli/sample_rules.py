@@ -55,5 +55,5 @@ def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> 
     names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))
     # The same letter can be one character or two: NFC has é, NFD has e and an accent.
     forms = [form for form in FORMS if not vocab.unknown(unicodedata.normalize(form, text))]
-    hint = f", but another Unicode form: convert the text to {' or '.join(forms)}"
+    hint = f"; the data has another Unicode form: convert the text to {' or '.join(forms)}"
     raise UserError(f"{flag}: training never saw {names}" + (hint if forms else ""))

@@ -24,7 +24,7 @@ MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 def check(workdir: Path, config: Config, dataset: Dataset) -> None:
     """Raise UserError if `workdir` has another run or other files.
 
-    The settings of a run may differ, except for those that `FIXED` names and the data and model.
+    Fields other than those in `FIXED`, `data` and `model` may differ.
     """
     untrusted.check_links(workdir)
     if (workdir / "config.json").exists():

@@ -31,7 +31,7 @@ def check_links(workdir: Path) -> None:
 
 
 def check_json(file: Path) -> None:
-    """Raise ValueError if a JSON file is no regular file or is larger than those of a run."""
+    """Raise ValueError if a JSON file is not a regular file, or is larger than in any run."""
     if not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file.name} is no file of at most {MAX_JSON_BYTES:,} bytes")
 

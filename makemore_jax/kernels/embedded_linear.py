@@ -13,9 +13,9 @@ def embed_linear(table: Array, kernel: Array, bias: Array, tokens: Array) -> Arr
     table (V, C), kernel (k * C, n_out), bias (n_out,).
 
     First multiply the table with each position's part of the kernel. Then add up the rows that the
-    tokens select, as a product with a one-hot matrix. That product has k * V terms per output; a
-    layer on looked-up embeddings has k * C, and is used if V > C. Without this kernel the mlp's
-    training step takes 1.52 times as long on names (V = 27, C = 64).
+    tokens select, as a product with a one-hot matrix. That product has k * V terms per output. A
+    lookup of the embeddings before the layer has k * C, and is used if V > C. Without this kernel
+    the mlp's training step takes 1.52 times as long on names (V = 27, C = 64).
     """
     V, C = table.shape
     k = tokens.shape[-1]

@@ -152,8 +152,7 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
 def has_ended(error: Exception) -> bool:
     """Return whether an error says that another process has ended or can't be reached."""
     is_from_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
-    is_memory = "RESOURCE_EXHAUSTED" in str(error)
-    return is_distributed() and is_from_jax and not is_memory
+    return is_distributed() and is_from_jax
 
 
 @contextlib.contextmanager

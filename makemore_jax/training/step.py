@@ -106,7 +106,7 @@ def make_train_steps(train_step: TrainStep) -> Callable[..., tuple[TrainState, S
     def train_steps(
         state: TrainState, split: Split, key: Array, num_steps: int
     ) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(key)  # in the loop, it would take up to 4% of a step
+        keys = jax.random.split(key)  # inside the loop it takes up to 4% of a step
 
         def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
             return train_step(state, split, keys)
