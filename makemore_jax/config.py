@@ -229,7 +229,7 @@ def from_json(tree: dict[str, Any]) -> Config:
 def validate(config: Config, rules: tuple[Callable, ...] = RULES) -> None:
     """Check the type and rule of every field, then `rules`, which are about several fields.
 
-    UserError names the field, its value and the rule.
+    Raise UserError, which names the field, its value and the rule.
     """
     for group in dataclasses.fields(Config):
         value = getattr(config, group.name)

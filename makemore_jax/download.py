@@ -54,7 +54,7 @@ def locate(name: str, folder: str | Path = DATA_FOLDER) -> Path | None:
 def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None) -> Path:
     """Return the verified file of a source. Download it to `folder` if `locate` returns None.
 
-    UserError, without a partial file, if the network, the disk or the checksum fails.
+    Raise UserError, and keep no partial file, if the network, the disk or the checksum fails.
     """
     source = SOURCES[name]
     if file := locate(name, folder):

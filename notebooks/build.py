@@ -7,11 +7,13 @@ and diff. Cells start with `# %%` or `# %% [markdown]`, and may have tags, as in
 `# %% tags=["parameters"]`. Magics are comments, such as `# %run train.py`. Cells with the tag
 `setup` get the content of setup_cell.py. A cell with the tag `parameters` sets `steps` and other
 variables that a reader may change; tests override them. Notebooks have no outputs, since outputs
-change with every run.
+change with every run. The words "notebook 3" become a link that opens this lecture on Colab, where
+relative links do not work.
 
 The address of the project is `Repository` in pyproject.toml. Each notebook gets a row of badges,
 and `{repository}` in its source is replaced by the address. The README gets the badges of
-makemore.ipynb between two HTML comments, and the address after `git clone`.
+makemore.ipynb between two HTML comments, and the address after `git clone`. docs/lectures.md gets
+it in its links to Colab.
 """
 
 import hashlib
@@ -24,16 +26,20 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 FOLDER = Path("notebooks")
 SETUP = FOLDER / "setup_cell.py"
+LECTURES_PAGE = Path("docs/lectures.md")
 METADATA = {
-    "accelerator": "TPU",
-    "colab": {"gpuType": "V5E1", "provenance": []},
+    "colab": {"provenance": []},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# Colab opens makemore.ipynb on a TPU. The lectures need only a CPU, Colab's default.
+TPU = {"accelerator": "TPU", "colab": {"gpuType": "V5E1", "provenance": []}}
 CELL = re.compile(r"^# %%(?: \[(?P<type>markdown)\])?(?: tags=(?P<tags>\[.*\]))?$")
 MAGIC = re.compile(r"^(\s*)# ([%!]\S)", re.MULTILINE)
 BADGES = re.compile(r"(?<=<!-- badges -->\n).*?(?=\n<!-- end of badges -->)", re.DOTALL)
 CLONE = re.compile(r"(?<=^git clone )\S+", re.MULTILINE)
+COLAB_LINK = re.compile(r"https://colab\.research\.google\.com/github/\S*?/(?=notebooks/)")
+LECTURE = re.compile(r"\b[Nn]otebook (\d)\b")
 
 
 def repository(root: Path = ROOT) -> str:
@@ -54,27 +60,46 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
     files = {}
     for source in sources(root):
         target = source.with_suffix(".ipynb")
-        text = (root / source).read_text("utf-8")
-        notebook = as_ipynb(text, badges(address, target), (root / SETUP).read_text("utf-8"))
+        text = with_links((root / source).read_text("utf-8"), address)
+        metadata = METADATA if target.parent.name == "lectures" else METADATA | TPU
+        setup = (root / SETUP).read_text("utf-8")
+        notebook = as_ipynb(text, badges(address, target), setup, metadata)
         files[target] = notebook.replace("{repository}", address)
     readme = (root / "README.md").read_text("utf-8")
     row = badges(address, FOLDER / "makemore.ipynb")
     readme = BADGES.sub(lambda _: row, readme)
     files[Path("README.md")] = CLONE.sub(lambda _: address, readme)
+    page = (root / LECTURES_PAGE).read_text("utf-8")
+    files[LECTURES_PAGE] = COLAB_LINK.sub(lambda _: on_colab(f"{address}/blob/main/"), page)
     return files
+
+
+def on_colab(file: str) -> str:
+    """Return the address at which Colab opens a file on GitHub."""
+    return file.replace("https://github.com/", "https://colab.research.google.com/github/")
+
+
+def with_links(source: str, address: str) -> str:
+    """Link each "notebook 3" in the text of a percent file to that lecture on Colab."""
+    lectures = {file.name[0]: file for file in sources() if file.parent.name == "lectures"}
+
+    def link(match: re.Match) -> str:
+        notebook = lectures[match[1]].with_suffix(".ipynb").as_posix()
+        return f"[{match[0]}]({on_colab(f'{address}/blob/main/{notebook}')})"
+
+    return LECTURE.sub(link, source)
 
 
 def badges(address: str, notebook: Path) -> str:
     """Return a Markdown row of badges that open a notebook in Colab, in Kaggle and on GitHub."""
     file = f"{address}/blob/main/{notebook.as_posix()}"
-    on_colab = file.replace("https://github.com/", "https://colab.research.google.com/github/")
     return "\n".join(
         f"[![{text}]({image})]({target})"
         for text, image, target in (
             (
                 "Open in Colab",
                 "https://colab.research.google.com/assets/colab-badge.svg",
-                on_colab,
+                on_colab(file),
             ),
             (
                 "Open in Kaggle",
@@ -90,7 +115,7 @@ def badges(address: str, notebook: Path) -> str:
     )
 
 
-def as_ipynb(source: str, badge_row: str, setup: str) -> str:
+def as_ipynb(source: str, badge_row: str, setup: str, metadata: dict[str, Any] = METADATA) -> str:
     """Return the .ipynb of a percent file, with a row of badges as its first cell.
 
     `setup` is the content of the cells with the tag `setup`. Raise ValueError if a cell marker has
@@ -110,7 +135,7 @@ def as_ipynb(source: str, badge_row: str, setup: str) -> str:
     ids: set[str] = set()
     for cell in cells:
         cell["id"] = _unique_id(cell, ids)
-    notebook = {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

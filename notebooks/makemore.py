@@ -84,14 +84,19 @@ print("logits", logits.shape, "loss", mean_loss(logits, targets))
 # ## A training step is a pure function, too
 #
 # The state holds everything that changes: the parameters, the optimizer state, and the number of
-# the step. A step takes a state, the data and keys. It draws a batch and returns the next state.
-# It does not change the old state, so the same step from the same state gives the same result, bit
-# for bit.
+# the step. A step takes a state, the data and keys. It draws a batch and returns the next state. It
+# does not change the old state, so the same step from the same state gives the same result, bit for
+# bit. This is the whole step. `gradient_fn` calls `jax.value_and_grad` on the loss of the batch.
 
 # %%
+import inspect
+
 from makemore_jax.training.state import create
 from makemore_jax.training.step import gradients, make_train_step
 
+print(inspect.getsource(make_train_step))
+
+# %%
 optimizer = optax.adamw(1e-2)
 state = create(model, optimizer, init_key, dataset.block_size)
 train_step = jax.jit(make_train_step(gradients(model), optimizer, batch_size=4))
@@ -142,9 +147,10 @@ cells.figures(
 # %% [markdown]
 # ## Train a transformer
 #
-# The small GPT has 4 layers and 204,480 parameters. A batch is split over the devices of a mesh. By
-# default the mesh has all GPU or TPU devices: 1 on Colab's TPU, 8 on Kaggle's TPU v5e-8. On a CPU
-# it has several cores only if the model is large enough to gain from them.
+# The small GPT has 4 layers and 204,480 parameters. JAX arranges devices in a grid, the *mesh*, and
+# a batch is split over it. By default the mesh has all GPU or TPU devices: 1 on Colab's TPU, 8 on
+# Kaggle's TPU v5e-8. On a CPU it has several cores only if the model is large enough to gain from
+# them.
 
 # %%
 from makemore_jax.parallel.mesh import make_mesh
@@ -275,12 +281,21 @@ else:
 # %% [markdown]
 # ## Your own data
 #
-# Upload a file with one example per line: names of cities, dinosaurs or drinks. Then train on it:
+# A file with one example per line is enough: names of cities, dinosaurs or drinks. Paths are
+# relative to the folder of the project, which the first cell has entered. On Colab, run this in a
+# new cell. It uploads the file to that folder, trains, and downloads a copy of the results:
 #
 # ```
-# %run train.py --config transformer --config.data.path=cities.txt --workdir runs/cities
-# %run sample.py --workdir runs/cities
+# from google.colab import files
+# uploaded = files.upload()  # for example cities.txt
+#
+# %run train.py --config transformer --config.data.path=cities.txt --workdir {runs}/cities
+# %run sample.py --workdir {runs}/cities
+#
+# import shutil
+# files.download(shutil.make_archive("cities", "zip", runs / "cities"))
 # ```
 #
 # `%run train.py --config transformer --help` lists every setting. The other models are `bow`,
-# `mlp`, `rnn`, `gru`, `lstm` and `cnn`. The source of all of this is at {repository}.
+# `mlp`, `rnn`, `gru`, `lstm`, `cnn` and `modern`. The notebooks in `notebooks/lectures/` explain
+# each step. The source of all of this is at {repository}.

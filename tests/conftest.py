@@ -58,6 +58,7 @@ VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds per command, enough for a slow and busy machine
 CACHE_MAX_BYTES = 2**30  # size limit of the tests' compilation cache
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows can't send SIGINT or SIGTERM")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and terminals")
 # The models with stored arrays, a PyTorch counterpart and a config file.
 FAMILIES = ["bigram", "mlp", "cnn", "rnn", "gru", "lstm", "bow", "transformer", "modern"]
 # All models that read lines, including one that a user adds.

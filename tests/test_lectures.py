@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from conftest import ROOT, assert_close, assert_same
 from makemore_jax.cli import resources
 from makemore_jax.config import Config
 from makemore_jax.data.files import DATA_VARIABLE
-from makemore_jax.download import SOURCES
+from makemore_jax.download import SOURCES, Source
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import experiment
 from makemore_jax.losses import mean_loss
@@ -114,19 +115,28 @@ def test_prepare_refuses_a_config_as_train_does():
         experiment.prepare(config)
 
 
-def test_names_file_prefers_makemores_list(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_names_file_downloads_makemores_list(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr(resources, "FOLDER", tmp_path / "checkout")
+    (tmp_path / "makemore_names.txt").write_bytes(b"emma\n")
+    sha256 = hashlib.sha256(b"emma\n").hexdigest()
+
+    def set_url(url: str) -> None:
+        monkeypatch.setitem(SOURCES, "names", Source("makemore_names.txt", url, sha256))
+
+    set_url((tmp_path / "missing.txt").as_uri())
     assert experiment.names_file() == str(tmp_path / "checkout" / "names.txt")
-    (tmp_path / "checkout" / "data").mkdir(parents=True)
-    file = tmp_path / "checkout" / "data" / SOURCES["names"].file
-    file.write_text("emma", "utf-8")
+    assert capsys.readouterr().out.endswith("using the project's own list, names.txt\n")
+    set_url((tmp_path / "makemore_names.txt").as_uri())
+    file = tmp_path / "checkout" / "data" / "makemore_names.txt"
+    assert experiment.names_file() == str(file)
+    assert file.read_bytes() == b"emma\n"
+    set_url("file:///not/read/again")
     assert experiment.names_file() == str(file)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     monkeypatch.setattr(resources, "FOLDER", tmp_path / "elsewhere")
-    (tmp_path / file.name).write_text("emma", "utf-8")
-    assert experiment.names_file() == str(tmp_path / file.name)
+    assert experiment.names_file() == str(tmp_path / "makemore_names.txt")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture

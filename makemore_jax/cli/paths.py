@@ -26,7 +26,7 @@ def expand_flags() -> None:
 def local(path: str, name: str = "--workdir") -> str:
     """Return a path with ~ expanded.
 
-    UserError, which starts with `name`, for an address or for a path that is too long.
+    Raise UserError, which starts with `name`, for an address or for a path that is too long.
     """
     check_address(path, name)
     path = os.path.expanduser(path)

@@ -18,7 +18,8 @@ from makemore_jax.cli import resources
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
 from makemore_jax.decoding import LanguageModel
-from makemore_jax.download import locate
+from makemore_jax.download import download
+from makemore_jax.errors import UserError
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -37,9 +38,15 @@ class Experiment(NamedTuple):
 
 
 def names_file() -> str:
-    """Return the path of makemore's list of names, or of names.txt if it is not downloaded."""
-    folder = resources.FOLDER
-    return str(locate("names", folder / "data") or folder / "names.txt")
+    """Return the path of makemore's list of names. Download it if it is missing.
+
+    If that fails, print why and return the path of names.txt.
+    """
+    try:
+        return str(download("names", resources.FOLDER / "data"))
+    except UserError as error:
+        print(f"{error}\nusing the project's own list, names.txt")
+        return str(resources.FOLDER / "names.txt")
 
 
 def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:

@@ -118,12 +118,12 @@ def scalar_loss(params: Params, inputs: Sequence[int], targets: Sequence[int]) -
     """Return the mean negative log likelihood of the targets. `params` are lists of Values."""
     losses, keys, values = [], [], []
     for position, (token, target) in enumerate(zip(inputs, targets, strict=True)):
-        logits = _scalar_logits(params, token, position, keys, values)
+        logits = scalar_logits(params, token, position, keys, values)
         losses.append(-_softmax(logits)[target].log())
     return _add(losses) / len(losses)
 
 
-def _scalar_logits(
+def scalar_logits(
     params: Params, token: int, position: int, keys: list[Vector], values: list[Vector]
 ) -> Vector:
     """Compute the logits after one token, and append its key and value to the lists.

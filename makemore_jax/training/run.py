@@ -83,8 +83,8 @@ CORE = Parts()
 def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]:
     """Train the run of `config` in `directory`, or resume it; return its summary.
 
-    Raises UserError, before anything is written, if config, data and directory do not fit together;
-    Raise Diverged if the loss is not a number; Stopped after a signal, with the state saved.
+    Raise UserError, before anything is written, if config, data and directory do not fit together;
+    Diverged if the loss is not finite; Stopped after a signal, with the state saved.
     """
     config_lib.validate(config, parts.rules)
     folder = Path(directory)

@@ -14,6 +14,9 @@
 # set-up
 
 # %%
+import inspect
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -36,14 +39,14 @@ steps = 10_000
 # ## The data
 #
 # The data is a text file with one name per line. The course uses a list of 32,033 names, which
-# `python -m makemore_jax.download names` downloads. Without it, this notebook uses the
-# project's own shorter list, `names.txt`. Published numbers belong to the course's list.
+# `names_file` downloads. Without an internet connection, it returns the project's own shorter list,
+# `names.txt`. Published numbers belong to the course's list.
 
 # %%
 path = names_file()
 text, _ = read(path, "utf-8")
 words = split_lines(text)
-print(f"{len(words):,} names in {path.rpartition('/')[2]}, such as {', '.join(words[:5])}")
+print(f"{len(words):,} names in {Path(path).name}, such as {', '.join(words[:5])}")
 statistics = bigram_counts.statistics(words)
 print(f"{statistics.shortest} to {statistics.longest} characters long")
 
@@ -64,6 +67,9 @@ print("emma ->", [0, *vocab.encode("emma"), 0])
 # `counts[i, j]` is the number of times that character `j` follows character `i` in all names. Each
 # cell of the picture shows a pair above its count. The first row shows how names begin, the first
 # column how they end.
+
+# %%
+print(inspect.getsource(bigram_counts.count))
 
 # %%
 counts = bigram_counts.count(words, vocab)  # (V, V)
@@ -111,9 +117,13 @@ for name in bigram_counts.sample(sample_key, uniform, vocab, num=10)[:3]:
 # A good model gives a high probability to the names that really occur. Their probability is the
 # product of the probabilities of all their pairs. Such a product is tiny, so we take its logarithm,
 # flip the sign and divide by the number of pairs. The result is the *negative log likelihood* in
-# nats per character. Lower is better.
+# nats per character. Lower is better. Equal pairs have equal probabilities, so the function `nll`
+# takes each pair once and multiplies by its count.
 #
 # A uniform guess among V tokens has loss ln V.
+
+# %%
+print(inspect.getsource(bigram_counts.nll))
 
 # %%
 losses = {
@@ -160,19 +170,26 @@ print("logits", logits.shape)
 print("probability of each target:", jax.nn.softmax(logits)[jnp.arange(5), targets].round(3))
 
 # %% [markdown]
-# The loss is a pure function too, from `W` to a number. `jax.grad` turns it into another function:
-# from `W` to the gradient, which has the shape of `W`. There is no tape, no `.backward()` and no
-# `.grad` attribute to reset. `jax.jit` compiles a function at its first call.
-
+# The loss is a pure function too, from `W` and the pairs of all names to a number. `jax.grad` turns
+# it into another function, from the same arguments to the gradient with respect to the first one.
+# The gradient has the shape of `W`. There is no tape, no `.backward()` and no `.grad` attribute to
+# reset. `jax.jit` compiles a function at its first call.
 
 # %%
+first, second = np.nonzero(counts)
+inputs = np.repeat(first, counts[first, second])  # the first character of every pair
+targets = np.repeat(second, counts[first, second])  # the second one
+print(f"{len(inputs):,} pairs")
+
+
 @jax.jit
-def loss(W):
-    return bigram_counts.network_nll(W, jnp.asarray(counts, jnp.float32))
+def loss(W, inputs, targets):
+    log_probs = jax.nn.log_softmax(bigram_counts.network(W, inputs))  # (n, V)
+    return -log_probs[jnp.arange(len(inputs)), targets].mean()
 
 
-gradient = jax.grad(loss)(W)
-print(f"loss {loss(W):.4f}, gradient of shape {gradient.shape}")
+gradient = jax.grad(loss)(W, inputs, targets)
+print(f"loss {loss(W, inputs, targets):.4f}, gradient of shape {gradient.shape}")
 
 # %% [markdown]
 # A training step returns new parameters instead of changing the old ones. This is gradient descent
@@ -181,12 +198,18 @@ print(f"loss {loss(W):.4f}, gradient of shape {gradient.shape}")
 # %%
 learning_rate = 50.0
 new_W = W - learning_rate * gradient
-print(f"loss {loss(W):.4f} -> {loss(new_W):.4f}")
+print(f"loss {loss(W, inputs, targets):.4f} -> {loss(new_W, inputs, targets):.4f}")
 
 # %% [markdown]
 # To train is to repeat this step. `bigram_counts.train` puts it into `jax.lax.scan`, a loop that
-# JAX compiles together with its body, and returns the final `W` and the loss before each step.
-#
+# JAX compiles together with its body, and returns the final `W` and the loss before each step. Its
+# loss is the one above in a faster form: it computes one row of logits per character and weights
+# them by the counts, as `nll` does.
+
+# %%
+print(inspect.getsource(bigram_counts.train.__wrapped__))
+
+# %% [markdown]
 # The learning rate matters. Since `train` is a pure function, `jax.vmap` can run it for several
 # learning rates at once: one compiled program trains five networks.
 
@@ -213,10 +236,10 @@ plt.show()
 # model that sees one character, the counted frequencies are the best possible probabilities.
 
 # %%
-rate = bigram_counts.steady_rate(counts)
+rate = 50.0  # the lecture's
 W_trained, _ = bigram_counts.train(W, counts, steps, rate)
-trained_loss = float(loss(W_trained))
-print(f"after {steps:,} steps at learning rate {rate:.3g}: {trained_loss:.6f}")
+trained_loss = float(loss(W_trained, inputs, targets))
+print(f"after {steps:,} steps at learning rate {rate:g}: {trained_loss:.6f}")
 difference = np.abs(np.asarray(jax.nn.softmax(W_trained)) - probs).max()
 print(f"largest difference in a probability: {difference:.4f}")
 
@@ -230,7 +253,7 @@ for strength in (0.0, 0.01, 0.1, 1.0):
     W_regularized, _ = bigram_counts.train(W, counts, steps, rate, strength)
     probability = jax.nn.softmax(W_regularized)[symbols.index("a")]
     print(
-        f"strength {strength:<5g} loss {loss(W_regularized):.4f}, "
+        f"strength {strength:<5g} loss {loss(W_regularized, inputs, targets):.4f}, "
         f"most likely character after a: {probability.max():.3f}"
     )
 
@@ -248,7 +271,7 @@ Markdown(f"""
 | counted, 1 added to each count | {losses["counted, 1 added to each count"]:.4f} | 2.4546 |
 | network, {steps:,} steps | {trained_loss:.4f} | |
 
-Data: {len(words):,} names.
+Data: {len(words):,} names in {Path(path).name}.
 """)
 
 # %% [markdown]
@@ -262,3 +285,12 @@ Data: {len(words):,} names.
 # A table for two characters of context needs 27 times as many rows, and a table for three
 # characters 729 times as many. Counting does not scale, but a network does: notebook 3 gives it
 # more context. Before that, notebook 2 shows how a gradient is computed.
+#
+# ## Exercises
+#
+# 1. Build a trigram model: count how often each character follows each *pair* of characters. How
+#    much lower is its loss, and how many of its counts are 0?
+# 2. Count on 80% of the names and compute the loss on the rest. Which `smoothing` is the best there
+#    for bigrams, and which for trigrams? (`jax.vmap` can try many values at once.)
+# 3. Replace the one-hot product in `bigram_counts.network` by `W[inputs]`. Show that the loss and
+#    the gradient stay the same.

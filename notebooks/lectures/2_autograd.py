@@ -25,6 +25,9 @@ from makemore_jax.lectures import autograd
 from makemore_jax.lectures.autograd import XS, YS, Value, grads
 from makemore_jax.lectures.autograd_picture import svg
 
+# By default, TPUs and some GPUs multiply with less precision than float32.
+jax.config.update("jax_default_matmul_precision", "highest")
+
 # %% [markdown]
 # `steps` is the number of gradient descent steps for the small network at the end.
 
@@ -137,9 +140,10 @@ Markdown("| | data | gradient by `grads` | by `jax.grad` |\n|---|---|---|---|\n"
 # %% [markdown]
 # The lecture has the same numbers: an output of 0.7071, and gradients of -1.5, 1.0, 0.5 and 0.
 #
-# How does JAX know the graph? It calls your function once with placeholders instead of numbers and
-# records every operation. `jax.make_jaxpr` shows the record. This is why a JAX function must be
-# pure: only what is recorded happens again.
+# How does JAX know the graph? It calls your function with *tracers*, objects that stand for the
+# inputs and record every operation. `jax.make_jaxpr` shows the record. `jax.grad` makes a new
+# record in each call. `jax.jit` makes one in the first call, and later calls only run the compiled
+# record. This is why a JAX function must be pure: only what is recorded happens again.
 
 # %%
 jax.make_jaxpr(neuron_in_jax)(*point)
@@ -244,3 +248,12 @@ print(f"largest difference: {np.abs(np.array(losses) - np.asarray(losses_in_jax)
 #
 # `python -m makemore_jax.lectures.autograd` prints these numbers and writes the neuron's graph as
 # an SVG file. Next, notebook 3 uses gradients to train a network with more context than a bigram.
+#
+# ## Exercises
+#
+# 1. Write a function `sin` that takes a `Value` and returns one, with its derivative. Compare the
+#    result of `grads` with `jax.grad(jnp.sin)`.
+# 2. Write softmax and the negative log likelihood with `Value`, and compute the gradient with
+#    respect to the logits. Notebook 5 derives a short formula for it.
+# 3. Compute a second derivative: `jax.grad(jax.grad(f))(3.0)`. Why can `grads` not do this, and
+#    what would each `Value` have to remember?

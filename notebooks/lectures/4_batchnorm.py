@@ -90,7 +90,7 @@ all_params = {
 
 # %%
 @jax.jit
-def look_inside(params):
+def look_inside(params, windows, targets):
     """Return the loss on the batch, the hidden units (B, 200) and the logits (B, 27)."""
     x = params["wte"]["embedding"][windows].reshape(len(windows), -1)
     h = jnp.tanh(x @ params["h_0"]["kernel"] + params["h_0"]["bias"])
@@ -101,7 +101,7 @@ def look_inside(params):
 hidden = {}
 rows = []
 for name, params in all_params.items():
-    loss, hidden[name], logits = jax.device_get(look_inside(params))
+    loss, hidden[name], logits = jax.device_get(look_inside(params, windows, targets))
     saturated = (np.abs(hidden[name]) > 0.97).mean()
     rows.append(f"| {name} | {logits.std():.2f} | {loss:.2f} | {saturated:.0%} |")
 Markdown(
@@ -131,8 +131,8 @@ plt.grid(color="0.92")
 plt.show()
 
 # %% [markdown]
-# The picture shows the distribution of the hidden units over 1,000 windows. With `normal` nearly
-# all of them are at the ends, and `small_output` has the same hidden layer. With `small` and
+# The picture shows the distribution of the hidden units over 1,000 windows. With `normal` most of
+# them are at the ends, and `small_output` has the same hidden layer. With `small` and
 # `kaiming` many are in the middle, where gradients pass.
 
 # %%
@@ -145,8 +145,9 @@ pictures.histograms({"values of the hidden units": hidden})
 # How small should the weights be? A unit adds up `fan_in` products. If inputs and weights have
 # variance 1, the sum has variance `fan_in`, and its standard deviation is `sqrt(fan_in)`. Dividing
 # the weights by `sqrt(fan_in)` keeps the standard deviation at 1. Since tanh makes its input
-# smaller, the weights also get a factor of 5/3, the *gain* of tanh
-# ([He et al. 2015](https://arxiv.org/abs/1502.01852)).
+# smaller, the weights also get a factor of 5/3. PyTorch's `torch.nn.init.calculate_gain` calls it
+# the *gain* of tanh. [He et al. 2015](https://arxiv.org/abs/1502.01852) derived the rule for ReLU,
+# whose gain is the square root of 2.
 
 # %%
 x_key, w_key = jax.random.split(jax.random.key(0))
@@ -189,9 +190,10 @@ pictures.loss_curves(dict(zip(all_params, np.asarray(losses), strict=True)))
 # after each linear layer it subtracts the mean of every unit over the batch and divides by its
 # standard deviation. Then a learned scale and bias let the network choose any other range.
 #
-# We build the lecture's network of six layers twice, with and without batch norm. Their weights
-# have standard deviation `1 / sqrt(fan_in)`. Now suppose we got the rule wrong, and all hidden
-# weights are too small by a factor of 2.
+# We build the lecture's network of six layers twice, with and without batch norm. Its linear layers
+# have no bias, because batch norm would subtract it again. Their weights have standard deviation
+# `1 / sqrt(fan_in)`, without the gain of 5/3, which batch norm makes unnecessary. Now suppose that
+# all hidden weights are halved.
 
 
 # %%
@@ -248,8 +250,10 @@ pictures.histograms(
 
 # %% [markdown]
 # Without batch norm the activations shrink from layer to layer. With it all five hidden layers have
-# the same distribution, because batch norm undoes any factor of the weights. The gradients shrink
-# in the other direction, from the last layer to the first:
+# the same distribution, because batch norm undoes any factor of the weights.
+#
+# Gradients go the other way, from the last layer to the first. Without batch norm they shrink on
+# their way. With it they stay of similar size:
 
 # %%
 pictures.histograms(
@@ -308,9 +312,10 @@ print(f"mean loss of the last 100 of {num_steps:,} steps")
 Markdown(f"| hidden weights times | {' | '.join(columns)} |\n|---|---|---|\n" + "\n".join(rows))
 
 # %% [markdown]
-# Without batch norm the loss depends strongly on the factor, and one has to find a good one. With
-# batch norm very different factors end close together. At its best factor the network without batch
-# norm is even ahead: batch norm buys tolerance, not a lower loss.
+# Without batch norm the loss depends strongly on the factor, and one has to find a good one. The
+# best of these is 2, near the gain of 5/3. With batch norm very different factors end close
+# together. At its best factor the network without batch norm is even ahead: batch norm buys
+# tolerance, not a lower loss.
 #
 # ## What batch norm costs
 #
@@ -338,8 +343,9 @@ print("applied with train=True, the model returns the logits and new", list(upda
 #
 # ## The numbers
 #
-# The lecture's seven runs, repeated by `python -m benchmarks.lectures`, and the losses that the
-# course published. Train and dev are losses in nats per character on the course's list.
+# The lecture's six runs and one with calibrated batch norm, repeated by
+# `python -m benchmarks.lectures`, and the losses that the course published. Train and dev are
+# losses in nats per character on the course's list.
 
 # %%
 results = json.loads((published.OUT / "results.json").read_text("utf-8"))["results"]
@@ -362,3 +368,12 @@ Markdown(published.as_table({name: results[name] for name in rows}))
 # `--config.train.diagnose_every=500` records these distributions during any training, and
 # `python -m makemore_jax.plots` draws them. Notebook 5 computes every gradient of such a network by
 # hand.
+#
+# ## Exercises
+#
+# 1. Set all weights and biases of the network to 0 and train it. Which of its parameters change,
+#    and why not the others?
+# 2. After training with batch norm, compute a weight and a bias of each linear layer that give the
+#    same outputs without it ("folding"). Compare both networks on the dev split.
+# 3. Replace tanh by `jax.nn.relu` in `look_inside`. What is a saturated unit now, and how many are
+#    there with each set of initial values?

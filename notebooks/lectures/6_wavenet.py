@@ -27,6 +27,9 @@ from makemore_jax import sampling
 from makemore_jax.lectures import experiment, pictures
 from makemore_jax.lectures.bigram_counts import symbols
 
+# By default, TPUs and some GPUs multiply with less precision than float32.
+jax.config.update("jax_default_matmul_precision", "highest")
+
 # %% [markdown]
 # `steps` is the number of training steps for each network. The lecture takes 200,000.
 
@@ -36,9 +39,7 @@ steps = 20_000
 # %% [markdown]
 # ## Eight characters of context
 #
-# The data are windows as before, now with eight characters. They come from the course's list of
-# 32,033 names if you downloaded it, otherwise from the project's shorter list. Published numbers
-# belong to the course's list.
+# The data are windows as before, now with eight characters.
 #
 # We prepare two networks:
 #
@@ -91,8 +92,9 @@ for layer in range(3):
 # %% [markdown]
 # ## Training
 #
-# Both networks have batch norm after each hidden layer. `experiment.train` is the compiled loop of
-# notebook 3.
+# Both networks have batch norm after each hidden layer. In the tree it averages over the batch
+# *and* the positions; at first the lecture's BatchNorm1d averages over the batch only, a bug that
+# it then fixes. `experiment.train` is the compiled loop of notebook 3.
 
 # %%
 train_key, sample_key = jax.random.split(jax.random.key(3407))
@@ -106,53 +108,61 @@ for name, network in networks.items():
     print(f"{name}: dev loss {experiment.evaluate(network, 'dev'):.4f} after {steps:,} steps")
 
 # %% [markdown]
-# Two networks of about the same size end close together. The tree uses its parameters a little
-# better. It can also grow: for a window twice as long it needs one more layer, not a larger one.
+# The tree learns faster with about the same number of parameters. After 200,000 steps the two are
+# close (see the numbers below). The tree can also grow: for a window twice as long it needs one
+# more layer, not a larger one.
 #
 # ## A tree is a convolution
 #
-# To score every character of a name, we could cut out all windows and run the tree on each. But
-# neighboring windows overlap, and their trees share most of their nodes. Running the same layers
-# along the whole name gives all outputs at once: that is a *dilated causal convolution*, the form
-# in which WaveNet is usually described. `tests/test_windows.py` shows that both forms give the same
-# results.
+# To predict every character of a name, we could cut out all windows and run the tree on each. But
+# neighboring windows overlap, and their trees share most of their nodes. A *dilated causal
+# convolution* computes each node once. It applies each layer to the whole sequence: the first layer
+# joins each position with the next one, the second layer joins positions 2 apart, the third 4
+# apart. WaveNet is usually described in this form.
 #
-# The project's model takes the simpler way: it cuts the windows out itself. It accepts any sequence
-# of at least eight characters and returns one prediction for each whole window in it. So one call
-# on a long sequence equals many calls on windows:
+# Here are both forms with random weights, without batch norm:
+
 
 # %%
-tree = networks["tree"]
-sequence = jax.random.randint(jax.random.key(0), (1, 20), 0, len(shown))
+def tree_output(weights, window):  # (8, C) -> (H,)
+    x = window
+    for w in weights:
+        x = jnp.tanh(x.reshape(len(x) // 2, -1) @ w)  # half as many rows
+    return x[0]
 
 
-@jax.jit
-def apply(tokens):
-    return tree.model.apply(tree.state.variables, tokens)
+def convolution(weights, x):  # (T, C) -> (T - 7, H)
+    for dilation, w in zip((1, 2, 4), weights, strict=True):
+        neighbors = jnp.concatenate([x[:-dilation], x[dilation:]], axis=1)
+        x = jnp.tanh(neighbors @ w)  # `dilation` fewer rows
+    return x
 
 
-on_sequence = apply(sequence)[0]  # (13, V)
-windows = jnp.stack([sequence[0, i : i + 8] for i in range(13)])  # (13, 8)
-on_windows = apply(windows)[:, 0]  # (13, V)
-print(on_sequence.shape, "largest difference:", jnp.abs(on_sequence - on_windows).max())
+x_key, *weight_keys = jax.random.split(jax.random.key(0), 4)
+sequence = jax.random.normal(x_key, (20, 10))
+weights = [
+    jax.random.normal(key, (2 * n, 68)) * (2 * n) ** -0.5
+    for key, n in zip(weight_keys, (10, 68, 68), strict=True)
+]
 
 # %% [markdown]
-# The same holds for `jax.vmap`: write a function for one window, and `vmap` turns it into a
-# function for all.
-
+# `tree_output` is written for one window. `jax.vmap` turns it into a function for all windows.
 
 # %%
-def on_one(window):  # (8,) -> (V,)
-    return apply(window[None])[0, 0]
+windows = jnp.stack([sequence[i : i + 8] for i in range(13)])  # (13, 8, C)
+by_tree = jax.vmap(tree_output, in_axes=(None, 0))(weights, windows)  # (13, H)
+by_convolution = convolution(weights, sequence)
+print(by_tree.shape, "largest difference:", jnp.abs(by_tree - by_convolution).max())
 
-
-print("largest difference:", jnp.abs(jax.vmap(on_one)(windows) - on_windows).max())
+# %% [markdown]
+# The project's model takes the simpler way and cuts the windows out itself.
+# `tests/test_windows.py` compares it with a convolution that has the same trained parameters.
 
 # %% [markdown]
 # ## New names
 
 # %%
-lm = experiment.language_model(tree)
+lm = experiment.language_model(networks["tree"])
 names = [line.text for line in sampling.sample(lm, sample_key, num=20)]
 print(", ".join(names))
 
@@ -177,3 +187,11 @@ Markdown(published.as_table({name: results[name] for name in ("flat", "tree", "w
 #
 # A tree has a fixed window, and it joins neighbors whether they matter or not. Notebook 7 lets each
 # position choose where to look.
+#
+# ## Exercises
+#
+# 1. Train a tree with `fuse = 4` and two layers, with about the same number of parameters. Is it
+#    better or worse than three layers of pairs?
+# 2. Add WaveNet's gated units (equation 2 of the paper) and residual connections to `convolution`.
+#    `makemore_jax/models/cnn.py` has both; train it with `python train.py --config configs/cnn.py`.
+# 3. Count the multiplications per character for all windows of a long text, in both forms.

@@ -75,9 +75,12 @@ print("\n\n".join(map(inspect.getsource, functions)))
 # Each position computes three vectors from its own: a *query* (what am I looking for?), a *key*
 # (what do I contain?) and a *value* (what do I pass on?). The score of a pair of positions is the
 # product of the query of one with the key of the other.
+#
+# `cross_attention` has the formula. It reads keys and values from a second sequence, as a
+# translator reads the text to translate. Self-attention is the case in which both sequences are x.
 
 # %%
-functions = (attention.attention_weights, attention.self_attention, attention.cross_attention)
+functions = (attention.attention_weights, attention.cross_attention, attention.self_attention)
 print("\n\n".join(map(inspect.getsource, functions)))
 
 # %% [markdown]
@@ -108,9 +111,10 @@ print("the future has no influence:", bool((jnp.triu(influence, k=1) == 0).all()
 # %% [markdown]
 # ### Why the scores are divided
 #
-# A score is a sum of `head_size` products, so its variance grows with `head_size`. Softmax of large
-# numbers puts all weight on a single key, and then the gradient is almost 0, as in a saturated
-# tanh. Dividing by the square root of `head_size` keeps the variance at 1.
+# A score is a sum of `head_size` products. If queries and keys have variance 1, the score has
+# variance `head_size`. Softmax of large numbers puts all weight on a single key, and then the
+# gradient is almost 0, as in a saturated tanh. Dividing by the square root of `head_size` keeps the
+# variance at 1.
 
 # %%
 measured = attention.compare_scaling(score_key, head_sizes=(1, 16, 256))
@@ -139,8 +143,12 @@ print("each head:", outputs.shape[1:], " side by side:", jnp.concatenate(outputs
 #
 # - **Residual connections.** A block adds its result to its input, so gradients have a direct way
 #   from the loss to every block.
-# - **LayerNorm.** It normalizes each vector on its own, before attention and before the MLP. Unlike
-#   batch norm it does not look at other examples.
+# - **LayerNorm.** It normalizes each vector on its own. Unlike batch norm it does not look at other
+#   examples. Vaswani et al. normalize after each part; this block, like the lecture, normalizes
+#   before attention and before the MLP.
+#
+# In the code below, `positions` is None, except if `train.py` packs several lines into a row.
+# `astype` only matters for computations in bfloat16.
 
 # %%
 print(inspect.getsource(Block.__call__))
@@ -156,8 +164,8 @@ print(inspect.getsource(Block.__call__))
 # `block_size` characters, and the targets are the same characters shifted by one. So one crop of 32
 # characters trains 32 predictions, with contexts from 1 to 32 characters.
 #
-# The next cell downloads the text if it is missing. Without a network it uses the list of names
-# as one long text.
+# The next cell downloads the text if it is missing. Without an internet connection it uses the
+# list of names as one long text.
 
 # %%
 config = get_config()
@@ -261,13 +269,16 @@ plt.show()
 
 # %%
 file = resources.FOLDER / "docs" / "shakespeare" / "results.json"
-laptop_loss = json.loads(file.read_text("utf-8"))["dev_losses"]["4e-3"]["2000"]
-laptop = "`python train.py --config configs/shakespeare_cpu.py`"
+losses_by_rate = json.loads(file.read_text("utf-8"))["dev_losses"]
+slow, fast = (f"{losses_by_rate[key]['2000']:.4f}" for key in ("1e-3", "4e-3"))
+laptop = "python train.py --config configs/shakespeare_cpu.py"
+rate = "--config.optimizer.learning_rate=1e-3"
 Markdown(f"""
 | model | command | here | published |
 |---|---|---|---|
 | this notebook, {num_params:,} parameters | {steps:,} steps | {dev_loss:.4f} | |
-| nanoGPT's settings for a laptop | {laptop} | {laptop_loss:.4f} | 1.88 |
+| nanoGPT's settings for a laptop | `{laptop} {rate}` | {slow} | 1.88 |
+| the same with learning rate 4e-3 | `{laptop}` | {fast} | |
 | the lecture's GPT | `python train.py --config configs/gpt_lecture.py` | | 1.48 |
 """)
 
@@ -279,6 +290,17 @@ Markdown(f"""
 #   for several things.
 # - A GPT repeats a block of attention, an MLP, residual connections and LayerNorm.
 #
-# This is the end of the course. `notebooks/makemore.ipynb` trains a bigram table and a transformer
-# with the project's own programs. `python train.py --config configs/gru.py` trains another model,
-# and `--help` shows every setting.
+# This is the last lecture that the project follows. The course goes on with the tokenizer of GPT,
+# which this project does not have: its tokens are characters. `notebooks/makemore.ipynb` trains a
+# bigram table and a transformer with the project's own programs.
+# `python train.py --config configs/gru.py` trains another model, and `--help` shows every setting.
+# Notebook 8 takes a smaller GPT apart again, down to single numbers.
+#
+# ## Exercises
+#
+# 1. Remove the mask and train again. How low is the loss, and what text does the model write? Why
+#    is that no contradiction?
+# 2. Remove the embedding of positions (`wpe`). How much does the loss change?
+# 3. Write the attention of all heads without `jax.vmap`, as one product with a head axis. Compare
+#    it with `makemore_jax/kernels/plain.py`.
+# 4. Train on names first and then on Shakespeare, and compare with training on Shakespeare only.
