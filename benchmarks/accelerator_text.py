@@ -14,7 +14,7 @@ from benchmarks.accelerator_settings import Record, Settings, num_parallel, star
 from benchmarks.arithmetic import flops_per_step
 from benchmarks.configs import config_of
 from makemore_jax.config import Config
-from makemore_jax.data.files import find
+from makemore_jax.data_folder import find
 
 # Dense bfloat16 FLOP/s from the manufacturers' data sheets, by a part of the device name.
 PEAK_FLOPS = {

@@ -58,15 +58,15 @@ class Checkpoints:
         folders = [folder for folder in self.folder.glob("*") if folder.name.isdecimal()]
         return {int(folder.name): read_dev_loss(folder) for folder in folders}
 
-    def save(self, state: Any, dev_loss: float | None = None) -> bool:
+    def save(self, state: Any, dev_loss: float | None = None) -> None:
         """Save a train state, with its dev loss if that was measured at this step.
 
-        Return False and write nothing if the step is already saved. A step that was saved without a
-        dev loss is saved again if `dev_loss` is given.
+        Do nothing if the step is already saved. A step that was saved without a dev loss is saved
+        again if `dev_loss` is given.
         """
         step = int(state.step)
         if (self.folder / str(step) / (METRICS if dev_loss is not None else "")).exists():
-            return False
+            return
         items = {"rest": {"step": state.step, "opt_state": state.opt_state}, **state.variables}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         if dev_loss is not None and not math.isnan(dev_loss):
@@ -74,7 +74,6 @@ class Checkpoints:
         partial = self.folder / f"{step}.partial"
         self._checkpointer.save(partial, args=ocp.args.Composite(**args), force=True)
         self._commit(step, partial, items)
-        return True
 
     def _commit(self, step: int, partial: Path, items: dict[str, Any]) -> None:
         """Rename a complete checkpoint, and delete those that it replaces.
@@ -96,18 +95,15 @@ class Checkpoints:
         Raise UserError if there is none. `integrity` also checks that shapes and dtypes agree.
         """
         rest = {"step": template.step, "opt_state": template.opt_state}
-        restored = self._restore(name, {"rest": rest, **template.variables})
+        restored = self.restore_variables(name, {"rest": rest, **template.variables})
         params, rest = restored.pop("params"), restored.pop("rest")
         return template.replace(params=params, model_state=restored, **rest)
 
     def restore_variables(self, name: str, template: dict[str, Any]) -> dict[str, Any]:
-        """Return only the variables of a model: {"params": ...}. Errors as in `restore`."""
-        return self._restore(name, template)
-
-    def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
+        """Return some items of a checkpoint, such as {"params": ...}. Errors as in `restore`."""
         if (step := self.steps().get(name)) is None:
             raise UserError(f"{self.folder}: no checkpoint has been saved yet")
-        return self._read(self.folder / str(step), items)
+        return self._read(self.folder / str(step), template)
 
     def _read(self, folder: Path, items: dict[str, Any]) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}

@@ -36,7 +36,7 @@ AT_LEAST_0 = Rule(lambda value: value >= 0, "at least 0")
 AT_LEAST_1 = Rule(lambda value: value >= 1, "at least 1")
 AT_LEAST_2 = Rule(lambda value: value >= 2, "at least 2")
 BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
-FRACTION = Rule(lambda value: 0 < value < 1, "between 0 and 1")
+FRACTION = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 AXIS = Rule(lambda value: value == -1 or value >= 1, "-1 or at least 1")
 CONTEXT = Rule(lambda value: 1 <= value < 2**20, "at least 1, below 2**20")
@@ -101,7 +101,7 @@ class ModelConfig:
 
     # mixture only
     networks: int = setting(1, "networks whose predictions are averaged", AT_LEAST_1)
-    ngram_contexts: int | None = setting(None, "rows of the n-gram table; None: none", AT_LEAST_1)
+    ngram_contexts: int | None = setting(None, "rows of the n-gram table, or None", AT_LEAST_1)
     ngram_weight: float = setting(0.0, "weight of the n-grams in the prediction", BELOW_1)
 
     # window_mlp only
@@ -206,7 +206,7 @@ def size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
 
 
-RULES = (size_rules,)  # of every run; `Parts.rules` has those of a run with or without extensions
+RULES = (size_rules,)  # of every run; `training.run.Parts.rules` adds others
 
 
 def from_json(tree: dict[str, Any]) -> Config:

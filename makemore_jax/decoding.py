@@ -55,7 +55,7 @@ def filter_logits(logits: Array, decoding: Decoding) -> Array:
     logits = logits / decoding.temperature
     if decoding.top_k is not None:
         logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
-    if decoding.top_p is not None:
+    if decoding.top_p is not None and decoding.top_p < 1:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
         mass_before = jnp.cumsum(probs, axis=-1) - probs  # of all tokens that are more probable
         top_p = max(decoding.top_p, jnp.finfo(jnp.float32).tiny)  # XLA flushes smaller numbers to 0

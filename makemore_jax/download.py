@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from makemore_jax.cli import paths
-from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
+from makemore_jax.data_folder import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
 _GITHUB = "https://raw.githubusercontent.com/karpathy"

@@ -42,7 +42,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Return `table[name]`. UserError, about a field of the config, for an unknown name."""
+    """Return `table[name]`. Raise UserError, which names the config's `field`, if it is unknown."""
     if name not in table:
         raise UserError(f"{field}: {not_one_of(name, table)}")
     return table[name]

@@ -15,6 +15,13 @@ def token_losses(logits: Array, targets: Array) -> Array:
     return jnp.where(targets == -1, 0.0, -picked[..., 0])
 
 
+def sum_losses(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return the sum of the losses in nats and the number of targets that are not -1. () each"""
+    losses = token_losses(logits, targets)
+    return losses.sum(), (targets != -1).sum().astype(losses.dtype)
+
+
 def mean_loss(logits: Array, targets: Array) -> Array:
     """Return the mean over targets that are not -1, as torch's cross_entropy(ignore_index=-1)."""
-    return token_losses(logits, targets).sum() / jnp.maximum((targets != -1).sum(), 1)
+    loss, count = sum_losses(logits, targets)
+    return loss / jnp.maximum(count, 1)

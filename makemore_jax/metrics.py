@@ -72,18 +72,17 @@ class Metrics:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Mean steps per second after the first call of this process, which compiles; else None.
+        """Mean steps per second without the first call of this process, which compiles.
 
-        The time includes evaluation, sampling and saving.
+        The time includes evaluation, sampling and saving. None before the second call.
         """
         return _rate(self._marks[1:])
 
     def write_steps(self, step: int, step_metrics: dict[str, Array], learning_rate: Array) -> None:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
 
-        This way the host reads the metrics of one call while the device computes the next. If they
-        are already computed, write them now. Otherwise the time of the next call would count as
-        theirs.
+        This way the host reads the metrics of one call while the device computes the next. Metrics
+        that are already computed are written at once: the time of the next call is not theirs.
         """
         self.flush()
         self._pending = step, step_metrics, learning_rate

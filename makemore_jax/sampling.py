@@ -56,7 +56,7 @@ def advance(
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.t)
     token = sample_token(keys, logits, decoding).astype(jnp.int32)
     token = jnp.where(prompt[state.t] >= 0, prompt[state.t], token)
-    is_last = state.t == len(prompt) - 1  # the last token of the longest line is its end
+    is_last = state.t == len(prompt) - 1  # the last position is reserved for the end of a line
     is_cut = is_last & ~state.ended & (token != 0)
     token = jnp.where(state.ended | is_last, 0, token)
     log_prob = jnp.where(state.ended, 0.0, -token_losses(logits, token))
@@ -96,10 +96,11 @@ def sample(
     decoding: Decoding = DEFAULT_DECODING,
     first: int = 0,
 ) -> list[Sample]:
-    """Sample lines number `first` to `first + num - 1` of a key. Each starts with `prompt`.
+    """Sample `num` lines, numbered from `first` on. Each starts with `prompt`.
 
-    The log-probability is that of the whole line with its prompt, before `decoding` changes the
-    logits. The prompt must be shorter than `lm.max_len`, of known characters.
+    A line depends only on the key and its number. The log-probability is that of the whole line
+    with its prompt, before `decoding` changes the logits. The prompt must be shorter than
+    `lm.max_len`, of known characters.
     """
     generate_batch = partial(generate, lm.model, lm.variables, key, decoding=decoding)
     numbers = range(first, first + num)
@@ -110,17 +111,11 @@ def sample_batches(
     lm: LanguageModel, generate_batch: Callable, prompt: str, numbers: range, batch_size: int
 ) -> list[Sample]:
     """Sample the lines with these numbers. `generate_batch` is (numbers, prompt) -> outputs."""
-    prompt_tokens, samples = encode_prompt(lm, prompt), []
+    prompt_tokens, samples = np.full(lm.max_len, -1, np.int32), []  # -1: to sample
+    prompt_tokens[: len(prompt)] = lm.vocab.encode(prompt)
     for start in numbers[:: max(batch_size, 1)]:
         batch = np.arange(start, start + batch_size, dtype=np.int32)
         tokens, log_probs, is_cut = jax.device_get(generate_batch(batch, prompt_tokens))
         texts = lm.vocab.decode_rows(tokens)
         samples += map(Sample, texts, log_probs.tolist(), is_cut.tolist())
     return samples[: len(numbers)]
-
-
-def encode_prompt(lm: LanguageModel, prompt: str) -> np.ndarray:
-    """Return the tokens of a prompt, then -1 for each token to sample. (T,)"""
-    tokens = np.full(lm.max_len, -1, np.int32)
-    tokens[: len(prompt)] = lm.vocab.encode(prompt)
-    return tokens

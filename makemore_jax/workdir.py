@@ -9,7 +9,7 @@ from typing import Any
 from makemore_jax import config as config_lib
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
-from makemore_jax.data.files import find, text_sha256
+from makemore_jax.data.files import text_sha256
 from makemore_jax.data.vocabulary import Vocab
 
 
@@ -25,12 +25,12 @@ class Run:
 
 
 def prepare(workdir: Path, config: Config, dataset: Dataset, **facts: Any) -> None:
-    """Create `workdir` and write config.json, with `facts`, and vocab.json."""
+    """Create `workdir`, and write vocab.json and config.json. `facts` are added to the latter."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "vocab.json", list(dataset.vocab.chars))
     content = {
         "config": config_lib.to_json(config),
-        "data_file": str(Path(find(config.data.path)).absolute()),
+        "data_file": str(Path(config.data.path).absolute()),
         "data_sha256": dataset.sha256,
         "max_len": dataset.max_len,
         "vocab_sha256": text_sha256([(workdir / "vocab.json").read_bytes()]),
@@ -45,8 +45,7 @@ def read(workdir: Path) -> Run:
     config = config_lib.from_json(content["config"])
     chars = json.loads((workdir / "vocab.json").read_text("utf-8"))
     vocab = Vocab(tuple(chars), has_end=config.data.kind != "text")
-    max_len = content.get("max_len", config.data.block_size)
-    return Run(config, vocab, content["data_file"], content["data_sha256"], max_len)
+    return Run(config, vocab, *(content[key] for key in ("data_file", "data_sha256", "max_len")))
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> dict[str, Any]:

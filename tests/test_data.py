@@ -19,6 +19,7 @@ from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
 from makemore_jax.data import files, lines, splits
 from makemore_jax.data.vocabulary import Vocab
+from makemore_jax.data_folder import find
 from makemore_jax.errors import UserError
 
 # torch 2.13: torch.manual_seed(3407); torch.randperm(32033)
@@ -272,18 +273,18 @@ def test_files_are_found_in_data_then_in_makemore_data(source, tmp_path, monkeyp
 
     monkeypatch.setenv("MAKEMORE_DATA", str(second.parent))
     assert download.download("names") == second
-    assert files.find(path) == str(second)
+    assert find(path) == str(second)
     for elsewhere in ("makemore_names.txt", "other/makemore_names.txt", "/data/makemore_names.txt"):
-        assert files.find(elsewhere) == elsewhere
-    assert files.read(path, "utf-8")[0] == source.read_text("utf-8")
+        assert find(elsewhere) == elsewhere
+    assert files.read(find(path), "utf-8")[0] == source.read_text("utf-8")
     text = load_data(DataConfig(path=path, kind="text", block_size=1, train_fraction=0.5), seed=1)
     assert text.splits["train"].num_chars == 6
 
     first = tmp_path / path
     first.parent.mkdir()
     first.write_text("anna", "utf-8")
-    assert files.find(path) == path
-    assert files.read(path, "utf-8")[0] == "anna"
+    assert find(path) == path
+    assert files.read(find(path), "utf-8")[0] == "anna"
     with pytest.raises(UserError, match=r"^data/.* is not the expected text.*; delete it"):
         download.download("names")
     assert second.exists()

@@ -46,7 +46,7 @@ finally:
 
 @pytest.mark.parametrize(
     ("command", "module"),
-    [(TRAIN, "absl"), (TRAIN, "jax"), (SAMPLE, "absl"), (SWEEP, "jax"), (DOWNLOAD, "jax")],
+    [(TRAIN, "absl"), (TRAIN, "jax"), (SAMPLE, "absl"), (SWEEP, "jax")],
 )
 def test_interrupt_during_an_import_that_converts_the_exception(command, module, tmp_path):
     (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT, "utf-8")

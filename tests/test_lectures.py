@@ -12,7 +12,7 @@ from conftest import ROOT, assert_close, assert_same
 
 from makemore_jax.cli import resources
 from makemore_jax.config import Config
-from makemore_jax.data.files import DATA_VARIABLE
+from makemore_jax.data_folder import DATA_VARIABLE
 from makemore_jax.download import SOURCES, Source
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import experiment

@@ -87,6 +87,17 @@ def test_an_incomplete_checkpoint_replaces_nothing(tmp_path, monkeypatch):
     assert_same(again.restore("latest", state_at(0)), state_at(20))
 
 
+def test_a_process_that_is_killed_between_two_renames_loses_nothing(tmp_path, capsys):
+    """A step that is saved again, with its dev loss, has no final name for a moment."""
+    config = small_config("bigram", steps=10, num_samples=0)
+    assemble.train(config, str(tmp_path))
+    (tmp_path / "checkpoints/10").rename(tmp_path / "checkpoints/10.replaced")
+    (tmp_path / "summary.json").unlink()
+    config.train.steps = 12
+    assemble.train(config, str(tmp_path))
+    assert "resuming from step 10" in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_reads_back_differently_replaces_nothing(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path, 2.0)
     read = Checkpoints._read

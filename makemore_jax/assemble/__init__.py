@@ -2,7 +2,9 @@
 
 - `parts.py`: kinds of data, models, sampling, checkpoints and logging
 - `programs.py`: the compiled programs of a run
+- `stacked_state.py`: training steps on stacked layers, for models with a loop over layers
 - `short_calls.py`: calls of a few steps, so that a slow training stops soon after a signal
+- `interruptions.py`: what a training does when a signal arrives
 - `training.py`: a run with all extensions
 """
 

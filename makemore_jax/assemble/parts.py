@@ -16,7 +16,7 @@ from makemore_jax import known_lines, model_forms, models, workdir
 from makemore_jax.cli import encodings, file_errors, paths, progress
 from makemore_jax.config import Config, DataConfig, ModelConfig, flatten
 from makemore_jax.data import Dataset
-from makemore_jax.data.files import find
+from makemore_jax.data_folder import find
 from makemore_jax.decoding import DEFAULT_DECODING, Decoding, LanguageModel, Sample
 from makemore_jax.errors import UserError, look_up
 from makemore_jax.integrity import moved_data, resume, run_files, runs
@@ -70,7 +70,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
         raise UserError(f"data.path: {path} can be read only once; save it as a file")
     encodings.check(path, config.encoding)
     with file_errors.reporting(path, config.encoding):
-        dataset = load(config, seed, folder)
+        dataset = load(replace(config, path=path), seed, folder)
     file_errors.check_characters(dataset.vocab.chars, path, config.encoding, "data.path")
     return dataset
 
@@ -174,7 +174,9 @@ def open_workdir(folder: Path, config: Config, dataset: Dataset) -> Iterator[Non
     resume.check(folder, config, dataset)
     with lock(folder):
         with runs.reporting_errors(folder):
-            workdir.prepare(folder, config, dataset, versions=versions())
+            run_files.undo_replacements(folder)
+            file = str(Path(find(config.data.path)).absolute())
+            workdir.prepare(folder, config, dataset, data_file=file, versions=versions())
         yield
 
 

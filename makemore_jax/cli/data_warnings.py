@@ -7,8 +7,8 @@ import numpy as np
 from makemore_jax.cli import encodings
 from makemore_jax.config import DataConfig
 from makemore_jax.data import Dataset
-from makemore_jax.data.files import find
 from makemore_jax.data.lines import LinesDataset
+from makemore_jax.data_folder import find
 
 TYPICAL_SHARE = 0.99  # the share of lines that are not longer than typical
 LONG_FACTOR = 4  # a line this many times as long as the typical ones is worth a warning

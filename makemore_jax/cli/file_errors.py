@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from makemore_jax.cli import encodings
-from makemore_jax.data.files import DATA_FOLDER, DATA_VARIABLE
+from makemore_jax.data_folder import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from makemore_jax.cli import command_line, file_errors, interrupts, progress, sample_rules
+from makemore_jax.data_folder import find
 from makemore_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def read_input(name: str | None, encoding: str) -> str | None:
 
     if name is None:
         return None
-    path = "standard input" if name == "-" else files.find(name)
+    path = "standard input" if name == "-" else find(name)
     with file_errors.reporting(path, encoding, "--score"):
         if name == "-":
             raw = sys.stdin.buffer.read() if sys.stdin else b""
             text = raw.decode(encoding).removeprefix("\ufeff")
         else:
-            text, _ = files.read(name, encoding)
+            text, _ = files.read(path, encoding)
     file_errors.check_characters(set(text), path, encoding, "--score")
     if not text.strip():
         raise UserError(f"--score: {name} has no lines")

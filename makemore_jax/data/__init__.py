@@ -38,9 +38,9 @@ class Split(Protocol):
         """Return the examples at `indices` (B,), or only their first `width` tokens. Pure."""
 
     def load(self, indices: Callable[[], np.ndarray]) -> "Split":
-        """Return the split with at least the examples at `indices()` on the device.
+        """Return a split with at least the examples at `indices()` on the device.
 
-        Data that is on the device already does not call `indices`.
+        Data that is on the device returns itself, and does not compute the indices.
         """
         return self
 
@@ -89,7 +89,7 @@ def draw(split: Split, key: Array, batch_size: int) -> Batch:
 
 
 def take_below(split: Split, indices: Array, size: Array | int) -> Batch:
-    """Return the examples at `indices` (B,), without targets for indices of `size` or more.
+    """Return the examples at `indices` (B,). Those at `size` or above get targets of -1.
 
     This way the last batch of a split has the same shape as the others.
     """

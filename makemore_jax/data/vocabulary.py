@@ -31,7 +31,7 @@ class Vocab:
         return [c for c in dict.fromkeys(text) if c not in self._tokens]
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text. KeyError if it has unknown characters."""
+        """Return the tokens of a text. Raise KeyError if it has unknown characters."""
         return [self._tokens[c] for c in text]
 
     def decode_rows(self, tokens: np.ndarray) -> list[str]:

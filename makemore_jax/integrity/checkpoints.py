@@ -52,7 +52,7 @@ class VerifiedCheckpoints(Checkpoints):
             link.symlink_to(self.folder.parent)
             self.folder = link / self.folder.name
 
-    def save(self, state: Any, dev_loss: float | None = None) -> bool:
+    def save(self, state: Any, dev_loss: float | None = None) -> None:
         """Save a state with its manifest. All processes call this and wait for the end.
 
         Raise StorageFailure if it can't be written, Diverged if a value is not finite; then the
@@ -66,9 +66,8 @@ class VerifiedCheckpoints(Checkpoints):
         try:
             self._check_workdir()
             self._delete_partial()
-            is_new = super().save(state, dev_loss)
+            super().save(state, dev_loss)
             self._check_workdir()  # orbax may have created it again
-            return is_new
         except Exception as error:  # orbax raises many types
             self._delete_partial()  # it may fill the disk
             if isinstance(error, UserError) or processes.has_ended(error):
@@ -155,7 +154,7 @@ class VerifiedCheckpoints(Checkpoints):
             self._add_damage(step, Damaged(f"{METRICS} has no dev loss"))
         return None
 
-    def _restore(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
+    def restore_variables(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
         for _ in range(NUM_ATTEMPTS):
             step = self.steps().get(name)
             if step is None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PureWindowsPath
 
-from makemore_jax.data.files import find
+from makemore_jax.data_folder import find
 from makemore_jax.text.token_file import hash_text
 from makemore_jax.workdir import Run
 

@@ -1,8 +1,18 @@
-"""The files of a run that resumes: they end where its last checkpoint was saved."""
+"""Bring the files of a run that resumes to the state of its last checkpoint."""
 
 import os
 import re
 from pathlib import Path
+
+
+def undo_replacements(workdir: Path) -> None:
+    """Rename checkpoints back that a process was replacing when it was killed.
+
+    `Checkpoints.save` renames a step that it saves again, now with a dev loss, to STEP.replaced.
+    """
+    for folder in (workdir / "checkpoints").glob("*.replaced"):
+        if not (final := folder.with_suffix("")).exists():
+            folder.rename(final)
 
 
 def cut(workdir: Path, step: int, is_repeated: bool = False) -> float:

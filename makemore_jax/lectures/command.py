@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from makemore_jax.cli import command_line, file_errors, missing_device, output, paths, startup
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
+from makemore_jax.data_folder import find
 from makemore_jax.errors import UserError
 
 
@@ -104,8 +105,8 @@ def reading_data() -> Iterator[None]:
 
 def read_words(path: str) -> list[str]:
     """Return the lines of a file. Raise UserError if it can't be read or has none."""
-    with reading_data(), file_errors.reporting(files.find(path), "utf-8"):
-        text, _ = files.read(path, "utf-8")
+    with reading_data(), file_errors.reporting(file := find(path), "utf-8"):
+        text, _ = files.read(file, "utf-8")
         file_errors.check_characters(set(text), path, "utf-8", "data.path")
     words = split_lines(text)
     if not words:

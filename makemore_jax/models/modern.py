@@ -14,8 +14,8 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models import transformer
-from makemore_jax.models.layers import Linear, Positions, embedding, kernels
-from makemore_jax.models.transformer import BlockConfig, Cache, Decoder
+from makemore_jax.models.layers import Linear, embedding
+from makemore_jax.models.transformer import BlockConfig, Decoder
 
 
 def norm(x: Array) -> Array:
@@ -35,33 +35,19 @@ def rotate(x: Array, positions: Array) -> Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-class CausalSelfAttention(nn.Module):
-    """Attention with rotated and normalized queries and keys."""
-
-    config: BlockConfig
+class CausalSelfAttention(transformer.CausalSelfAttention):
+    """Attention with rotated and normalized queries and keys. Its weights have no dropout."""
 
     def setup(self):
         C = self.config.n_embd
         self.c_q, self.c_k, self.c_v, self.c_proj = (Linear(C, C, False) for _ in range(4))
-        self.drop = nn.Dropout(self.config.dropout)
+        self.drop_weights = nn.Dropout(0.0)
+        self.drop = self.drop_output = nn.Dropout(self.config.dropout)
 
     def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-        """Return queries, keys and values. (..., C) -> (..., nh, hs) each"""
         heads = (*x.shape[:-1], self.config.n_head, -1)
         q, k, v = (linear(x).reshape(heads) for linear in (self.c_q, self.c_k, self.c_v))
         return norm(rotate(q, positions)), norm(rotate(k, positions)), v
-
-    def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        q, k, v = self.project(x, kernels.token_positions(x, positions))
-        k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))
-        y = kernels.attention(q, k, v, mask, blockwise=self.config.blockwise)
-        return self.drop(self.c_proj(y.reshape(x.shape)), deterministic=not train)
-
-    def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
-        q, k, v = (a.reshape(x.shape) for a in self.project(x, position))  # (B, C) each
-        cache, config = (cache[0].at[position].set(k), cache[1].at[position].set(v)), self.config
-        y = kernels.decode_attention(q, *cache, position, config.n_head, config.blockwise)
-        return cache, self.c_proj(y)
 
 
 class MLP(nn.Module):
@@ -102,12 +88,7 @@ class Modern(Decoder):
         self.h = [Block(config) for _ in range(self.n_layer)]
         self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False)
 
-    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        x = self.drop(self._embed(tokens, positions), deterministic=not train)  # (B, T, C)
-        mask = kernels.causal_mask(tokens.shape[1], positions)
-        return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
-
-    def _embed(self, tokens: Array, positions: Positions) -> Array:
+    def _embed(self, tokens: Array, positions: Array) -> Array:
         return norm(self.wte(tokens))  # attention reads the positions
 
     def _logits(self, x: Array) -> Array:

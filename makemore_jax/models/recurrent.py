@@ -94,7 +94,7 @@ class Recurrent(nn.Module):
 
     cell_fn = staticmethod(rnn_cell)
     groups = (("h",),)
-    max_unroll = 0  # length of the longest rows that are computed without a loop
+    max_unroll = 0  # rows up to this length are computed without a loop
 
     def setup(self):
         self.start = self.param("start", init.zeros, (1, self.n_embd2))
@@ -124,8 +124,8 @@ class Recurrent(nn.Module):
 class RNN(Recurrent):
     """The plain recurrent network.
 
-    Without a loop over positions, its training step takes 0.8 of the time on a CPU. GRU and LSTM
-    are faster with the loop (docs/performance.md).
+    On a CPU its training step is 20% faster without a loop over positions. GRU and LSTM are faster
+    with the loop (docs/performance.md).
     """
 
     max_unroll = 16

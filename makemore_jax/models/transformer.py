@@ -46,24 +46,27 @@ class CausalSelfAttention(nn.Module):
         self.drop_weights = nn.Dropout(self.config.dropout)
         self.drop_output = nn.Dropout(self.config.dropout)
 
+    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values. (..., C) -> (..., nh, hs) each"""
+        qkv = self.c_attn(x).reshape(*x.shape[:-1], 3, -1)
+        heads = (*x.shape[:-1], self.config.n_head, -1)
+        q, k, v = (a.reshape(heads) for a in jnp.split(qkv, 3, axis=-2))
+        return q, k, v
+
     def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        # The gradient of `split` takes 15 us on CPU; that of moveaxis takes 53.
-        qkv = jnp.split(self.c_attn(x).reshape(*x.shape[:2], 3, -1), 3, axis=2)
-        q, k, v = (a[:, :, 0] for a in qkv)  # (B, T, C) each
-        k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))  # (B, S, C) each
-        q, k, v = (a.reshape(*a.shape[:-1], self.config.n_head, -1) for a in (q, k, v))
-        has_dropout = train and self.config.dropout > 0
+        q, k, v = self.project(x, kernels.token_positions(x, positions))  # (B, T, nh, hs) each
+        k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))  # (B, S, nh, hs) each
+        has_dropout = train and self.drop_weights.rate > 0
         dropout_mask_fn = partial(self.drop_weights, deterministic=False) if has_dropout else None
         y = kernels.attention(q, k, v, mask, dropout_mask_fn, self.config.blockwise)
         return self.drop_output(self.c_proj(y.reshape(x.shape)), deterministic=not train)
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
         """Attend from one position to the cache. x (B, C)"""
-        q, k, v = jnp.split(self.c_attn(x), 3, axis=-1)  # (B, C) each
-        keys, values = cache[0].at[position].set(k), cache[1].at[position].set(v)
-        config = self.config
-        y = kernels.decode_attention(q, keys, values, position, config.n_head, config.blockwise)
-        return (keys, values), self.c_proj(y)
+        q, k, v = (a.reshape(x.shape) for a in self.project(x, position))  # (B, C) each
+        cache, config = (cache[0].at[position].set(k), cache[1].at[position].set(v)), self.config
+        y = kernels.decode_attention(q, *cache, position, config.n_head, config.blockwise)
+        return cache, self.c_proj(y)
 
 
 class MLP(nn.Module):
@@ -109,9 +112,15 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The blocks of a GPT, applied one after another, and their KV caches.
 
-    A subclass has the fields block_size, n_layer and n_embd, the modules wte and h (the blocks),
-    and the methods _embed and _logits.
+    A subclass has the fields block_size, n_layer and n_embd, the modules wte, drop and h (the
+    blocks), and the methods _embed and _logits.
     """
+
+    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
+        x = self._embed(tokens, kernels.token_positions(tokens, positions))  # (B, T, C)
+        x = self.drop(x, deterministic=not train)
+        mask = kernels.causal_mask(tokens.shape[1], positions)
+        return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
 
     def _apply_blocks(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
         for block in self.h:
@@ -166,12 +175,6 @@ class Transformer(Decoder):
         self.h = [self.block_class(config) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm(self.bias)
         self.lm_head = Linear(self.n_embd, self.vocab_size, use_bias=False, std=std)
-
-    def __call__(self, tokens: Array, *, train: bool = False, positions: Positions = None) -> Array:
-        x = self._embed(tokens, kernels.token_positions(tokens, positions))  # (B, T, C)
-        x = self.drop(x, deterministic=not train)
-        mask = kernels.causal_mask(tokens.shape[1], positions)
-        return self._logits(self._apply_blocks(x, mask, positions, train))  # (B, T, V)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         return self.wte(tokens) + self.wpe(positions)

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from makemore_jax.data import Batch, Split, take_below
 from makemore_jax.parallel import shardings
-from makemore_jax.training.evaluate import sum_losses
+from makemore_jax.training.evaluate import evaluate_batch
 
 MAX_IN_FLIGHT = 2  # batches that a device may still have to compute when `check` is called
 
@@ -25,7 +25,7 @@ def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
     """Return two compiled functions: `take_below`, and (variables, batch) -> device sums (D, 2)."""
 
     def sum_part(variables: Any, batch: Batch) -> Array:
-        return sum_losses(model, variables, batch)[None]
+        return evaluate_batch(model, variables, batch)[None]
 
     def per_device(function: Any, *in_specs: P) -> Any:
         axes = {"in_specs": in_specs, "out_specs": P("data"), "axis_names": {"data"}}

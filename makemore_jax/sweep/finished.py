@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from makemore_jax.config import Config, flatten
-from makemore_jax.data.files import find
+from makemore_jax.data_folder import find
 from makemore_jax.integrity.runs import reporting_errors
 from makemore_jax.npz import read_npz
 from makemore_jax.sweep.axes import with_values

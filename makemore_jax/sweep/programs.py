@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from makemore_jax.config import Config, OptimizerConfig
 from makemore_jax.data import Split, take_below
-from makemore_jax.training.evaluate import sum_losses
+from makemore_jax.training.evaluate import evaluate_batch
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 from makemore_jax.training.step import gradients, make_train_step
@@ -97,7 +97,7 @@ def _make_evaluate(
     size, batch_size = template.size, template.eval_batch_size()
 
     def sum_batch(variables: Any, split: Split, indices: Array) -> Array:
-        return sum_losses(model, variables, take_below(split, indices, size))
+        return evaluate_batch(model, variables, take_below(split, indices, size))
 
     sum_batches = jax.jit(_over_members(sum_batch, mesh))
 

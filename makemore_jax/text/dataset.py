@@ -1,6 +1,6 @@
 """`text`: one long text. Every crop of `block_size` characters is an example."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import numpy as np
 
 from makemore_jax.config import DataConfig
 from makemore_jax.data import Dataset
-from makemore_jax.data.files import find
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.text import token_file
@@ -56,7 +55,6 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
         )
     if config.dedup:
         raise UserError("data.dedup: true must be false for text, which has no lines")
-    config = replace(config, path=find(config.path))
     vocab, num_chars, sha256 = token_file.scan(config)
     num_train = int(num_chars * config.train_fraction)
     for name, num in (("train", num_train), ("dev", num_chars - num_train)):

@@ -52,6 +52,7 @@ def family(
     init: tuple[str, ...] = (),
     torch_forward: tuple[str, ...] = (),
     forward: tuple[str, ...] = (),
+    forward_elsewhere: tuple[Code, ...] = (),
     step: tuple[str, ...] = (),
     step_elsewhere: tuple[Code, ...] = (),
     folder: str = "models",
@@ -61,8 +62,8 @@ def family(
     """Return the pairs of a family. The defaults are the methods of a class without a base class.
 
     `torch_init` and `torch_forward` name code of `torch_parity/models.py`, the others code of the
-    family's file, and `step_elsewhere` code of other files. `init_differs` says why the initial
-    values of the two sides are not compared.
+    family's file. `forward_elsewhere` and `step_elsewhere` are code of other files. `init_differs`
+    says why the initial values of the two sides are not compared.
     """
     path = f"{folder}/{file}.py"
     first = Pair(
@@ -79,7 +80,7 @@ def family(
     whole = Pair(
         "All positions",
         (Code(REFERENCES, torch_forward or (f"{cls}.forward",)),),
-        (Code(path, forward or (f"{cls}.__call__",)),),
+        (Code(path, forward or (f"{cls}.__call__",)), *forward_elsewhere),
         positions_about,
         run_torch=lambda module, tokens: module(tokens),
         run_jax=lambda apply, tokens: apply("__call__", tokens),
@@ -266,7 +267,7 @@ FAMILIES: dict[str, Family] = {
         _part(
             "Attention",
             ("CausalSelfAttention.forward",),
-            ("CausalSelfAttention.__call__",),
+            ("CausalSelfAttention.project", "CausalSelfAttention.__call__"),
             "models/transformer.py",
             "`kernels.attention` computes softmax(q k / sqrt(hs)) v with a causal mask. "
             "`prepend_previous_row` returns its input if every row is one line. A packed line "
@@ -294,8 +295,8 @@ FAMILIES: dict[str, Family] = {
         torch_init=("CausalSelfAttention.__init__", "Block.__init__", "Transformer.__init__"),
         init=("BlockConfig", "CausalSelfAttention.setup", "Block.setup", "Transformer.setup"),
         forward=(
-            *("Transformer.__call__", "Transformer._embed", "Transformer._logits"),
-            "Decoder._apply_blocks",
+            *("Decoder.__call__", "Decoder._apply_blocks"),
+            *("Transformer._embed", "Transformer._logits"),
         ),
         step=(
             *("CausalSelfAttention.step", "Block.step"),
@@ -337,8 +338,11 @@ FAMILIES: dict[str, Family] = {
             ("norm", "CausalSelfAttention", "MLP", "Block"),
             "models/modern.py",
             "Queries and keys are rotated and then normalized. No layer has a bias or a gain. In "
-            "JAX, the methods of the block are those of the transformer's block.",
-            elsewhere=(Code("models/transformer.py", ("Block.__call__",)),),
+            "JAX, the methods of the block are those of the transformer's block, and attention "
+            "differs in `project` only.",
+            elsewhere=(
+                Code("models/transformer.py", ("CausalSelfAttention.__call__", "Block.__call__")),
+            ),
             inputs=(STREAM,),
             run_torch=lambda module, x: module.h[0](x),
             run_jax=lambda apply, x: apply(
@@ -349,10 +353,19 @@ FAMILIES: dict[str, Family] = {
         "queries and keys, relu squared.",
         torch_init=("ModernAttention.__init__", "ModernBlock.__init__", "Modern.__init__"),
         init=("CausalSelfAttention.setup", "Block.setup", "Modern.setup"),
-        forward=("Modern.__call__", "Modern._embed", "Modern._logits"),
-        step=("CausalSelfAttention.step",),
+        forward=("Modern._embed", "Modern._logits"),
+        forward_elsewhere=(
+            Code("models/transformer.py", ("Decoder.__call__", "Decoder._apply_blocks")),
+        ),
+        step=("CausalSelfAttention.project",),
         step_elsewhere=(
-            Code("models/transformer.py", ("Block.step", "Decoder.init_carry", "Decoder.step")),
+            Code(
+                "models/transformer.py",
+                (
+                    *("CausalSelfAttention.step", "Block.step"),
+                    *("Decoder.init_carry", "Decoder.step"),
+                ),
+            ),
         ),
     ),
 }

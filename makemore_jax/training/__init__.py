@@ -1,1 +1,1 @@
-"""Training: a pure step on an immutable state, and a loop that looks in from time to time."""
+"""Training: a pure step on an immutable state, and a loop that logs, evaluates and saves."""

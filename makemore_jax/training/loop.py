@@ -32,7 +32,7 @@ class ActiveRun(NamedTuple):
     metrics: Metrics
     checkpoints: Checkpoints
     splits: dict[str, Split]  # on the devices
-    load: Callable[[int, int], Split]  # (step, number of steps) -> their training data
+    load: Callable[[int, int], Split]  # (step, num_steps) -> the training data of these steps
     train_key: Array
     sample_key: Array
 
@@ -53,16 +53,16 @@ def train(
     learning_rate = make_schedule(run.config.optimizer, config.steps)
     step, dev_loss = int(state.step), None
     while step < config.steps and not stop():
-        num_steps = _next_due(step, config, hooks_before + hooks_after) - step
+        num_steps = _next_action(step, config, hooks_before + hooks_after) - step
         data = run.load(step, num_steps)
         state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
-        step += len(step_metrics["train_loss"])  # fewer than `num_steps` after a signal
+        step += len(step_metrics["train_loss"])  # `assemble.short_calls` may end a call early
         metrics.write_steps(step, step_metrics, learning_rate(step - 1))
         state = _call(hooks_before, state, step, step == config.steps)
         state, dev_loss = evaluate_and_save(run, state, step, hooks_after)
     metrics.flush()
     if step < config.steps:
-        # Hooks that were due have run already. A second call would write their results twice.
+        # Only hooks that prepare the state to be saved: others would write their results twice.
         state = _call([h for h in hooks_before if h.is_due_at_end], state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
@@ -79,7 +79,7 @@ def evaluate_and_save(run: ActiveRun, state: TrainState, step: int, hooks: list[
         metrics.flush()
         loss = run.programs.evaluate(state.variables, run.splits["dev"], config.eval_examples)
         dev_loss = finite_mean(step, loss, "dev loss")
-        is_best = dev_loss < checkpoints.best_dev_loss()
+        is_best = dev_loss <= checkpoints.best_dev_loss()  # of equal losses, the last is the best
         metrics.write(step, {"dev_loss": dev_loss})
         metrics.print(f"step {step}: dev loss {dev_loss:.4f}{' (best)' if is_best else ''}")
     state = _call(hooks, state, step, is_last)
@@ -97,8 +97,8 @@ def _call(hooks: list[Hook], state: TrainState, step: int, is_last: bool) -> Tra
     return state
 
 
-def _next_due(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
-    """Return the next step at which an action is due."""
+def _next_action(step: int, config: TrainConfig, hooks: list[Hook]) -> int:
+    """Return the next step after which the loop or a hook does something."""
     intervals = [config.log_every, config.eval_every, config.checkpoint_every]
     intervals += [n for hook in hooks for n in hook.intervals]
     return next_due(step, intervals, [config.steps, *(s for hook in hooks for s in hook.steps)])

@@ -59,9 +59,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     # Passed only if needed: a mask changes the tree of the optimizer state, and so checkpoints.
     mask = {"mask": _is_matrix} if config.decay == "matrices" else {}
     if config.name == "adamw":
-        tx = optax.adamw(
-            schedule, config.b1, config.b2, eps=1e-8, weight_decay=config.weight_decay, **mask
-        )
+        tx = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, **mask)
     elif config.name == "muon":
         tx = optax.contrib.muon(
             schedule,
@@ -96,7 +94,7 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def _num_axes(params: Any) -> Any:
     """Return the number of axes of each parameter, without those that stacking adds.
 
-    `assemble/stacked_state.py` stacks layers and networks.
+    With layer_loop="scan", `assemble/stacked_state.py` stacks layers and networks.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, a: a.ndim - jax.tree_util.keystr(path).count("_stacked"), params

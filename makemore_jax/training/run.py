@@ -64,14 +64,14 @@ class Parts(NamedTuple):
     open_metrics: Callable[[Path, int, Config], Metrics] = open_plain
     # Return the summary if the run is finished. Raise UserError if the directory has another run
     find_finished: Callable[[Path, Config, Dataset], dict[str, Any] | None] = lambda *_: None
-    # Return the function (step, number of steps) -> training data
+    # Return the function (step, num_steps) -> training data; by default all of it is in memory
     make_load: Callable[..., Callable[[int, int], Split]] = lambda split, *_: lambda *_: split
     # (directory, config, dataset) -> a context in which this run owns the directory
     hold: Callable[..., Any] = lambda *args: contextlib.nullcontext(workdir.prepare(*args))
     # Describe the run that starts. Return the hooks that run before evaluation
     begin: Callable[[ActiveRun, TrainState], list[Hook]] = lambda run, state: []
     sample: Callable[..., list[Any]] = sampling.sample
-    # A context that yields a function () -> number of the signal that asks to stop, or 0
+    # A context that yields the function () -> number of the received signal, or 0
     catch_signals: Callable[[], Any] = lambda: contextlib.nullcontext(lambda: 0)
     # Write the summary and return it
     finish: Callable[[Path, dict[str, Any]], dict[str, Any]] = workdir.write_summary

@@ -15,7 +15,7 @@ from jax import Array
 class TrainState:
     """The input and output of a training step."""
 
-    step: Array  # () int32: number of steps so far; an array, or the step would compile twice
+    step: Array  # () int32: number of steps so far; a Python int would compile the steps twice
     params: Any  # tree of float32
     opt_state: optax.OptState
     # variables other than parameters, such as batch statistics; {} for most models

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.data import Batch, Split, draw_indices
-from makemore_jax.losses import token_losses
+from makemore_jax.losses import sum_losses
 from makemore_jax.training.state import TrainState
 
 StepMetrics = dict[str, Array]  # of one step, () each; `metrics.Metrics` writes their means
@@ -47,8 +47,8 @@ def sum_loss(
         mutable=list(model_state),
         **batch.options,
     )
-    count = (batch.targets != -1).sum().astype(logits.dtype)
-    return token_losses(logits, batch.targets).sum(), (count, model_state)
+    loss, count = sum_losses(logits, batch.targets)
+    return loss, (count, model_state)
 
 
 def gradients(model: nn.Module) -> GradientFn:
