@@ -83,8 +83,11 @@ def init(
     n_embd: int = N_EMBD,
     n_hidden: int = N_HIDDEN,
 ) -> Params:
-    """Draw the lecture's initial parameters. Biases and gains are not exactly 0 and 1, so that no
-    gradient is correct by accident. W1 has the scale of He et al. 2015, with the gain of tanh."""
+    """Draw the lecture's initial parameters.
+
+    Biases and gains are not exactly 0 and 1, so that no gradient is correct by accident. W1 has the
+    scale of He et al. 2015, with PyTorch's gain of tanh, 5/3.
+    """
     keys = Params(*jax.random.split(key, len(Params._fields)))
     fan_in = block_size * n_embd
     return Params(

@@ -34,7 +34,8 @@ SCALES = {  # in the order of the lecture
     "small_output": Scales(lambda n: 1.0, 1.0, lambda n: 0.01, 0.0),
     # Smaller hidden weights: tanh is no longer saturated.
     "small": Scales(lambda n: 0.2, 0.01, lambda n: 0.01, 0.0),
-    # The same scale from a rule: the gain of tanh, 5/3, over the root of n_in (He et al. 2015).
+    # The same scale from a rule: a gain over the root of n_in (He et al. 2015). 5/3 is PyTorch's
+    # gain of tanh.
     "kaiming": Scales(lambda n: 5 / 3 * n**-0.5, 0.01, lambda n: 0.01, 0.0),
     # With batch norm after every layer no gain is needed.
     "fan_in": Scales(lambda n: n**-0.5, 0.0, lambda n: 0.1 * n**-0.5, 0.0),

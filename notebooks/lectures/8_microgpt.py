@@ -118,6 +118,7 @@ def run_steps(array_step, num_steps):
     return losses
 
 
+run_steps(microgpt.array_step, 1)  # the first call compiles each operation
 start = time.perf_counter()
 array_losses = run_steps(microgpt.array_step, few)
 seconds["functions of arrays"] = (time.perf_counter() - start) / few
@@ -127,7 +128,7 @@ print("largest difference:", np.abs(np.subtract(array_losses, scalar_losses)).ma
 # ## 3. A compiled step
 #
 # So far, Python calls JAX for each operation. `jax.jit` records the step once, and compiles the
-# record into one program. We call it once before we measure, because the first call compiles.
+# record into one program. Again we call it once before we measure.
 
 # %%
 compiled_step = jax.jit(microgpt.array_step)
