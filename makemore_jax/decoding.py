@@ -53,7 +53,7 @@ def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:
 def filter_logits(logits: Array, decoding: Decoding) -> Array:
     """Return logits (B, V) with -inf for excluded tokens. The temperature is not 0."""
     logits = logits / decoding.temperature
-    if decoding.top_k is not None:
+    if decoding.top_k is not None and decoding.top_k < logits.shape[-1]:
         logits = jnp.where(_rank(logits) < decoding.top_k, logits, -jnp.inf)
     if decoding.top_p is not None and decoding.top_p < 1:
         probs = -jnp.sort(-jax.nn.softmax(logits), axis=-1)

@@ -309,7 +309,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         (["--smoothing", "-1"], "--smoothing: -1.0 must be a finite number, 0 or above"),
         (["--smoothing", "nan"], "--smoothing: nan must be a finite number, 0 or above"),
         (["--smoothing", "much"], "argument --smoothing: invalid float value: 'much'"),
-        (["--num", "0"], "--num: 0 must be at least 1"),
+        (["--num", "0"], "--num: 0 must be at least 1, below 2**31"),
         (["--seed", "-1"], "--seed: -1 must be between 0 and 4294967295"),
         (["--out", "words.txt"], "--out: words.txt/counts.png can't be written: File exists"),
         (["--dat", "words.txt"], "unrecognized arguments: --dat words.txt"),

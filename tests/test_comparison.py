@@ -11,6 +11,7 @@ from conftest import (
 )
 from report_helpers import drawn_figures, plots_command
 
+from makemore_jax import workdir
 from makemore_jax.plots.comparison import draw_losses, draw_losses_by_time
 from makemore_jax.report import (
     comparison,
@@ -77,6 +78,18 @@ def test_comparison_of_unfinished_runs_and_different_data(small_runs, small_text
     assert rows["dev loss"].cells[0] == rows["dev loss"].cells[2] != ""
     assert {row.best for row in rows.values()} == {None}
     assert comparison.have_same_data([compared[0], compared[2]])
+
+
+def test_lines_that_were_dropped_make_different_data(small_runs):
+    runs = [workdir.read(small_runs / "bigram") for _ in range(2)]
+    for run, block_size in zip(runs, (13, 16), strict=True):
+        run.config.data.block_size = block_size
+    identities = [comparison._data_identity(run) for run in runs]
+    assert identities[0] == identities[1]
+    for run in runs:
+        run.config.data.long_lines = "drop"
+    identities = [comparison._data_identity(run) for run in runs]
+    assert identities[0] != identities[1]
 
 
 def test_one_chart_has_the_curves_of_all_runs(figures, small_runs, tmp_path):

@@ -1,10 +1,12 @@
 """The family mixture: several networks and counted n-grams as one model."""
 
-from functools import partial
+import operator
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT, assert_close, assert_one_line, on_devices, run, small_config
 
@@ -14,6 +16,7 @@ from makemore_jax.assemble.parts import validate
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.data.lines import Lines
 from makemore_jax.decoding import LanguageModel
+from makemore_jax.diagnostics import make_diagnose
 from makemore_jax.errors import UserError
 from makemore_jax.mixture import counting, table
 from makemore_jax.mixture.gradients import each_network
@@ -138,6 +141,38 @@ def test_training_changes_all_networks_but_not_the_table(words):
     is_same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
     assert not any(jax.tree.leaves(is_same))
     jax.tree.map(np.testing.assert_array_equal, state.model_state, before.model_state)
+
+
+@pytest.mark.slow
+def test_a_sharded_mixture_resumes(words, tmp_path):
+    flags = ["--config", "best", *FLAGS, f"--config.data.path={words}", "--workdir", tmp_path / "w"]
+    sizes = {"n_layer": 1, "n_embd": 8, "n_head": 2, "networks": 2}
+    flags += [f"--config.model.{name}={size}" for name, size in sizes.items()]
+    flags += ["--config.mesh.data=2", "--config.mesh.fsdp=True", "--config.train.num_samples=0"]
+    flags += ["--config.train.batch_size=8"]
+    for steps in (2, 4):
+        done = run("train.py", *flags, f"--config.train.steps={steps}", **on_devices(2))
+        assert done.returncode == 0, done.stderr
+    assert "resuming from step 2" in done.stdout
+
+
+def test_diagnostics_are_those_of_each_network_and_its_part_of_the_batch(mixture):
+    data, programs, state = mixture
+    split, key = data.splits["train"], jax.random.key(2)
+    indices = jnp.array([3, 1, 4, 1, 5, 9])
+    result = make_diagnose(programs.model, optax.sgd(0.1))(
+        state.replace(opt_state=optax.sgd(0.1).init(state.params)), split.take(indices), key
+    )
+    gradient_fn = each_network(gradients(programs.model.network(parent=None)), 2)
+    sums = jax.jit(gradient_fn)(state.variables, split, indices, key)
+    for path, grad in jax.tree_util.tree_leaves_with_path(sums.grads):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        param = reduce(operator.getitem, name.split("."), state.params)
+        expected = (grad / sums.count).std() / param.std()
+        assert result["grad_to_data"][name] == pytest.approx(float(expected), rel=1e-4), name
+    layers = list(result["activations"])
+    assert {name.partition(".")[0] for name in layers} == {"members_0", "members_1"}
+    assert result["activations"].keys() == result["activation_gradients"].keys()
 
 
 def test_two_states_share_no_arrays(words):

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import ROOT, published
+from conftest import ROOT, assert_close, published
 
 from makemore_jax.assemble import load_data
 from makemore_jax.config import DataConfig
@@ -50,7 +50,7 @@ def slow_probability(words: list[str], context: tuple, token: int, order: int) -
     for k in range(len(context) + 1):
         table = counts(k)
         once, twice = (sum(n == number for n in table.values()) for number in (1, 2))
-        discount = once / (once + 2 * twice) if twice else 0.5
+        discount = once / (once + 2 * twice) if once and twice else 0.5
         suffix = context[len(context) - k :]
         after = {gram[-1]: n for gram, n in table.items() if gram[:-1] == suffix}
         if after:
@@ -116,10 +116,24 @@ def test_longer_contexts_help_until_they_are_rare(capsys):
     assert len(rows) == 12  # a heading, six orders, an empty line, a heading, three samples
 
 
+@pytest.mark.parametrize(
+    ("words", "unseen"),
+    [
+        (["aa", "ab", "ba", "b"], "aaaaab"),  # no line has an n-gram of order 5
+        (["ab", "ab", "ba", "ba"], "aabb"),  # no n-gram occurs only once
+    ],
+)
+def test_few_short_lines_leave_every_token_a_probability(words, unseen):
+    model = counting.count(encode(words, VOCAB, 9), 5, VOCAB.size)
+    for lines in (words, [unseen]):
+        assert 0 < counting.nll(model, encode(lines, VOCAB, 9)) < np.inf
+    assert_close(counting.probabilities(model, np.arange(VOCAB.size)).sum(), 1)
+
+
 def test_too_large_vocabularies_and_bad_flags(capsys):
     with pytest.raises(UserError, match="3000 different tokens are too many"):
         counting.count(encode(["a"], VOCAB, 7), 6, 3000)
     with pytest.raises(SystemExit) as error:
         ngrams.main(["--num", "0"])
     assert error.value.code == 2
-    assert capsys.readouterr().err == "ngrams: --num: 0 must be at least 1\n"
+    assert capsys.readouterr().err == "ngrams: --num: 0 must be at least 1, below 2**31\n"

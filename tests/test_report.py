@@ -26,6 +26,7 @@ from makemore_jax.report import (
     bigrams,
     embeddings,
     facts,
+    page,
     samples,
     surprise,
 )
@@ -81,6 +82,11 @@ def test_surprise_of_a_passage(small_text_run):
         padded = np.pad(context, (0, BLOCK - len(context)))
         p = jax.nn.softmax(apply(lm.variables, padded[None])[0, len(context) - 1])
         assert_close(nats[i - 1], -np.log(p[tokens[i]]))
+
+
+def test_a_passage_with_one_different_character_has_colors():
+    passage = surprise.Passage("aaa", np.zeros(2), "dev text")
+    assert "nan" not in page._surprise_of_passage(passage, vocab_size=1)
 
 
 def test_passage_of_a_short_text(small_text_run):

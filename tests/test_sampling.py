@@ -173,7 +173,7 @@ def test_temperature_changes_frequencies():
     assert ((counts - expected) ** 2 / expected).sum() < 16.27  # 3 degrees of freedom, 1e-3
 
 
-@pytest.mark.parametrize("top_k", [1, 3, 50])
+@pytest.mark.parametrize("top_k", [1, 3, 50, 3_000_000_000])
 def test_top_k_draws_only_from_its_set(top_k):
     logits = jax.random.normal(KEY, (11, VOCAB))
     filtered = filter_logits(logits, Decoding(top_k=top_k))
@@ -205,6 +205,12 @@ def test_top_p_draws_only_from_its_set(top_p):
         for i in range(200)
     ]
     assert jnp.isfinite(filtered)[jnp.arange(11), jnp.stack(drawn)].all()
+
+
+def test_a_top_p_of_1_excludes_no_token():
+    """The sum of the most likely tokens is 1 before the least likely ones are added."""
+    logits = 8 * jax.random.normal(KEY, (200, VOCAB))
+    assert jnp.isfinite(filter_logits(logits, Decoding(top_p=1.0))).all()
 
 
 def test_equal_logits_do_not_widen_top_k():

@@ -74,6 +74,19 @@ def test_a_signal_in_the_last_steps_ends_before_the_final_evaluation(tmp_path, m
     assert assemble.train(config, str(tmp_path))["steps"] == 10
 
 
+def test_a_stopped_training_ends_with_fewer_steps(tmp_path, monkeypatch):
+    """Its state has no dev loss yet. The command with fewer steps evaluates it."""
+    config = small_config("bigram", steps=100, log_every=5, eval_every=100, checkpoint_every=100)
+    polls = iter([0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="saved at step 5"):
+        patch.setattr(processes, "all_max", lambda _: next(polls, signal.SIGTERM))
+        assemble.train(config, str(tmp_path))
+    config.train.steps = 3
+    summary = assemble.train(config, str(tmp_path))
+    assert (summary["steps"], summary["best_step"]) == (5, 5)
+    assert 0 < summary["dev_loss"] < 4
+
+
 def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_path, monkeypatch):
     config = small_config("bigram", steps=20, log_every=10)
     assemble.train(config, str(tmp_path / "whole"))

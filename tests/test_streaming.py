@@ -159,7 +159,7 @@ def test_bad_prompts():
         assemble.sample(lm, KEY, 1, prompt="é")
     with pytest.raises(UserError, match="--prompt: 37 characters must be fewer than --max_len=37"):
         assemble.sample(lm, KEY, 1, prompt="a" * 37)
-    with pytest.raises(UserError, match="--temperature: -1 must be a number, 0 or above"):
+    with pytest.raises(UserError, match="--temperature: -1 must be a number from 0 to 1e"):
         streaming.stream(lm, KEY, np.arange(1), "a", Decoding(-1))
 
 

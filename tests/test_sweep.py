@@ -50,13 +50,15 @@ def run_alone(config):
     layouts = [Rows(dataset.block_size)]
     steps = programs.compile_steps(model, optimizer, config.train.batch_size, layouts, mesh)
     state, metrics = steps(state, dataset.splits["train"], train_key, config.train.steps)
-    return metrics["train_loss"], make_evaluate(model)(state.variables, dataset.splits["dev"])
+    max_examples, dev = config.train.eval_examples, dataset.splits["dev"]
+    return metrics["train_loss"], make_evaluate(model)(state.variables, dev, max_examples)
 
 
 @pytest.mark.parametrize("kind", quick_of(["mlp", "transformer"], ["mlp"]))
 def test_each_member_is_the_run_of_its_own(kind):
     """Mean losses of 50 steps and the dev loss, after 100 steps of three optimizers' numbers."""
     config = sweep_config(kind, steps=100)
+    config.train.eval_examples = 30
     axes = {"optimizer.learning_rate": [1e-3, 1e-2], "optimizer.weight_decay": [0.0, 0.3]}
     results = sweep.sweep(config, axes, num_seeds=2)
     assert len(results) == 8
@@ -238,6 +240,7 @@ def test_command(tmp_path):
             'model.dropout_rng: must be "threefry2x32" in a sweep',
         ),
         (("--over", "optimizer.b1=0.1,0.2", "--seeds", "0"), "--seeds"),
+        (("--over", "optimizer.b1=0.1,0.2", "--seeds", "99999999999"), "between 1 and 10000"),
     ],
 )
 def test_bad_input_ends_in_one_line(flags, told, tmp_path):

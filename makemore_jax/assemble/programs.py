@@ -126,8 +126,11 @@ def make_programs(
         state = state_lib.create(model, optimizer, key, block_size, stored)
         # A copy for each state, because the training steps delete the arrays of their input.
         copies = jax.tree.map(jnp.array, tables)
+        if stored:
+            table_shardings = {name: stored.model_state[name] for name in copies}
+            copies = shardings.to_global_arrays(copies, table_shardings)
         state = state.replace(model_state=state.model_state | copies)
-        return state if state_shardings else put(state)
+        return state if stored else put(state)
 
     def fetch(variables: Any) -> Any:
         is_whole = not state_shardings and not processes.is_distributed()

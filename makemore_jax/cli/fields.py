@@ -7,6 +7,9 @@ from typing import Any
 from makemore_jax.config import Rule, fields
 from makemore_jax.errors import UserError, did_you_mean
 
+NUM_SAMPLES = Rule(lambda value: 1 <= value < 2**31, "at least 1, below 2**31")  # as int32 numbers
+NUM_SEEDS = Rule(lambda value: 1 <= value <= 10_000, "between 1 and 10000")
+
 
 def field_types() -> dict[str, Any]:
     """Return the type of every field by its dotted name."""

@@ -32,4 +32,4 @@ def _advice() -> str:
     """Return what to change, for training or for the other programs."""
     if "config" in flags.FLAGS:
         return "lower train.batch_size, or raise train.accumulate, and run the command again"
-    return "lower --num or --max_len"
+    return "lower --num or --max_len" if "max_len" in flags.FLAGS else "lower --num"

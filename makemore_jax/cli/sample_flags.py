@@ -6,7 +6,7 @@ from absl import flags
 from absl.flags import FLAGS
 
 from makemore_jax.cli import sample_rules
-from makemore_jax.cli.fields import check_flag
+from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
 from makemore_jax.config import AT_LEAST_1, SEED
 from makemore_jax.errors import UserError
 
@@ -54,7 +54,7 @@ def check() -> None:
     """Raise UserError for a flag without a usable value, or for flags that exclude each other."""
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
-    check_flag("num", FLAGS.num, AT_LEAST_1)
+    check_flag("num", FLAGS.num, NUM_SAMPLES)
     check_flag("max_len", FLAGS.max_len, AT_LEAST_1)
     check_flag("seed", FLAGS.seed, SEED)
     if FLAGS.score is not None:

@@ -1,6 +1,5 @@
 """What can be sampled and scored: rules about prompts, lines and the options of decoding."""
 
-import math
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,15 @@ if TYPE_CHECKING:
     from makemore_jax.data.vocabulary import Vocab
     from makemore_jax.decoding import Decoding, LanguageModel
 
+MAX_TEMPERATURE = 1e30  # float32 has no numbers above 3e38
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")  # of Unicode normalization
 
 
 def check_decoding(decoding: "Decoding") -> None:
     """Raise UserError if a field is out of its range."""
-    if not 0 <= decoding.temperature < math.inf:
-        raise UserError(f"--temperature: {decoding.temperature} must be a number, 0 or above")
+    if not 0 <= decoding.temperature <= MAX_TEMPERATURE:
+        must = f"a number from 0 to {MAX_TEMPERATURE:g}"
+        raise UserError(f"--temperature: {decoding.temperature} must be {must}")
     check_flag("top_k", decoding.top_k, AT_LEAST_1)
     check_flag("top_p", decoding.top_p, SHARE)
 

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ Diagnose = Callable[[TrainState, Batch, Array], dict[str, dict[str, Any]]]
 def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> Diagnose:
     """Return the pure function (state, batch, dropout key) -> statistics of the next step.
 
-    The state does not change. The result is JSON, with None for non-finite values:
+    The state does not change. Each network of a mixture learns from its own loss on its own part of
+    the batch. The result is JSON, with None for non-finite values:
 
         saturated, dead                     by layer, from `saturated_and_dead`
         activations, activation_gradients   by layer, from `histogram`
@@ -39,23 +40,23 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
-        inputs, targets, *_ = batch
-        key = model_forms.dropout_key(model, dropout_key)
-
-        def loss_of(params: Any) -> Array:
-            return sum_loss(model, params, state.model_state, batch, key)[0]
-
-        taps, tapped = trace(loss_of, state.params)
-        zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]
-        gradient = jax.grad(tapped, argnums=(0, 1), has_aux=True)
-        sums, values = gradient(zeros, state.params)
-        count = jnp.maximum((targets != -1).sum(), 1).astype(jnp.float32)
-        value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as in the training step
+        if not hasattr(model, "networks"):
+            grads, layers = _diagnose_network(
+                model, state.params, state.model_state, batch, dropout_key
+            )
+        else:
+            grads, layers = {}, []
+            keys = jax.random.split(dropout_key, model.networks)
+            parts = jax.tree.map(lambda a: a.reshape(model.networks, -1, *a.shape[1:]), batch)
+            for i, name in enumerate(f"members_{i}" for i in range(model.networks)):
+                part = jax.tree.map(lambda a, i=i: a[i], parts)
+                network = model.network(parent=None)
+                grads[name], taps = _diagnose_network(
+                    network, state.params[name], {}, part, keys[i]
+                )
+                layers += [layer._replace(name=f"{name}.{layer.name}") for layer in taps]
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
-        masks = [target_mask(tap, inputs, targets) for tap in taps]
-        return _layer_statistics(taps, values, value_grads, masks) | _parameter_statistics(
-            state.params, grads, updates
-        )
+        return _layer_statistics(layers) | _parameter_statistics(state.params, grads, updates)
 
     def diagnose(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, dict[str, Any]]:
         return jax.tree.map(_to_json, jax.device_get(compute(state, batch, dropout_key)))
@@ -63,21 +64,47 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
     return diagnose
 
 
+class _Layer(NamedTuple):
+    """A nonlinearity, its values and their gradients."""
+
+    name: str
+    tap: Tap
+    values: Array
+    grads: Array
+    mask: Array | None  # which values belong to a token with a target
+
+
+def _diagnose_network(
+    model: nn.Module, params: Any, model_state: Any, batch: Batch, dropout_key: Array
+) -> tuple[Any, list[_Layer]]:
+    """Return the gradients of the mean loss with respect to parameters and nonlinearities."""
+    key = model_forms.dropout_key(model, dropout_key)
+
+    def loss_of(params: Any) -> Array:
+        return sum_loss(model, params, model_state, batch, key)[0]
+
+    taps, tapped = trace(loss_of, params)
+    zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in taps]
+    sums, values = jax.grad(tapped, argnums=(0, 1), has_aux=True)(zeros, params)
+    count = jnp.maximum((batch.targets != -1).sum(), 1).astype(jnp.float32)
+    value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as in the training step
+    masks = [target_mask(tap, batch.inputs, batch.targets) for tap in taps]
+    names = [tap.name for tap in taps]
+    return grads, list(map(_Layer, names, taps, values, value_grads, masks))
+
+
 # The results are OrderedDicts because jit sorts the keys of a dict.
 
 
-def _layer_statistics(
-    taps: list[Tap], values: list[Array], grads: list[Array], masks: list[Array | None]
-) -> OrderedDict[str, OrderedDict[str, Any]]:
+def _layer_statistics(layers: list[_Layer]) -> OrderedDict[str, OrderedDict[str, Any]]:
     kinds = ("saturated", "dead", "activations", "activation_gradients")
     result = OrderedDict((kind, OrderedDict()) for kind in kinds)
-    for tap, y, dy, mask in zip(taps, values, grads, masks, strict=True):
+    for name, tap, y, dy, mask in layers:
         if mask is None:
             continue
-        shares = saturated_and_dead(tap, y, mask)
-        result["saturated"][tap.name], result["dead"][tap.name] = shares
-        result["activations"][tap.name] = histogram(y, mask)
-        result["activation_gradients"][tap.name] = histogram(dy, mask)
+        result["saturated"][name], result["dead"][name] = saturated_and_dead(tap, y, mask)
+        result["activations"][name] = histogram(y, mask)
+        result["activation_gradients"][name] = histogram(dy, mask)
     return result
 
 

@@ -43,7 +43,7 @@ def repeats_results(workdir: Path, config: Config, step: int) -> bool:
     from makemore_jax.checkpoint import read_dev_loss  # imports orbax, which is slow
 
     train = config.train
-    is_due = step % train.eval_every == 0 or step == train.steps
+    is_due = step % train.eval_every == 0 or step >= train.steps
     is_due |= train.num_samples != 0 and step % train.sample_every == 0
     dev_loss = read_dev_loss(workdir / "checkpoints" / str(step))
     return step > 0 and is_due and math.isinf(dev_loss)

@@ -20,8 +20,8 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
-from makemore_jax.cli.fields import check_flag
-from makemore_jax.config import AT_LEAST_1, SEED
+from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
+from makemore_jax.config import SEED
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
@@ -235,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     words = command.read_words(arguments.data)
     check_flag("seed", arguments.seed, SEED)
-    check_flag("num", arguments.num, AT_LEAST_1)
+    check_flag("num", arguments.num, NUM_SAMPLES)
     summary = statistics(words)
     vocab = Vocab(summary.chars)
     counts = count(words, vocab)

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from makemore_jax.cli import command_line, file_errors, missing_device, output, paths, startup
+from makemore_jax.cli import (
+    command_line,
+    file_errors,
+    missing_device,
+    out_of_memory,
+    output,
+    paths,
+    startup,
+)
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data_folder import find
@@ -49,7 +57,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     output.report_errors()
     startup.use_compilation_cache()
     try:
-        with missing_device.reporting():
+        with missing_device.reporting(), out_of_memory.reporting():
             main()
         sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:

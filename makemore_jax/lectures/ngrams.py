@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from makemore_jax.assemble import load_data
-from makemore_jax.cli.fields import check_flag
-from makemore_jax.config import AT_LEAST_1, SEED, DataConfig
+from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
+from makemore_jax.config import SEED, DataConfig
 from makemore_jax.lectures import command
 from makemore_jax.mixture.counting import count, nll, sample
 from makemore_jax.original_splits import SPLITS
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     check_flag("seed", arguments.seed, SEED)
-    check_flag("num", arguments.num, AT_LEAST_1)
+    check_flag("num", arguments.num, NUM_SAMPLES)
     with command.reading_data():
         config = DataConfig(path=arguments.data, split=arguments.split)
         dataset = load_data(config, arguments.seed)

@@ -77,12 +77,16 @@ def _table(grams: np.ndarray, counts: np.ndarray, vocab_size: int) -> Table:
         grams // vocab_size, return_index=True, return_counts=True
     )
     once, twice = (int((counts == n).sum()) for n in (1, 2))
-    discount = once / (once + 2 * twice) if twice else 0.5  # Ney, Essen and Kneser, 1994
-    return Table(grams, counts, contexts, np.add.reduceat(counts, first), num_types, discount)
+    # Ney, Essen and Kneser, 1994. A discount of 0 would give unseen tokens the probability 0.
+    discount = once / (once + 2 * twice) if once and twice else 0.5
+    totals = np.add.reduceat(counts, first) if len(grams) else counts
+    return Table(grams, counts, contexts, totals, num_types, discount)
 
 
 def _lookup(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Return the value of each query, or 0 if it is not one of the sorted keys."""
+    if not len(keys):  # no line is as long as these n-grams
+        return np.zeros_like(queries)
     index = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[index] == queries, values[index], 0)
 

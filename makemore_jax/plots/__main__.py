@@ -20,7 +20,7 @@ from absl import flags
 
 from makemore_jax import config as config_lib
 from makemore_jax.cli import command_line, startup
-from makemore_jax.cli.fields import check_flag
+from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
 from makemore_jax.errors import UserError
 from makemore_jax.integrity.untrusted import check_links
 from makemore_jax.report import comparison
@@ -30,7 +30,7 @@ from makemore_jax.report.collect import collect
 def main() -> None:
     if not WORKDIR.value:
         raise UserError("--workdir is missing; give the folder of a run, such as runs/transformer")
-    check_flag("num", NUM.value, config_lib.AT_LEAST_1)
+    check_flag("num", NUM.value, NUM_SAMPLES)
     check_flag("seed", SEED.value, config_lib.SEED)
     if NAMES.value == []:
         raise UserError("--names is empty; separate names by commas, as in emma,olivia")

@@ -65,9 +65,11 @@ def _read(folder: Path, name: str) -> ComparedRun:
 def _data_identity(run: workdir.Run) -> tuple[Any, ...]:
     data = run.config.data
     if data.kind == "text":
-        return run.data_sha256, data.kind, data.train_fraction
+        return run.data_sha256, data.kind, data.encoding, data.train_fraction
     seed = None if data.split == "lecture" else run.config.seed  # "lecture" has a fixed seed
-    return run.data_sha256, data.kind, data.split, data.dedup, seed
+    # Only lines that are dropped or cut depend on the block size.
+    max_len = None if data.long_lines == "refuse" else (data.long_lines, data.block_size)
+    return run.data_sha256, data.kind, data.encoding, data.split, data.dedup, seed, max_len
 
 
 def have_same_data(runs: list[ComparedRun]) -> bool:

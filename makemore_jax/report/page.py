@@ -175,7 +175,7 @@ def _surprise(report: Report, pictures: dict[str, bytes]) -> str:
 
 def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
     """Show each character on a background whose color is its surprise."""
-    uniform = math.log(vocab_size)
+    uniform = math.log(max(vocab_size, 2))  # a text may have only one character
     spans = [_char_in_passage(passage.text[0])]  # it has no prediction
     for char, nats in zip(passage.text[1:], passage.nats, strict=True):
         color = heat_color(nats / (2 * uniform))

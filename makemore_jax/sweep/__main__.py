@@ -29,8 +29,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax.cli import command_line, config_flag, interrupts, output, resources, startup
-from makemore_jax.cli.fields import check_flag
-from makemore_jax.config import AT_LEAST_1, Config, flatten
+from makemore_jax.cli.fields import NUM_SEEDS, check_flag
+from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
 from makemore_jax.integrity.runs import reporting_errors
 from makemore_jax.report.facts import show_value
@@ -89,7 +89,7 @@ def read_axes() -> dict[str, list[Any]]:
     """Return the values of each field in --over. Raise UserError if a flag is not usable."""
     if not OVER.value:
         raise UserError("--over is missing; try --over optimizer.learning_rate=1e-4:1e-1:16")
-    check_flag("seeds", SEEDS.value, AT_LEAST_1)
+    check_flag("seeds", SEEDS.value, NUM_SEEDS)
     if importlib.util.find_spec("matplotlib") is None:  # report it now, not after the training
         raise UserError("sweep.png needs matplotlib: pip install matplotlib")
     axes = dict(map(parse_axis, OVER.value))

@@ -39,7 +39,7 @@ def make_programs(config: Config, model: nn.Module, mesh: Mesh, dev_split: Split
     """Return the compiled functions. `dev_split` is the split of any run; only its size is used."""
     return Programs(
         _make_train_steps(config, model, mesh),
-        _make_evaluate(model, mesh, dev_split),
+        _make_evaluate(model, mesh, dev_split, config.train.eval_examples),
         jax.jit(_over_members(make_calibrate(model), mesh)),
         jax.jit(jax.vmap(_select)),
     )
@@ -91,10 +91,11 @@ def _with_arrays(config: OptimizerConfig, values: dict[str, Array]) -> Optimizer
 
 
 def _make_evaluate(
-    model: nn.Module, mesh: Mesh, template: Split
+    model: nn.Module, mesh: Mesh, template: Split, max_examples: int | None
 ) -> Callable[[Any, Split], np.ndarray]:
     """Return the exact evaluation. `template` is a split of the same size as each run's."""
-    size, batch_size = template.size, template.eval_batch_size()
+    size = min(template.size, max_examples or template.size)
+    batch_size = template.eval_batch_size()
 
     def sum_batch(variables: Any, split: Split, indices: Array) -> Array:
         return evaluate_batch(model, variables, take_below(split, indices, size))

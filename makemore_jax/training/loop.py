@@ -74,7 +74,7 @@ def evaluate_and_save(run: ActiveRun, state: TrainState, step: int, hooks: list[
     Return the state that training continues with.
     """
     config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
-    is_last, dev_loss, is_best = step == config.steps, None, False
+    is_last, dev_loss, is_best = step >= config.steps, None, False
     if is_last or step % config.eval_every == 0:
         metrics.flush()
         loss = run.programs.evaluate(state.variables, run.splits["dev"], config.eval_examples)
