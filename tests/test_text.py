@@ -38,6 +38,7 @@ from makemore_jax.text import prefetch, token_file
 from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
+from makemore_jax.training.step import step_keys
 
 NUM = 2003  # characters of the small text
 
@@ -292,12 +293,12 @@ def test_load_reads_only_the_given_steps(small_text, tmp_path):
     in_memory = load_text(small_text).splits["train"]
     dataset = load_text(small_text, folder=tmp_path, memory_map="always")
     dataset.prepare()
-    key = jax.random.key(4)
+    keys = jax.random.split(jax.random.key(4))
     split = dataset.splits["train"]
-    part = split.load(lambda: prefetch.draw_steps(split, key, np.arange(30, 33), 5))
+    part = split.load(lambda: prefetch.draw_steps(split, keys, np.arange(30, 33), 5))
     assert part.tokens.shape == (3 * 5, BLOCK + 1)
     for step in (30, 31, 32):
-        step_key = jax.random.fold_in(key, step)
+        step_key, _ = step_keys(keys, step)
         assert_same(data.draw(part, step_key, 5), data.draw(in_memory, step_key, 5))
     assert in_memory.load(lambda: 1 / 0) is in_memory
 

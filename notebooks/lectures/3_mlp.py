@@ -36,7 +36,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # %% [markdown]
 # `steps` is the number of training steps. The lecture takes 200,000. The default here is smaller,
-# so that the notebook finishes in about a minute on two CPU cores.
+# so that the notebook finishes in less than a minute on two CPU cores.
 
 # %% tags=["parameters"]
 steps = 100_000
