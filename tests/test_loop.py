@@ -219,6 +219,13 @@ def test_the_logged_learning_rate_is_that_of_the_step(tmp_path):
     assert rates == pytest.approx([0.25, 0.5])
 
 
+def test_of_equal_losses_the_last_is_the_best(tmp_path, capsys):
+    config = small_config("bigram", steps=20, eval_every=10, num_samples=0)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-30
+    assert assemble.train(config, str(tmp_path))["best_step"] == 20
+    assert capsys.readouterr().out.count("(best)") == 2
+
+
 def test_the_best_model_may_come_from_an_earlier_process(tmp_path, capsys):
     """The model gets worse after the resume, so the best loss is still the earlier one."""
     config = small_config("bigram", steps=10, eval_every=10, num_samples=0)
