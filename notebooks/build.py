@@ -61,9 +61,13 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
     for source in sources(root):
         target = source.with_suffix(".ipynb")
         text = with_links((root / source).read_text("utf-8"), address)
-        metadata = METADATA if target.parent.name == "lectures" else METADATA | TPU
+        row, metadata = badges(address, target), METADATA | TPU
+        if target.parent.name == "lectures":
+            page = f"{address}/blob/main/{LECTURES_PAGE.as_posix()}"
+            row += f"\n\n[All lectures]({page}), with their pictures and losses."
+            metadata = METADATA
         setup = (root / SETUP).read_text("utf-8")
-        notebook = as_ipynb(text, badges(address, target), setup, metadata)
+        notebook = as_ipynb(text, row, setup, metadata)
         files[target] = notebook.replace("{repository}", address)
     readme = (root / "README.md").read_text("utf-8")
     row = badges(address, FOLDER / "makemore.ipynb")
