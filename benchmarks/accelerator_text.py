@@ -185,7 +185,7 @@ def crops_loss(folder: Path, config: Config, num_batches: int) -> float:
     split = dataset.splits["dev"]
     model = create_model(config.model, dataset.vocab.size, dataset.block_size)
     shapes = models.variable_shapes(model, dataset.block_size)
-    variables = open_checkpoints(folder, read_only=True).restore_variables("best", shapes)
+    variables = open_checkpoints(folder, read_only=True).restore_items("best", shapes)
 
     @jax.jit
     def batch_loss(variables: Any, key: jax.Array) -> jax.Array:

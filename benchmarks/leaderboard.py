@@ -61,7 +61,7 @@ def train(model: str, condition: str, seed: int, path: Path, steps: int | None) 
     fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss", "seconds")
     return {
         **{name: summary[name] for name in fields},
-        "milliseconds_per_step": 1e3 / summary["steps_per_second"],
+        "milliseconds_per_step": (speed := summary["steps_per_second"]) and 1e3 / speed,
         "seconds_to_target": seconds_to_target(training.lines),
         **shares([s["text"] for s in samples], [s["found_in"] for s in samples]),
     }

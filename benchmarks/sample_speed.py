@@ -8,6 +8,11 @@ parameters. Each side has its own process. The sides take turns of half a second
 caches do not dominate. Results are medians over the rounds.
 """
 
+if __name__ == "__main__":
+    from makemore_jax.cli import command_line
+
+    command_line.require_modules("sample_speed", "torch")
+
 import argparse
 import time
 from pathlib import Path

@@ -7,6 +7,8 @@ caches fill. Linux only.
 """
 
 import argparse
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -36,12 +38,11 @@ def read(pid: int, folder: Path) -> dict[str, float]:
     status = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in status)
     sizes = {"checkpoints": 0, "logs": 0}
-    for file in folder.rglob("*"):
-        try:
-            part = "checkpoints" if "checkpoints" in file.parts else "logs"
-            sizes[part] += file.stat().st_size
-        except FileNotFoundError:  # training replaces checkpoints meanwhile
-            continue
+    for path, _, names in os.walk(folder):  # it skips folders that vanish
+        part = "checkpoints" if "checkpoints" in Path(path).parts else "logs"
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # training replaces checkpoints meanwhile
+                sizes[part] += os.stat(os.path.join(path, name)).st_size
     values = [
         int(fields["VmRSS"].split()[0]) / 2**10,
         len(list(Path(f"/proc/{pid}/fd").iterdir())),
@@ -63,15 +64,17 @@ def soak(seconds: float, folder: Path) -> tuple[list[dict[str, float]], int]:
     with subprocess.Popen(
         [sys.executable, *command], cwd=sides.ROOT, stdout=subprocess.DEVNULL
     ) as process:
-        while not (folder / "checkpoints" / str(2 * CHECKPOINT_EVERY)).exists():
-            time.sleep(0.1)
-            if process.poll() is not None:
-                raise SystemExit("the training ended early")
-        began = time.perf_counter()
-        while (passed := time.perf_counter() - began) < seconds:
-            readings.append({"minutes": passed / 60, **read(process.pid, folder)})
-            time.sleep(seconds / NUM_READINGS)
-        process.send_signal(signal.SIGTERM)
+        try:
+            while not (folder / "checkpoints" / str(2 * CHECKPOINT_EVERY)).exists():
+                time.sleep(0.1)
+                if process.poll() is not None:
+                    raise SystemExit("the training ended early")
+            began = time.perf_counter()
+            while (passed := time.perf_counter() - began) < seconds:
+                readings.append({"minutes": passed / 60, **read(process.pid, folder)})
+                time.sleep(seconds / NUM_READINGS)
+        finally:
+            process.send_signal(signal.SIGTERM)  # after an error, too: the training has no end
         if process.wait() != 128 + signal.SIGTERM:
             raise SystemExit(f"the training ended with exit code {process.returncode}")
     last_line = (folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1]

@@ -6,6 +6,11 @@ lowest dev loss. `--sample` samples from the saved model with makemore's loop, w
 whole line again for each character.
 """
 
+if __name__ == "__main__":
+    from makemore_jax.cli import command_line
+
+    command_line.require_modules("torch_run", "torch")
+
 import argparse
 import time
 from pathlib import Path
@@ -68,6 +73,7 @@ def mean_loss(module: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tens
 def train(kind: str, steps: int, folder: Path) -> None:
     """Train the reference model of configs/KIND.py and save the best state."""
     config = config_of(kind)
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     chars, inputs, targets = read(CONFIGS.parent / config.data.path)
     order = torch.randperm(len(inputs))

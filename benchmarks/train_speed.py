@@ -7,6 +7,11 @@ and results are medians over the rounds. Ratios are relative to PyTorch's fastes
 `--models shakespeare_cpu` is nanoGPT's small model on Tiny Shakespeare. The mean excludes it.
 """
 
+if __name__ == "__main__":
+    from makemore_jax.cli import command_line
+
+    command_line.require_modules("train_speed", "torch")
+
 import argparse
 from pathlib import Path
 from typing import Any

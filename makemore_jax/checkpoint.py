@@ -95,15 +95,15 @@ class Checkpoints:
         Raise UserError if there is none. `integrity` also checks that shapes and dtypes agree.
         """
         rest = {"step": template.step, "opt_state": template.opt_state}
-        restored = self.restore_variables(name, {"rest": rest, **template.variables})
+        restored = self.restore_items(name, {"rest": rest, **template.variables})
         params, rest = restored.pop("params"), restored.pop("rest")
         return template.replace(params=params, model_state=restored, **rest)
 
-    def restore_variables(self, name: str, template: dict[str, Any]) -> dict[str, Any]:
+    def restore_items(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
         """Return some items of a checkpoint, such as {"params": ...}. Errors as in `restore`."""
         if (step := self.steps().get(name)) is None:
             raise UserError(f"{self.folder}: no checkpoint has been saved yet")
-        return self._read(self.folder / str(step), template)
+        return self._read(self.folder / str(step), items)
 
     def _read(self, folder: Path, items: dict[str, Any]) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}

@@ -121,8 +121,8 @@ class OptimizerConfig:
 
     name: str = choice("adamw, sgd, muon", "optimizer; muon: matrices by Muon, the rest by AdamW")
     learning_rate: float = setting(5e-4, "peak learning rate", POSITIVE)
-    b1: float = setting(0.9, "adamw: decay of the first moment (muon: not of matrices)", BELOW_1)
-    b2: float = setting(0.99, "adamw: decay of the second moment (muon: not of matrices)", BELOW_1)
+    b1: float = setting(0.9, "decay of AdamW's first moment (muon: not for matrices)", BELOW_1)
+    b2: float = setting(0.99, "decay of AdamW's second moment (muon: not for matrices)", BELOW_1)
     weight_decay: float = setting(0.01, "adamw, muon: decoupled; sgd: L2 penalty", AT_LEAST_0)
     decay: str = choice("all, matrices", "parameters with weight decay; matrices: two or more axes")
     schedule: str = choice("constant, step, cosine, nanogpt", "learning rate schedule")

@@ -14,10 +14,11 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from makemore_jax.cli import paths
+from makemore_jax.cli import output, paths
 from makemore_jax.data_folder import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
+MAX_BYTES = 2**24  # of a download; both texts are smaller
 _GITHUB = "https://raw.githubusercontent.com/karpathy"
 
 
@@ -65,9 +66,9 @@ def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None
     manually = f"save the file as {target}, or set {DATA_VARIABLE} to the folder that has it"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
-            content = response.read()
+            content = response.read(MAX_BYTES)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
+        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(f"{url} can't be fetched: {reason}; {manually}") from None
     _check(content, source.sha256, url, manually)
     try:
@@ -97,11 +98,12 @@ def main() -> None:
     parser.add_argument("--folder", default="data", help="save it in this folder (data)")
     parser.add_argument("--url", help="download it from this address instead")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # characters that stdout can't show
     try:
         folder = paths.local(arguments.folder, "--folder")
         file = download(arguments.name, folder, arguments.url)
     except UserError as error:
-        print(f"download: {error}", file=sys.stderr)
+        output.print_error("download", error)
         sys.exit(error.exit_code)
     is_elsewhere = file.parent != Path(folder)
     path = Path(DATA_FOLDER) / file.name if is_elsewhere else file  # configs resolve both

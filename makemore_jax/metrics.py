@@ -82,7 +82,8 @@ class Metrics:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
 
         This way the host reads the metrics of one call while the device computes the next. Metrics
-        that are already computed are written at once: the time of the next call is not theirs.
+        that are already computed are written at once, so that the time of the next call does not
+        count as theirs.
         """
         self.flush()
         self._pending = step, step_metrics, learning_rate

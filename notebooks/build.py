@@ -1,4 +1,4 @@
-"""Generate all notebooks from their sources, and update the project's address in the README.
+"""Generate all notebooks from their sources, and update the project's address in two pages.
 
     python -m notebooks.build
 
@@ -60,7 +60,7 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
     files = {}
     for source in sources(root):
         target = source.with_suffix(".ipynb")
-        text = with_links((root / source).read_text("utf-8"), address)
+        text = with_links((root / source).read_text("utf-8"), address, sources(root))
         row, metadata = badges(address, target), METADATA | TPU
         if target.parent.name == "lectures":
             page = f"{address}/blob/main/{LECTURES_PAGE.as_posix()}"
@@ -83,9 +83,9 @@ def on_colab(file: str) -> str:
     return file.replace("https://github.com/", "https://colab.research.google.com/github/")
 
 
-def with_links(source: str, address: str) -> str:
-    """Link each "notebook 3" in the text of a percent file to that lecture on Colab."""
-    lectures = {file.name[0]: file for file in sources() if file.parent.name == "lectures"}
+def with_links(source: str, address: str, files: list[Path]) -> str:
+    """Link each "notebook 3" in a percent file to that lecture, one of `files`, on Colab."""
+    lectures = {file.name[0]: file for file in files if file.parent.name == "lectures"}
 
     def link(match: re.Match) -> str:
         notebook = lectures[match[1]].with_suffix(".ipynb").as_posix()

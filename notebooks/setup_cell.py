@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 
-def find_project() -> Path:
-    """Return the folder of the checkout, of an uploaded archive, or of a new clone."""
+def find_project(kaggle_input: Path = Path("/kaggle/input")) -> Path:
+    """Return the folder of the checkout, an uploaded archive, a Kaggle data set or a new clone."""
     here = Path.cwd()
     for folder in (here, *here.parents, here / "makemore_jax"):
         if (folder / "makemore_jax" / "__init__.py").exists():
             return folder
-    archives = [*here.glob("makemore_jax*.zip"), *here.glob("makemore_jax*.tar.gz")]
-    if archives:
-        unpacked = here / "unpacked"
-        shutil.unpack_archive(archives[0], unpacked)
-        return next(unpacked.rglob("makemore_jax/__init__.py")).parent.parent
+    for archive in [*here.glob("makemore_jax*.zip"), *here.glob("makemore_jax*.tar.gz")]:
+        shutil.unpack_archive(archive, here / "unpacked")
+    for package in (here / "unpacked").rglob("makemore_jax/__init__.py"):
+        return package.parent.parent
+    for package in kaggle_input.rglob("makemore_jax/__init__.py"):  # a folder that is read-only
+        return Path(shutil.copytree(package.parent.parent, here / "makemore_jax"))
     subprocess.run(["git", "clone", "--depth=1", "{repository}", "makemore_jax"], check=True)
     return here / "makemore_jax"
 

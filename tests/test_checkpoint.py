@@ -75,7 +75,7 @@ def test_restoring_only_parameters(tmp_path):
     saved(tmp_path, 2.0, 1.0, 3.0)
     model, _ = small_model("rnn")
     template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, BLOCK), jnp.int32))
-    restored = open_checkpoints(tmp_path, read_only=True).restore_variables("best", template)
+    restored = open_checkpoints(tmp_path, read_only=True).restore_items("best", template)
     assert_same(restored, {"params": state_at(20).params})
 
 
@@ -121,10 +121,10 @@ def test_other_shapes_dtypes_and_optimizers_are_refused(tmp_path):
     state = state_at(0)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state.params)
     with pytest.raises(UserError, match=r"was saved as float32\[.*needs bfloat16"):
-        checkpoints.restore_variables("latest", {"params": half})
+        checkpoints.restore_items("latest", {"params": half})
     longer = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], a.shape[-1] + 1)), state.params)
     with pytest.raises(UserError, match=r"was saved as .* needs"):
-        checkpoints.restore_variables("latest", {"params": longer})
+        checkpoints.restore_items("latest", {"params": longer})
     with pytest.raises(UserError, match=r"rest opt_state.*needs nothing"):
         checkpoints.restore("latest", state_at(0, optax.sgd(0.1)))
 
@@ -134,7 +134,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoints.steps() == {}
     assert checkpoints.best_dev_loss() == math.inf
     with pytest.raises(UserError, match="no checkpoint has been saved yet"):
-        checkpoints.restore_variables("best", {"params": {}})
+        checkpoints.restore_items("best", {"params": {}})
     assert list(tmp_path.iterdir()) == []
 
 

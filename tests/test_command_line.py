@@ -159,7 +159,7 @@ def test_the_latest_checkpoint_can_be_selected(trained, tmp_path):
     shutil.copytree(trained[0], folder)
     checkpoints = open_checkpoints(folder)
     template = models.variable_shapes(create_model(small_config("bigram").model, 27, 15), 15)
-    table = checkpoints.restore_variables("best", template)["params"]["logits"]
+    table = checkpoints.restore_items("best", template)["params"]["logits"]
     params = {"logits": table[::-1]}
     state = TrainState(jnp.int32(31), params, opt_state={})
     checkpoints.save(state, 9.0)

@@ -25,7 +25,7 @@ from makemore_jax import assemble, losses, model_forms, models, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import create_model, programs
 from makemore_jax.assemble.parts import EXTENSION_MODELS
-from makemore_jax.config import MeshConfig, OptimizerConfig
+from makemore_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.models import transformer
@@ -466,3 +466,14 @@ def test_diagnostics_of_a_run_with_scanned_layers(tmp_path):
     assert attention_weights(lm, ["emma"])[0].shape == (2, 2, 5, 5)
     config.model.layer_loop, config.train.steps = "unroll", 3
     assert assemble.train(config, str(tmp_path))["steps"] == 3
+
+
+def test_the_dropout_masks_of_modern_are_those_of_its_published_results():
+    """The names of modules determine the masks. Other masks change the results of configs/best.py,
+    which must then be measured again."""
+    config = ModelConfig("modern", n_layer=1, n_head=2, n_embd=8, dropout=0.5)
+    model, tokens = create_model(config, 13, 7), jnp.arange(14).reshape(2, 7) % 13
+    variables = model.init(jax.random.key(0), tokens)
+    logits = model.apply(variables, tokens, train=True, rngs={"dropout": jax.random.key(1)})
+    expected = [[-0.25310227, 0.067091, 0.10789154], [0.9743643, 0.34186783, -1.955e-5]]
+    np.testing.assert_allclose(logits[:, 3, :3], expected, atol=1e-6)

@@ -156,8 +156,8 @@ def test_a_sharded_mixture_resumes(words, tmp_path):
     assert "resuming from step 2" in done.stdout
 
 
-def test_diagnostics_are_those_of_each_network_and_its_part_of_the_batch(mixture):
-    data, programs, state = mixture
+def test_diagnostics_are_those_of_each_network_and_its_part_of_the_batch(words):
+    data, programs, state = make(words, dropout=0.2)
     split, key = data.splits["train"], jax.random.key(2)
     indices = jnp.array([3, 1, 4, 1, 5, 9])
     result = make_diagnose(programs.model, optax.sgd(0.1))(

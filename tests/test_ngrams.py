@@ -120,7 +120,7 @@ def test_longer_contexts_help_until_they_are_rare(capsys):
     ("words", "unseen"),
     [
         (["aa", "ab", "ba", "b"], "aaaaab"),  # no line has an n-gram of order 5
-        (["ab", "ab", "ba", "ba"], "aabb"),  # no n-gram occurs only once
+        (["ab", "ab", "ba", "ba"], "abb"),  # no n-gram occurs only once
     ],
 )
 def test_few_short_lines_leave_every_token_a_probability(words, unseen):

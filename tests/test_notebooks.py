@@ -144,6 +144,14 @@ def test_the_set_up_unpacks_an_uploaded_archive(find_project, tmp_path, suffix):
     assert find_project() == tmp_path / "unpacked/makemore_jax-main"
 
 
+def test_the_set_up_skips_other_archives_and_finds_a_kaggle_data_set(find_project, tmp_path):
+    (tmp_path / "results").mkdir()
+    shutil.make_archive(str(tmp_path / "makemore_jax_runs"), "zip", tmp_path / "results")
+    make_project(tmp_path / "input/datasets/someone/makemore-jax")
+    assert find_project(tmp_path / "input") == tmp_path / "makemore_jax"
+    assert find_project() == tmp_path / "makemore_jax"
+
+
 def test_the_set_up_clones_once(find_project, tmp_path, monkeypatch):
     commands = []
 
@@ -195,7 +203,9 @@ def test_percent_cells_become_cells():
 
 
 def test_mentions_of_a_lecture_are_links_to_colab():
-    text = build.with_links("# Notebook 3 follows notebook 2.", "https://github.com/a/b")
+    text = build.with_links(
+        "# Notebook 3 follows notebook 2.", "https://github.com/a/b", build.sources()
+    )
     folder = "https://colab.research.google.com/github/a/b/blob/main/notebooks/lectures"
     mlp, autograd = f"{folder}/3_mlp.ipynb", f"{folder}/2_autograd.ipynb"
     assert text == f"# [Notebook 3]({mlp}) follows [notebook 2]({autograd})."

@@ -26,13 +26,17 @@ def flags(tmp_path_factory):
     return [f"--config.{g}.{k}={v}" for g, of in groups.items() for k, v in of.items()]
 
 
-def start_all(num, *flags):
-    """Start `num` processes that train together."""
+def start_all(num, *flags, last=()):
+    """Start `num` processes that train together. The last one has more flags."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     together = ("--distributed", f"--coordinator=localhost:{port}", f"--num_processes={num}")
-    return [start(*TRAIN, *flags, *together, f"--process_id={i}", **ONE_DEVICE) for i in range(num)]
+    added = [[], *[[]] * (num - 2), last] if num > 1 else [[]]
+    return [
+        start(*TRAIN, *flags, *together, f"--process_id={i}", *added[i], **ONE_DEVICE)
+        for i in range(num)
+    ]
 
 
 def end(started, timeout=600):
@@ -210,6 +214,15 @@ def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, t
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_different_settings_do_not_begin(flags, tmp_path):
+    started = start_all(2, *flags, "--workdir", tmp_path / "w", last=["--config.seed=7"])
+    codes, _, wrong = end(started, timeout=120)
+    assert codes[0] == 2
+    assert "the processes have different configs or working directories" in wrong[0]
+    assert not (tmp_path / "w").exists()
 
 
 OUT_OF_MEMORY = """

@@ -17,7 +17,7 @@ from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity.checkpoints import VerifiedCheckpoints
 from makemore_jax.integrity.runs import read
 from makemore_jax.metrics import finite_mean
-from makemore_jax.report.history import read_curves
+from makemore_jax.report.history import read_curves, read_diagnostics
 from makemore_jax.sweep import FinishedGroups, groups
 from makemore_jax.training.state import TrainState
 
@@ -40,6 +40,17 @@ def test_a_new_schedule_is_announced_and_drawn_as_logged(tmp_path, capsys):
     assert read_curves(tmp_path, read(tmp_path)).learning_rate == logged
     assert [step for step, _ in logged] == [5, 10, 15, 20]
     assert logged[1][1] < logged[2][1]  # a schedule over all 20 steps would fall
+
+
+def test_curves_of_a_damaged_log_are_those_of_its_complete_lines(tmp_path):
+    assemble.train(small_config("bigram", steps=10, log_every=5), str(tmp_path))
+    expected = read_curves(tmp_path, read(tmp_path))
+    damage = ["5", "null", "{", '{"train_loss": 3}', '{"step": "x", "train_loss": 3.0}']
+    damage += ['{"step": 30, "update_to_data": {}}', '{"step": 10, "train_loss": 3.0}']
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n".join(damage) + "\n")
+    assert read_curves(tmp_path, read(tmp_path)) == expected
+    assert read_diagnostics(tmp_path, []) is None
 
 
 def test_more_steps_at_a_constant_rate_are_not_announced(tmp_path, capsys):

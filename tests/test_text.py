@@ -231,7 +231,7 @@ def read_params(config: Config, folder):
     dataset = load_text(config.data.path)
     model = create_model(config.model, dataset.vocab.size, BLOCK)
     template = models.variable_shapes(model, BLOCK)
-    return Checkpoints(folder).restore_variables("latest", template)["params"]
+    return Checkpoints(folder).restore_items("latest", template)["params"]
 
 
 def read_losses(folder) -> list[dict]:

@@ -268,7 +268,7 @@ def test_runs_resume_exactly_and_are_sampled(tmp_path, name):
     assert 1 < summary["dev_loss"] < 30
     template = models.variable_shapes(create_model(config.model, 27, 3), 3)
     runs = [Checkpoints(tmp_path / n) for n in ("whole", "halves")]
-    variables = [checkpoints.restore_variables("latest", template) for checkpoints in runs]
+    variables = [checkpoints.restore_items("latest", template) for checkpoints in runs]
     assert_same(*variables)
     assert ("batch_stats" in variables[0]) == (name != "mlp")
 

@@ -134,7 +134,7 @@ def restore_language_model(
     block_size = run.config.data.block_size
     model = create_model(run.config.model, run.vocab.size, block_size)
     template = models.variable_shapes(model, block_size)
-    variables = checkpoints.restore_variables(checkpoint, template)
+    variables = checkpoints.restore_items(checkpoint, template)
     return LanguageModel(model, variables, run.vocab, run.max_len, block_size)
 
 

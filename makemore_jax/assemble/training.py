@@ -203,6 +203,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
     """Train with all extensions; see `training.run.train`."""
     directory = paths.local(directory)
     config = replace(config, data=replace(config.data, path=os.path.expanduser(config.data.path)))
+    processes.check_same("configs or working directories", (config, directory))
     try:
         with reporting_storage_failures(Path(directory)):
             return run.train(config, directory, make_parts())

@@ -25,11 +25,11 @@ def reporting() -> Iterator[None]:
             raise
         size = re.search(r"(\d+(?:\.\d+)?)\.? ?(bytes|[KMGTP]i?B)", str(error))
         wanted = f" for {size[1]} {size[2]}" if size else ""
-        raise OutOfMemory(f"not enough memory{wanted}: {_advice()}") from None
+        raise OutOfMemory(f"not enough memory{wanted}{_advice()}") from None
 
 
 def _advice() -> str:
-    """Return what to change, for training or for the other programs."""
+    """Return what to change, for training or for sampling."""
     if "config" in flags.FLAGS:
-        return "lower train.batch_size, or raise train.accumulate, and run the command again"
-    return "lower --num or --max_len" if "max_len" in flags.FLAGS else "lower --num"
+        return ": lower train.batch_size, or raise train.accumulate, and run the command again"
+    return ": lower --num or --max_len" if "max_len" in flags.FLAGS else ""

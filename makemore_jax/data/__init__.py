@@ -40,7 +40,7 @@ class Split(Protocol):
     def load(self, indices: Callable[[], np.ndarray]) -> "Split":
         """Return a split with at least the examples at `indices()` on the device.
 
-        Data that is on the device returns itself, and does not compute the indices.
+        A split that is already on the device returns itself and does not call `indices`.
         """
         return self
 

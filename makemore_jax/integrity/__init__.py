@@ -9,7 +9,7 @@
     moved_data.py   the data file of a run that was moved
     runs.py         one-line errors for the files of a run
     resume.py       a run is resumed with the same data and model only
-    run_files.py    the log files of a resumed run, without later steps
+    run_files.py    the files of a resumed run, as of its last checkpoint
 
 orbax does not checksum array data, and a training deletes checkpoints that another program may be
 reading. The core works without this package.

@@ -154,7 +154,7 @@ class VerifiedCheckpoints(Checkpoints):
             self._add_damage(step, Damaged(f"{METRICS} has no dev loss"))
         return None
 
-    def restore_variables(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
+    def restore_items(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
         for _ in range(NUM_ATTEMPTS):
             step = self.steps().get(name)
             if step is None:

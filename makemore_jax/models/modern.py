@@ -42,6 +42,7 @@ class CausalSelfAttention(transformer.CausalSelfAttention):
         C = self.config.n_embd
         self.c_q, self.c_k, self.c_v, self.c_proj = (Linear(C, C, False) for _ in range(4))
         self.drop_weights = nn.Dropout(0.0)
+        # The first name determines the dropout masks, and so the results of configs/best.py.
         self.drop = self.drop_output = nn.Dropout(self.config.dropout)
 
     def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:

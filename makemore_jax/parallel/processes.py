@@ -6,6 +6,7 @@ write checkpoints.
 """
 
 import contextlib
+import hashlib
 import os
 import socket
 import subprocess
@@ -136,6 +137,13 @@ def all_max(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def check_same(name: str, value: object) -> None:
+    """Raise UserError if the processes have different values. They compare hashes of `repr`."""
+    digest = int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:3])
+    if all_max(digest) != -all_max(-digest):
+        raise UserError(f"the processes have different {name}; start all with the same command")
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:

@@ -147,7 +147,8 @@ def _show_steps(run: ComparedRun) -> str:
 def _speed(run: ComparedRun) -> float | None:
     if run.summary:
         return run.summary["steps_per_second"]
-    return run.curves.seconds[-1][0] / run.curves.seconds[-1][1] if run.curves else None
+    step, seconds = run.curves.seconds[-1] if run.curves else (0, 0)
+    return step / seconds if seconds else None
 
 
 def _show_time(run: ComparedRun) -> str:

@@ -43,6 +43,12 @@ class Snapshot(NamedTuple):
     gradients: dict[str, Histogram]  # by matrix
 
 
+DIAGNOSTICS = {
+    *("saturated", "dead", "activations", "activation_gradients"),
+    *("update_to_data", "grad_to_data", "gradients"),
+}
+
+
 class Diagnostics(NamedTuple):
     """The layer statistics that train.diagnose_every recorded.
 
@@ -143,7 +149,7 @@ def _snapshot(line: dict[str, Any], layers: list[str], matrices: list[str]) -> S
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of metrics.jsonl. An unreadable file has none."""
+    """Read the complete lines of metrics.jsonl. Others are skipped; an unreadable file has none."""
     try:
         written = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     except (OSError, UnicodeError):
@@ -151,7 +157,21 @@ def _read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = []
     for line in written:
         try:
-            lines.append(json.loads(line))
+            values = json.loads(line)
         except ValueError:  # the last line, while a training writes it
             continue
+        if _is_complete(values):
+            lines.append(values)
     return lines
+
+
+def _is_complete(values: Any) -> bool:
+    """Return whether a line of metrics.jsonl has what `train.py` writes."""
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return False
+    if "train_loss" in values and "seconds" not in values:
+        return False
+    if "update_to_data" in values and not values.keys() >= DIAGNOSTICS:
+        return False
+    kinds = {name: dict if name in DIAGNOSTICS else (int, float, type(None)) for name in values}
+    return all(isinstance(value, kinds[name]) for name, value in values.items())

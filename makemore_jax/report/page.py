@@ -124,16 +124,20 @@ def _char_in_text(char: str) -> str:
     return char if char in "\n\t" or char.isprintable() else char_label(char)
 
 
+def _line(text: str) -> str:
+    return html.escape("".join(map(_char_in_text, text)))
+
+
 def _sampled_lines(report: Report) -> str:
     has_data = report.samples[0].found_in is not None
     header = ["sample", "ln p", "one in"]
     header += ["found in", "nearest in train", "edits"] if has_data else []
     rows = []
     for sample in report.samples:
-        row = [html.escape(sample.text) or "<i>empty</i>", f"{sample.log_prob:.2f}"]
+        row = [_line(sample.text) or "<i>empty</i>", f"{sample.log_prob:.2f}"]
         row.append(_one_in(sample.log_prob))
         if has_data:
-            row += [sample.found_in, html.escape(sample.nearest), str(sample.edits)]
+            row += [sample.found_in, _line(sample.nearest), str(sample.edits)]
         rows.append(row)
     about = (
         "Lines sampled from the model at temperature 1, in the order of sampling. ln&nbsp;p is the "

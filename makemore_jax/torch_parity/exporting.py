@@ -17,6 +17,8 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
+MAKEMORE_KINDS = ("bigram", "mlp", "rnn", "gru", "bow", "transformer")
+
 
 def is_nanogpt(config: Config) -> bool:
     """Return whether nanoGPT has the model of a config."""
@@ -44,7 +46,7 @@ def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None
         content = to_checkpoint(state, config, run.vocab, checkpoints.best_dev_loss(), meta)
     else:
         template = models.variable_shapes(model, block_size)
-        variables = checkpoints.restore_variables(checkpoint, template)
+        variables = checkpoints.restore_items(checkpoint, template)
         module = weights.reference(config, vocab_size, block_size)
         weights.load_into(module, variables["params"], kind, variables.get("batch_stats"))
         content = module.state_dict()
@@ -53,11 +55,16 @@ def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None
             torch.save(content, file)
         else:
             write_arrays(file, content)
-        if meta is not None:
-            write_meta(meta, run.vocab)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{file} can't be written: {error!s:.200}") from None
-    return "nanoGPT" if is_nanogpt(config) else "makemore"
+    if meta is not None:
+        try:
+            write_meta(meta, run.vocab)
+        except OSError as error:
+            raise UserError(f"{meta} can't be written: {error.strerror}") from None
+    if is_nanogpt(config):
+        return "nanoGPT"
+    return "makemore" if kind in MAKEMORE_KINDS else "torch_parity/models.py"
 
 
 def to_checkpoint(

@@ -338,8 +338,8 @@ FAMILIES: dict[str, Family] = {
             ("norm", "CausalSelfAttention", "MLP", "Block"),
             "models/modern.py",
             "Queries and keys are rotated and then normalized. No layer has a bias or a gain. In "
-            "JAX, the methods of the block are those of the transformer's block, and attention "
-            "differs in `project` only.",
+            "JAX, the methods of the block are those of the transformer's block. Attention "
+            "overrides `setup` and `project`, and has no dropout on its weights.",
             elsewhere=(
                 Code("models/transformer.py", ("CausalSelfAttention.__call__", "Block.__call__")),
             ),

@@ -158,4 +158,4 @@ def _to_arrays(tree: Any, name: str, count: Iterator[int]) -> Any:
         raise UserError(
             f"{name} announces {num_bytes:,} bytes, but has {tree.untyped_storage().nbytes():,}"
         )
-    return (tree.float() if tree.dtype == torch.bfloat16 else tree).numpy()
+    return (tree.float() if tree.dtype == torch.bfloat16 else tree).detach().numpy()

@@ -13,7 +13,8 @@ from makemore_jax import models
 from makemore_jax.assemble import create_model, load_data, open_checkpoints, open_workdir, validate
 from makemore_jax.config import Config, flatten
 from makemore_jax.data import Dataset
-from makemore_jax.errors import UserError
+from makemore_jax.errors import Diverged, UserError
+from makemore_jax.integrity import finite
 from makemore_jax.text.dataset import SAMPLE_LEN, TextDataset
 from makemore_jax.torch_parity import files, infer, moments, weights
 from makemore_jax.torch_parity.files import Stored
@@ -58,6 +59,10 @@ def from_torch(
     shapes = models.variable_shapes(model, dataset.block_size)
     with reporting_content(file):
         state, has_moments = to_state(stored, config, shapes, vocab_size, file)
+    try:
+        finite.check(int(state.step), state)
+    except Diverged as error:
+        raise UserError(f"{file}: {error.problem}") from None
     dev_loss = _dev_loss(stored.dev_loss)
     if dataset.splits:
         dev_loss = make_evaluate(model)(state.variables, dataset.splits["dev"])

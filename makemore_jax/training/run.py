@@ -116,7 +116,7 @@ def _train(
         if number := signal_number():
             raise Stopped(number, int(state.step))
 
-    best = checkpoints.restore_variables("best", state.variables)
+    best = checkpoints.restore_items("best", state.variables)
     summary = {
         "steps": int(state.step),
         "best_step": checkpoints.steps()["best"],

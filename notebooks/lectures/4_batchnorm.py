@@ -190,10 +190,10 @@ pictures.loss_curves(dict(zip(all_params, np.asarray(losses), strict=True)))
 # after each linear layer it subtracts the mean of every unit over the batch and divides by its
 # standard deviation. Then a learned scale and bias let the network choose any other range.
 #
-# We build the lecture's network of six layers twice, with and without batch norm. Its linear layers
-# have no bias, because batch norm would subtract it again. Their weights have standard deviation
-# `1 / sqrt(fan_in)`, without the gain of 5/3, which batch norm makes unnecessary. Now suppose that
-# all hidden weights are halved.
+# We build the lecture's network of six layers twice, with and without batch norm. With batch norm,
+# its linear layers have no bias: batch norm would subtract it again. The weights have standard
+# deviation `1 / sqrt(fan_in)`, without the gain of 5/3, which batch norm makes unnecessary. Now
+# suppose that all hidden weights are halved.
 
 
 # %%

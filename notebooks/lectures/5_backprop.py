@@ -224,6 +224,7 @@ Data: {Path(path).name}.
 #
 # 1. Break one line of a copy of `backprop.backward` and compare all gradients again. Which other
 #    gradients are wrong now, and why exactly these?
-# 2. Derive the backward pass of LayerNorm, which normalizes each example instead of each unit. It
-#    is `batch_norm_backward` along another axis. Check it with `jax.vjp`.
+# 2. Derive the backward pass of LayerNorm, which normalizes each example instead of each unit.
+#    Start from `batch_norm_backward`. Two things change: the variance divides by the number of
+#    units, and the gain differs along the axis of the mean. Check it with `jax.vjp`.
 # 3. Write `cross_entropy_backward` as a `jax.custom_vjp`, so that `jax.grad` uses your formula.

@@ -156,7 +156,7 @@ print(by_tree.shape, "largest difference:", jnp.abs(by_tree - by_convolution).ma
 
 # %% [markdown]
 # The project's model takes the simpler way and cuts the windows out itself.
-# `tests/test_windows.py` compares it with a convolution that has the same trained parameters.
+# `tests/test_windows.py` compares it with a convolution that has the same parameters.
 
 # %% [markdown]
 # ## New names
@@ -190,8 +190,8 @@ Markdown(published.as_table({name: results[name] for name in ("flat", "tree", "w
 #
 # ## Exercises
 #
-# 1. Train a tree with `fuse = 4` and two layers, with about the same number of parameters. Is it
-#    better or worse than three layers of pairs?
+# 1. Set `config.data.block_size = 16`. Compare two layers with `fuse = 4` and four layers of pairs,
+#    with about the same number of parameters.
 # 2. Add WaveNet's gated units (equation 2 of the paper) and residual connections to `convolution`.
 #    `makemore_jax/models/cnn.py` has both; train it with `python train.py --config configs/cnn.py`.
 # 3. Count the multiplications per character for all windows of a long text, in both forms.

@@ -298,9 +298,10 @@ Markdown(f"""
 #
 # ## Exercises
 #
-# 1. Remove the mask and train again. How low is the loss, and what text does the model write? Why
-#    is that no contradiction?
+# 1. Remove the mask and train again (`Decoder.__call__` gets it from `kernels.causal_mask`). How
+#    low is the loss, and what text does the model write? Why is that no contradiction?
 # 2. Remove the embedding of positions (`wpe`). How much does the loss change?
 # 3. Write the attention of all heads without `jax.vmap`, as one product with a head axis. Compare
 #    it with `makemore_jax/kernels/plain.py`.
 # 4. Train on names first and then on Shakespeare, and compare with training on Shakespeare only.
+#    Encode the names with Shakespeare's vocabulary, which has all their characters.
