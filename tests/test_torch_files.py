@@ -188,6 +188,9 @@ def test_a_file_of_arrays_becomes_a_run_without_torch(tmp_path):
     assert "config.model.kind = 'bigram'" in text and "learning_rate = 0.5" in text
     with pytest.raises(UserError, match="already has a run"):
         convert.from_torch(tmp_path / "model.npz", config, tmp_path / "run", data)
+    np.savez(tmp_path / "nan.npz", logits=logits * np.nan)
+    with pytest.raises(UserError, match=r"nan.npz: params/logits has a value that is not finite"):
+        convert.from_torch(tmp_path / "nan.npz", Config(), tmp_path / "new", data)
     np.savez(tmp_path / "other.npz", logits=logits[:3, :3])
     with pytest.raises(
         UserError, match=r"names.txt has 4 tokens, .*other.npz has 3; give the text"
