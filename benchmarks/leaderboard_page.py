@@ -153,7 +153,9 @@ def _with_spread(values: list[float]) -> str:
 
 
 def _times(runs: list[dict[str, Any]]) -> list[str]:
-    step = f"{mean(runs, 'milliseconds_per_step'):.2f}" if "seconds" in runs[0] else "-"
+    # N-grams have no steps, and a run of one call has no time per step.
+    has_times = all(run.get("milliseconds_per_step") for run in runs)
+    step = f"{mean(runs, 'milliseconds_per_step'):.2f}" if has_times else "-"
     return [time_to_target(runs), step]
 
 

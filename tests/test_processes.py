@@ -200,6 +200,8 @@ exec(compile(open("train.py").read(), "train.py", "exec"))
         (("localhost:1", 2, 1), "--coordinator: localhost:1 can't be reached: Connection refused"),
         (("no.such.host.invalid:80", 2, 1), "--coordinator: no.such.host.invalid:80 can't be"),
         (("localhost", 2, 0), "--coordinator: 'localhost' is not host:port"),
+        (("localhost:65536", 2, 0), "--coordinator: 'localhost:65536' is not host:port"),
+        (("localhost:1", 0, 0), "--num_processes: 0 must be at least 1"),
         (("localhost:1", 2, 2), "--process_id: 2 must be from 0 to --num_processes - 1 = 1"),
         (("localhost:1", 2, None), "--process_id: is missing"),
         ((None, None, None), "--distributed: jax finds no cluster here"),

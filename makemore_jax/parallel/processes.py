@@ -84,13 +84,15 @@ def _check_flags(flags: dict[str, str | int | None]) -> None:
     if missing:
         raise UserError(f"{missing[0]}: is missing; use {', '.join(flags)} together")
     coordinator, num_processes, process_id = flags.values()
-    if num_processes < 1 or not 0 <= process_id < num_processes:
+    if num_processes < 1:
+        raise UserError(f"--num_processes: {num_processes} must be at least 1")
+    if not 0 <= process_id < num_processes:
         raise UserError(
             f"--process_id: {process_id} must be from 0 to --num_processes - 1 = "
             f"{num_processes - 1}"
         )
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator: {coordinator!r} is not host:port, such as 10.0.0.1:1234")
 
 
