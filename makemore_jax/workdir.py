@@ -25,7 +25,7 @@ class Run:
 
 
 def prepare(workdir: Path, config: Config, dataset: Dataset, **facts: Any) -> None:
-    """Create `workdir`, and write vocab.json and config.json. `facts` are added to the latter."""
+    """Create `workdir`. Write vocab.json, and config.json, whose entries `facts` add or replace."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "vocab.json", list(dataset.vocab.chars))
     content = {

@@ -57,17 +57,15 @@ def sources(root: Path = ROOT) -> list[Path]:
 def outputs(root: Path = ROOT) -> dict[Path, str]:
     """Return the generated files, relative to `root`, with their contents."""
     address = repository(root)
-    files = {}
-    for source in sources(root):
-        target = source.with_suffix(".ipynb")
-        text = with_links((root / source).read_text("utf-8"), address, sources(root))
-        row, metadata = badges(address, target), METADATA | TPU
-        if target.parent.name == "lectures":
-            page = f"{address}/blob/main/{LECTURES_PAGE.as_posix()}"
-            row += f"\n\n[All lectures]({page}), with their pictures and losses."
-            metadata = METADATA
-        setup = (root / SETUP).read_text("utf-8")
-        notebook = as_ipynb(text, row, setup, metadata)
+    setup = (root / SETUP).read_text("utf-8")
+    page = f"{address}/blob/main/{LECTURES_PAGE.as_posix()}"
+    about_page = f"\n\n[All lectures]({page}), with their pictures and losses."
+    files, all_sources = {}, sources(root)
+    for source in all_sources:
+        target, is_lecture = source.with_suffix(".ipynb"), source.parent.name == "lectures"
+        text = with_links((root / source).read_text("utf-8"), address, all_sources)
+        row = badges(address, target) + (about_page if is_lecture else "")
+        notebook = as_ipynb(text, row, setup, METADATA if is_lecture else METADATA | TPU)
         files[target] = notebook.replace("{repository}", address)
     readme = (root / "README.md").read_text("utf-8")
     row = badges(address, FOLDER / "makemore.ipynb")

@@ -16,7 +16,7 @@ def find_project(kaggle_input: Path = Path("/kaggle/input")) -> Path:
         shutil.unpack_archive(archive, here / "unpacked")
     for package in (here / "unpacked").rglob("makemore_jax/__init__.py"):
         return package.parent.parent
-    for package in kaggle_input.rglob("makemore_jax/__init__.py"):  # a folder that is read-only
+    for package in kaggle_input.rglob("makemore_jax/__init__.py"):  # read-only, so copy it
         return Path(shutil.copytree(package.parent.parent, here / "makemore_jax"))
     subprocess.run(["git", "clone", "--depth=1", "{repository}", "makemore_jax"], check=True)
     return here / "makemore_jax"

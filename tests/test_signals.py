@@ -1,4 +1,4 @@
-"""Signals: a training that is told to stop saves its state and ends soon."""
+"""Signals: a training that receives one saves its state and ends soon."""
 
 import os
 import signal

@@ -29,7 +29,7 @@ def reporting() -> Iterator[None]:
 
 
 def _advice() -> str:
-    """Return what to change, for training or for sampling."""
+    """Return ": " and what to lower, or "" for a program that has no such flags."""
     if "config" in flags.FLAGS:
         return ": lower train.batch_size, or raise train.accumulate, and run the command again"
     return ": lower --num or --max_len" if "max_len" in flags.FLAGS else ""

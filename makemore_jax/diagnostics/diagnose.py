@@ -41,20 +41,17 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
     @jax.jit
     def compute(state: TrainState, batch: Batch, dropout_key: Array) -> dict[str, Any]:
         if not hasattr(model, "networks"):
-            grads, layers = _diagnose_network(
-                model, state.params, state.model_state, batch, dropout_key
-            )
+            grads, layers = _diagnose_network(model, state.variables, batch, dropout_key)
         else:
             grads, layers = {}, []
             keys = jax.random.split(dropout_key, model.networks)
             parts = jax.tree.map(lambda a: a.reshape(model.networks, -1, *a.shape[1:]), batch)
-            for i, name in enumerate(f"members_{i}" for i in range(model.networks)):
+            for i in range(model.networks):
+                network, name = model.network(parent=None), f"members_{i}"
+                variables = {"params": state.params[name]}
                 part = jax.tree.map(lambda a, i=i: a[i], parts)
-                network = model.network(parent=None)
-                grads[name], taps = _diagnose_network(
-                    network, state.params[name], {}, part, keys[i]
-                )
-                layers += [layer._replace(name=f"{name}.{layer.name}") for layer in taps]
+                grads[name], own = _diagnose_network(network, variables, part, keys[i], f"{name}.")
+                layers += own
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
         return _layer_statistics(layers) | _parameter_statistics(state.params, grads, updates)
 
@@ -67,7 +64,6 @@ def make_diagnose(model: nn.Module, optimizer: optax.GradientTransformation) -> 
 class _Layer(NamedTuple):
     """A nonlinearity, its values and their gradients."""
 
-    name: str
     tap: Tap
     values: Array
     grads: Array
@@ -75,10 +71,15 @@ class _Layer(NamedTuple):
 
 
 def _diagnose_network(
-    model: nn.Module, params: Any, model_state: Any, batch: Batch, dropout_key: Array
+    model: nn.Module, variables: Any, batch: Batch, dropout_key: Array, prefix: str = ""
 ) -> tuple[Any, list[_Layer]]:
-    """Return the gradients of the mean loss with respect to parameters and nonlinearities."""
+    """Return the gradients of the mean loss with respect to the parameters, and the layers.
+
+    `prefix` is prepended to the names of the layers.
+    """
     key = model_forms.dropout_key(model, dropout_key)
+    params = variables["params"]
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
 
     def loss_of(params: Any) -> Array:
         return sum_loss(model, params, model_state, batch, key)[0]
@@ -89,8 +90,8 @@ def _diagnose_network(
     count = jnp.maximum((batch.targets != -1).sum(), 1).astype(jnp.float32)
     value_grads, grads = jax.tree.map(lambda g: g / count, sums)  # as in the training step
     masks = [target_mask(tap, batch.inputs, batch.targets) for tap in taps]
-    names = [tap.name for tap in taps]
-    return grads, list(map(_Layer, names, taps, values, value_grads, masks))
+    taps = [tap._replace(name=prefix + tap.name) for tap in taps]
+    return grads, list(map(_Layer, taps, values, value_grads, masks))
 
 
 # The results are OrderedDicts because jit sorts the keys of a dict.
@@ -99,12 +100,13 @@ def _diagnose_network(
 def _layer_statistics(layers: list[_Layer]) -> OrderedDict[str, OrderedDict[str, Any]]:
     kinds = ("saturated", "dead", "activations", "activation_gradients")
     result = OrderedDict((kind, OrderedDict()) for kind in kinds)
-    for name, tap, y, dy, mask in layers:
+    for tap, y, dy, mask in layers:
         if mask is None:
             continue
-        result["saturated"][name], result["dead"][name] = saturated_and_dead(tap, y, mask)
-        result["activations"][name] = histogram(y, mask)
-        result["activation_gradients"][name] = histogram(dy, mask)
+        shares = saturated_and_dead(tap, y, mask)
+        result["saturated"][tap.name], result["dead"][tap.name] = shares
+        result["activations"][tap.name] = histogram(y, mask)
+        result["activation_gradients"][tap.name] = histogram(dy, mask)
     return result
 
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from makemore_jax import kernels
 
-Positions = Array | None  # (B, T) of each token in its line; None: each row is one line
+Positions = Array | None  # of each token in its line (B, T); None if each row is one line
 
 
 class Linear(nn.Module):

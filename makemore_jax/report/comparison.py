@@ -68,8 +68,8 @@ def _data_identity(run: workdir.Run) -> tuple[Any, ...]:
         return run.data_sha256, data.kind, data.encoding, data.train_fraction
     seed = None if data.split == "lecture" else run.config.seed  # "lecture" has a fixed seed
     # Only lines that are dropped or cut depend on the block size.
-    max_len = None if data.long_lines == "refuse" else (data.long_lines, data.block_size)
-    return run.data_sha256, data.kind, data.encoding, data.split, data.dedup, seed, max_len
+    shortened = None if data.long_lines == "refuse" else (data.long_lines, data.block_size)
+    return run.data_sha256, data.kind, data.encoding, data.split, data.dedup, seed, shortened
 
 
 def have_same_data(runs: list[ComparedRun]) -> bool:

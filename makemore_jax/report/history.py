@@ -14,6 +14,12 @@ from makemore_jax import workdir
 from makemore_jax.config import Config
 from makemore_jax.training.optimizer import make_schedule
 
+# The entries that `diagnostics` writes; all others are numbers.
+DIAGNOSTICS = {
+    *("saturated", "dead", "activations", "activation_gradients"),
+    *("update_to_data", "grad_to_data", "gradients"),
+}
+
 
 class Curves(NamedTuple):
     """Losses, learning rate and time, each a list of (step, value)."""
@@ -41,12 +47,6 @@ class Snapshot(NamedTuple):
     activations: dict[str, Histogram]  # by layer
     activation_gradients: dict[str, Histogram]  # by layer
     gradients: dict[str, Histogram]  # by matrix
-
-
-DIAGNOSTICS = {
-    *("saturated", "dead", "activations", "activation_gradients"),
-    *("update_to_data", "grad_to_data", "gradients"),
-}
 
 
 class Diagnostics(NamedTuple):
@@ -173,5 +173,7 @@ def _is_complete(values: Any) -> bool:
         return False
     if "update_to_data" in values and not values.keys() >= DIAGNOSTICS:
         return False
-    kinds = {name: dict if name in DIAGNOSTICS else (int, float, type(None)) for name in values}
-    return all(isinstance(value, kinds[name]) for name, value in values.items())
+    return all(
+        isinstance(value, dict if name in DIAGNOSTICS else int | float | None)
+        for name, value in values.items()
+    )

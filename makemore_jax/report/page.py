@@ -113,19 +113,17 @@ def _sampled_texts(report: Report) -> str:
             f"sample {i}: {size:,} characters, ln p {sample.log_prob:.2f}, "
             f"{-sample.log_prob / size:.3f} nats per character"
         )
-        text = html.escape("".join(map(_char_in_text, sample.text)))
+        text = _visible_text(sample.text)
         # HTML drops the first newline after <pre>, so add one.
         parts.append(f"<figure><figcaption>{caption}</figcaption><pre>\n{text}</pre></figure>")
     return "\n".join(parts)
 
 
-def _char_in_text(char: str) -> str:
-    """Return a visible form of a character, but keep line breaks and spaces."""
-    return char if char in "\n\t" or char.isprintable() else char_label(char)
-
-
-def _line(text: str) -> str:
-    return html.escape("".join(map(_char_in_text, text)))
+def _visible_text(text: str) -> str:
+    """Return a text as HTML, with labels for control characters except line breaks and tabs."""
+    return html.escape(
+        "".join(c if c in "\n\t" or c.isprintable() else char_label(c) for c in text)
+    )
 
 
 def _sampled_lines(report: Report) -> str:
@@ -134,10 +132,10 @@ def _sampled_lines(report: Report) -> str:
     header += ["found in", "nearest in train", "edits"] if has_data else []
     rows = []
     for sample in report.samples:
-        row = [_line(sample.text) or "<i>empty</i>", f"{sample.log_prob:.2f}"]
+        row = [_visible_text(sample.text) or "<i>empty</i>", f"{sample.log_prob:.2f}"]
         row.append(_one_in(sample.log_prob))
         if has_data:
-            row += [sample.found_in, _line(sample.nearest), str(sample.edits)]
+            row += [sample.found_in, _visible_text(sample.nearest), str(sample.edits)]
         rows.append(row)
     about = (
         "Lines sampled from the model at temperature 1, in the order of sampling. ln&nbsp;p is the "
@@ -202,7 +200,7 @@ def _surprise_of_passage(passage: Passage, vocab_size: int) -> str:
 
 
 def _char_in_passage(char: str) -> str:
-    return "↵\n" if char == "\n" else html.escape(_char_in_text(char))
+    return "↵\n" if char == "\n" else _visible_text(char)
 
 
 def _attention(report: Report, pictures: dict[str, bytes]) -> str:
