@@ -1,15 +1,15 @@
 """All models and n-grams on the same data: python -m benchmarks.leaderboard
 
 Trains each config with three seeds on makemore's list, for every split (lecture, makemore,
-holdout), with and without its repeated lines, and samples 1,000 lines from each model. n-grams with
-Kneser-Ney smoothing, orders 1 to 6, are counted on the same lines. Writes results.json and two
-figures (test loss by parameters, and by training time) to docs/leaderboard, the page
-docs/leaderboard.md and the README's table. Every training is added to results.json when it ends, so
-an interrupted benchmark continues where it stopped. `--page` trains nothing: it writes the page,
-the figures and the README's table again.
+holdout), with and without its repeated lines, and on names.txt. Samples 1,000 lines from each
+model. n-grams with Kneser-Ney smoothing, orders 1 to 6, are counted on the same lines. Writes
+results.json and two figures (test loss by parameters, and by training time) to docs/leaderboard,
+the page docs/leaderboard.md and the README's table. Every training is added to results.json when it
+ends, so an interrupted benchmark continues where it stopped. `--page` trains nothing: it writes the
+page, the figures and the README's table again.
 
 `--models best --seeds 1` adds configs/best.py, which is not among the default models because it
-trains for 12 minutes.
+trains much longer.
 
 Needs makemore's list: python -m makemore_jax.download names
 """
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import leaderboard_page, sides
-from benchmarks.leaderboard_page import CONDITIONS, FIGURES, SEEDS, TARGET
+from benchmarks.leaderboard_page import CONDITIONS, FIGURES, SEEDS, TARGET, TIMED, data_of
 from benchmarks.whole_training import ROOT, trained
 from makemore_jax.assemble import load_data
+from makemore_jax.cli import startup
 from makemore_jax.config import DataConfig
 from makemore_jax.download import locate
 from makemore_jax.errors import UserError
@@ -40,17 +41,12 @@ ORDERS = tuple(range(1, ngrams.MAX_ORDER + 1))
 NUM_SAMPLES = 1_000
 
 
-def flags_of(condition: str, seed: int) -> list[str]:
-    """Return the flags of train.py for a condition, except for the path of the data."""
-    split, _, repeats = condition.partition(", ")
-    flags = [f"--config.data.split={split}", f"--config.seed={seed}"]
-    return flags + ["--config.data.dedup=True"] * bool(repeats)
-
-
-def train(model: str, condition: str, seed: int, path: Path, steps: int | None) -> dict[str, Any]:
+def train(model: str, condition: str, seed: int, path: str, steps: int | None) -> dict[str, Any]:
     """Run train.py and sample.py. Return the losses, the times and the shares of the samples."""
-    command = ["train.py", "--config", f"configs/{model}.py", *flags_of(condition, seed)]
-    command += [f"--config.data.path={path}", "--config.train.sample_every=100000000"]
+    data = data_of(condition, path)
+    command = ["train.py", "--config", f"configs/{model}.py", f"--config.seed={seed}"]
+    command += [f"--config.data.{name}={value}" for name, value in data.items()]
+    command += ["--config.train.sample_every=100000000"]
     if steps:
         command += [f"--config.train.steps={steps}"]
     with trained(command) as (folder, training):
@@ -61,6 +57,7 @@ def train(model: str, condition: str, seed: int, path: Path, steps: int | None) 
     fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss", "seconds")
     return {
         **{name: summary[name] for name in fields},
+        "processor": startup.processor(),
         "milliseconds_per_step": (speed := summary["steps_per_second"]) and 1e3 / speed,
         "seconds_to_target": seconds_to_target(training.lines),
         **shares([s["text"] for s in samples], [s["found_in"] for s in samples]),
@@ -88,10 +85,9 @@ def shares(texts: list[str], places: list[str]) -> dict[str, float]:
     }
 
 
-def count_ngrams(order: int, condition: str, seed: int, path: Path) -> dict[str, Any]:
+def count_ngrams(order: int, condition: str, seed: int, path: str) -> dict[str, Any]:
     """Count n-grams. Return what `train` returns, without times."""
-    split, _, repeats = condition.partition(", ")
-    dataset = load_data(DataConfig(path=str(path), split=split, dedup=bool(repeats)), seed)
+    dataset = load_data(DataConfig(**data_of(condition, path)), seed)
     model = ngrams.count(dataset.splits["train"], order, dataset.vocab.size)
     losses = {f"{name}_loss": ngrams.nll(model, part) for name, part in dataset.splits.items()}
     rng = np.random.default_rng(seed)
@@ -107,9 +103,12 @@ def store(results: dict[str, Any], file: Path) -> dict[str, Any]:
     """Add results to a file, and return all of its content.
 
     The file is read again each time, so that two benchmarks of different models can run at once.
+    "machine" is the one of the last TIMED result.
     """
-    known = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
-    content = {"machine": sides.machine(), "results": known | results}
+    content = json.loads(file.read_text("utf-8")) if file.exists() else {"results": {}}
+    content["results"] |= results
+    if "machine" not in content or any(f"/{TIMED}/" in name for name in results):
+        content = {"machine": sides.machine(), "results": content["results"]}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, content)
     return content
@@ -126,7 +125,7 @@ def write_page(content: dict[str, Any], folder: Path) -> None:
         leaderboard_page.write(content, ROOT)
 
 
-def measure(arguments: argparse.Namespace, path: Path) -> None:
+def measure(arguments: argparse.Namespace, path: str) -> None:
     """Count the n-grams and train the models that results.json does not have."""
     file = arguments.out / "results.json"
     known = json.loads(file.read_text("utf-8"))["results"] if file.exists() else {}
@@ -156,7 +155,7 @@ def main() -> None:
         path = locate("names", ROOT / "data")
         if path is None:
             sys.exit("leaderboard: needs makemore's list: python -m makemore_jax.download names")
-        measure(arguments, path.absolute())
+        measure(arguments, str(path.absolute()))
     content = json.loads((arguments.out / "results.json").read_text("utf-8"))
     write_page(content, arguments.out)
     for condition in arguments.conditions:

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks import sides
 
 SPLITS = ("lecture", "makemore", "holdout")
-CONDITIONS = tuple(f"{split}{repeats}" for split in SPLITS for repeats in ("", ", no repeats"))
+NAMES = "names.txt"
+CONDITIONS = (*(f"{split}{end}" for split in SPLITS for end in ("", ", no repeats")), NAMES)
 TIMED = CONDITIONS[0]  # measured on an idle machine; other conditions show no times
 SEEDS = (3407, 3408, 3409)
 TARGET = 2.10  # dev loss, for the time to reach it
@@ -23,10 +24,10 @@ FIGURES = {
 INTRODUCTION = """\
 # Leaderboard
 
-The models of this project and n-grams on the same data: makemore's list of 32,033 names.
-`python -m makemore_jax.download names` downloads the list, and `python -m benchmarks.leaderboard`
-trains all rows, draws the figures and writes this page. `results.json`, next to the figures, has
-all digits.
+The models of this project and n-grams on the same data: makemore's list of 32,033 names and, in
+the last table, `names.txt`. `python -m makemore_jax.download names` downloads the list, and
+`python -m benchmarks.leaderboard` trains all rows, draws the figures and writes this page.
+`results.json`, next to the figures, has all digits.
 
 ## What the tables show
 
@@ -35,8 +36,8 @@ all digits.
   interpolated Kneser-Ney smoothing (`python -m makemore_jax.lectures.ngrams`).
 - **split**: `lecture` is the 80/10/10 split of the lectures. In `makemore`, dev and test are the
   same 1,000 lines, so the test loss is the lowest of all evaluations, and optimistic. `holdout` is
-  the 90/5/5 split of this project. The list repeats 2,539 lines; "no repeats" drops them before the
-  split, so that no test line is also in train.
+  the 90/5/5 split of this project, also used for `names.txt`. The list repeats 2,539 lines; "no
+  repeats" drops them before the split, so that no test line is also in train.
 - **parameters**: of a model (for `best`, of its four networks together), or the number of different
   n-grams that were counted. `best` also has a table of 131,072 n-gram contexts, which is not
   included.
@@ -70,10 +71,10 @@ BEST = """
 others, so it has {seeds}, and not on every split: `python -m benchmarks.leaderboard --models best
 --seeds 1 --conditions CONDITION`. It is evaluated once, after its last step, so that no step is
 chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines
-(see the end of this page). It was trained on a busy machine and has no times: on an idle one, its
-10,000 steps take 12 minutes. On `names.txt`, `python train.py --config configs/best.py` gives a dev
-loss of 1.8886 and a test loss of 1.8712; `configs/modern.py` has 2.011 and 1.986 there
-([results.md](results.md)).
+(see the end of this page).
+"""
+TIME_OF_BEST = """\
+Its {steps:,} steps on `names.txt` took {minutes:.0f} minutes on two cores ({processor}).
 """
 
 
@@ -175,9 +176,8 @@ def as_page(content: dict[str, Any]) -> str:
     hidden = [m for m, runs in by_model(results, TIMED).items() if _is_hidden(runs)]
     measured = {tuple(name.split("/")[::2]) for name in results}
     seeds = len({seed for model, seed in measured if model == "best"})
-    best = BEST.format(seeds="one seed" if seeds == 1 else f"{seeds} seeds") if seeds else ""
     parts = [
-        INTRODUCTION + best,
+        INTRODUCTION + (_about_best(results, seeds) if seeds else ""),
         f"Machine: {hardware}.\n",
         f"## The {TIMED} split in two figures\n",
     ]
@@ -202,11 +202,27 @@ def _is_hidden(runs: list[dict[str, Any]]) -> bool:
     return mean(runs, "test_loss") > MAX_LOSS
 
 
-def _commands(condition: str) -> str:
+def _about_best(results: dict[str, Any], seeds: int) -> str:
+    text = BEST.format(seeds="one seed" if seeds == 1 else f"{seeds} seeds")
+    if run := results.get(f"best/{NAMES}/{SEEDS[0]}"):
+        minutes, processor = run["seconds"] / 60, run["processor"]
+        text += TIME_OF_BEST.format(steps=run["steps"], minutes=minutes, processor=processor)
+    return text
+
+
+def data_of(condition: str, path: str) -> dict[str, Any]:
+    """Return the fields of the data of a condition. `path` is that of makemore's list."""
+    if condition == NAMES:
+        return {"path": NAMES, "split": "holdout", "dedup": False}
     split, _, repeats = condition.partition(", ")
+    return {"path": path, "split": split, "dedup": bool(repeats)}
+
+
+def _commands(condition: str) -> str:
+    data = data_of(condition, "data/makemore_names.txt")
     train = f"""python train.py --config configs/MODEL.py \\
-    --config.data.path=data/makemore_names.txt --config.data.split={split} \\
-    --config.data.dedup={bool(repeats)} --config.seed=SEED"""
+    --config.data.path={data["path"]} --config.data.split={data["split"]} \\
+    --config.data.dedup={data["dedup"]} --config.seed=SEED"""
     return f'```\npython -m benchmarks.leaderboard --conditions "{condition}"\n{train}\n```\n'
 
 

@@ -1,10 +1,11 @@
-"""Losses of all nine models, compared with published ones: python -m benchmarks.reproduce
+"""Losses of all nine models, compared with PyTorch's: python -m benchmarks.reproduce
 
-Trains every config twice: on makemore's list and split, where PyTorch's losses are known, and
-on names.txt, as a new user does. Writes docs/results.json (all digits) and docs/results.md (tables
-with the command of each row). `--check` writes nothing. It trains again and fails unless every loss
-equals the one in docs/results.json to the last digit, as it does on the same machine with the same
-versions. With `--models` the page keeps the results of the other models.
+Trains every config twice: on makemore's list and split, to compare the losses with PyTorch's
+(`python -m benchmarks.pytorch_losses`), and on names.txt, as a new user does. Writes
+docs/results.json (all digits) and docs/results.md (tables with the command of each row). `--check`
+writes nothing. It trains again and fails unless every loss equals the one in docs/results.json to
+the last digit, as it does on the same machine with the same versions. With `--models` the page
+keeps the results of the other models.
 
 `--times` measures only how long `python train.py --config configs/MODEL.py` takes with an empty
 compilation cache (first run) and with the cache of that run (later runs). It writes
@@ -26,22 +27,11 @@ from benchmarks import sides, whole_training
 from benchmarks.whole_training import ROOT
 from makemore_jax.cli import startup
 from makemore_jax.download import locate
-from makemore_jax.versions import device, versions
+from makemore_jax.versions import versions
 from makemore_jax.workdir import write_json
 
 MODELS = ("bigram", "bow", "rnn", "mlp", "gru", "lstm", "cnn", "transformer", "modern")
 COLUMNS = (1_000, 2_000, 5_000, 10_000, 20_000)
-
-# Test losses of makemore's models in PyTorch 2.13 after COLUMNS steps: default settings, seed 3407,
-# mean per token over all 1,000 test words. makemore has no cnn, lstm and modern.
-PUBLISHED = {
-    "bigram": (2.965, 2.744, 2.501, 2.455, 2.450),
-    "bow": (2.283, 2.255, 2.214, 2.188, 2.166),
-    "rnn": (2.221, 2.173, 2.114, 2.079, 2.049),
-    "mlp": (2.197, 2.142, 2.087, 2.055, 2.041),
-    "gru": (2.202, 2.149, 2.080, 2.034, 1.994),
-    "transformer": (2.145, 2.084, 2.007, 1.966, 1.984),
-}
 
 MAKEMORE = (
     "--config.data.split=makemore",
@@ -69,7 +59,7 @@ def measure(models: list[str]) -> dict:
     on_list = (f"--config.data.path={path}", *MAKEMORE)
     return {
         "versions": versions(),
-        "device": device(),
+        "processor": startup.processor(),
         "cores": os.cpu_count(),
         "makemore": {model: train(model, on_list) for model in models},
         "names": {model: train(model, ()) for model in models},
@@ -86,6 +76,11 @@ def comparable_losses(results: dict) -> dict:
     }
 
 
+def pytorch_losses() -> dict[str, dict[str, float]]:
+    """Return the test losses by model and step that `benchmarks.pytorch_losses` has stored."""
+    return sides.stored("pytorch_losses", MODELS, ROOT / "docs" / "benchmarks")
+
+
 def as_markdown(results: dict) -> str:
     """Return the page docs/results.md."""
     version_list = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
@@ -94,31 +89,39 @@ def as_markdown(results: dict) -> str:
         "",
         "`python -m benchmarks.reproduce` trains the models of the first two tables and writes",
         "this page. With `--check` it trains them again and fails unless every loss is the same to",
-        "the last digit. Losses are mean negative log likelihoods per token, in nats,",
-        "over every example of a split. [leaderboard.md](leaderboard.md) compares all models and",
-        "n-grams, with three seeds and on three splits.",
+        "the last digit. Losses are mean negative log likelihoods per token, in nats. Dev and test",
+        "losses cover every example of the split, train losses 5,000 lines.",
+        "[leaderboard.md](leaderboard.md) compares all models and n-grams, with three seeds and on",
+        "three splits.",
         "",
-        f"Machine: {results['device']}, {results['cores']} cores. Versions: {version_list}.",
+        f"Machine: {results.get('processor', 'not recorded')}, {results['cores']} cores. "
+        f"Versions: {version_list}.",
         "",
         "## makemore's list and split, compared with makemore in PyTorch",
         "",
-        "Test loss by step, and in brackets the difference from makemore's model in PyTorch 2.13",
-        "(same data, split, sizes and optimizer; other random numbers). makemore has no cnn, lstm",
-        "and modern. The list: `python -m makemore_jax.download names`.",
+        "Test loss by step, and in brackets the difference from the same model in PyTorch, which",
+        "`python -m benchmarks.pytorch_losses` trains with makemore's loop (same data, split,",
+        "sizes and optimizer; other random numbers). makemore has no cnn, lstm and modern; their",
+        "PyTorch models are this project's. The list: `python -m makemore_jax.download names`.",
         "",
         "| model | parameters | " + " | ".join(f"@{step:,}" for step in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
+    pytorch = pytorch_losses()
     for model, run in results["makemore"].items():
         cells = [model, f"{run['summary']['num_params']:,}"]
-        for i, step in enumerate(COLUMNS):
-            loss = run["losses"][str(step)]
-            difference = f" ({loss - PUBLISHED[model][i]:+.3f})" if model in PUBLISHED else ""
+        for step in map(str, COLUMNS):
+            loss = run["losses"][step]
+            difference = f" ({loss - pytorch[model][step]:+.3f})" if model in pytorch else ""
             cells.append(f"{loss:.3f}{difference}")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "The command of each row, with its model in place of MODEL:", "", "```"]
     lines += [f"python train.py --config configs/MODEL.py {_wrapped(MAKEMORE)}", "```", ""]
     lines += [
+        "The losses of the PyTorch models:",
+        "",
+        (ROOT / "docs/benchmarks/pytorch_losses.md").read_text("utf-8").strip(),
+        "",
         "## names.txt, with the default configs",
         "",
         "Results of `python train.py --config configs/MODEL.py`: the losses of the model with the",
@@ -161,16 +164,16 @@ def comparability(results: dict) -> str:
     traps = json.loads(file.read_text("utf-8"))["results"]
     summary = results["makemore"]["transformer"]["summary"]
     best, error = summary["test_loss"], traps["best_standard_error"]
-    at_10_000, at_20_000 = PUBLISHED["transformer"][-2:]
+    pytorch = pytorch_losses()["transformer"]
     first_character = traps["best_test"] - traps["best_without_first"]
     parts = [
         "## Why 1.92 is not reproduced",
         "makemore's README gives a test loss of about 1.92 for its default transformer. The first "
         "table of this page does not reach it. The lowest test loss of that run is "
         f"{best:.3f}, after {summary['best_step']:,} steps. This step is chosen by the test "
-        "loss itself, so the value is optimistic. makemore's own model in PyTorch does not reach "
-        f"1.92 either: it has {at_10_000:.3f} after 10,000 steps and {at_20_000:.3f} after 20,000, "
-        "when it overfits.",
+        "loss itself, so the value is optimistic. The same model in PyTorch does not reach 1.92 "
+        f"either: its lowest is {min(pytorch.values()):.3f}, and it has {pytorch['20000']:.3f} "
+        "after 20,000 steps, when it overfits.",
         "The split of the README's run is not known. Its 1,000 test names may be easier ones: "
         f"choosing 1,000 names at random gives the test loss a standard error of {error:.3f} "
         f"(`python -m benchmarks.traps`). The difference from 1.92 is {best - 1.92:.3f}, or "

@@ -7,7 +7,7 @@ the project; the first command downloads it.
 
     python -m makemore_jax.download shakespeare
     python train.py --config configs/gpt_lecture.py
-    python train.py --config configs/gpt_lecture.py --config.data.train_fraction=0.8 \\
+    python train.py --config configs/gpt_lecture.py --config.data.train_fraction=0.8 \
         --workdir runs/infinite
     python sample.py --workdir runs/infinite --stream
 """

@@ -16,6 +16,7 @@ makemore.ipynb between two HTML comments, and the address after `git clone`. doc
 it in its links to Colab.
 """
 
+import argparse
 import hashlib
 import json
 import re
@@ -170,6 +171,7 @@ def _unique_id(cell: dict[str, Any], ids: set[str]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for file, text in outputs().items():
         (ROOT / file).write_text(text, "utf-8")
         print(file)

@@ -139,7 +139,7 @@ bigram, _ = load_best_model(runs / "bigram", workdir.read(runs / "bigram"))
 tables = bigram_tables(bigram, encode(dataset.words["train"], bigram.vocab, bigram.max_len))
 labels, largest = token_labels(bigram.vocab), float(tables.counted.max())
 cells.figures(
-    (learned.bigrams, tables.learnt, labels, largest),
+    (learned.bigrams, tables.learned, labels, largest),
     (learned.bigrams, tables.counted, labels, largest),
     captions=["predicted", "counted"],
 )

@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, run, small_config
+from conftest import ROOT, published, run, small_config
 
 from makemore_jax import assemble
 
@@ -26,6 +26,16 @@ RUNS = {
         *("--rounds", "1"),
     ),
 }
+
+
+def test_pytorch_losses(tmp_path, monkeypatch):
+    """The stored losses are those that the command measures."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import pytorch_losses, reproduce
+
+    losses = pytorch_losses.train("bigram", published("names"), steps=1_000)
+    assert losses == pytest.approx({"1000": reproduce.pytorch_losses()["bigram"]["1000"]}, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -80,6 +80,12 @@ def test_comparison_of_unfinished_runs_and_different_data(small_runs, small_text
     assert comparison.have_same_data([compared[0], compared[2]])
 
 
+def test_a_bar_in_a_name_stays_in_its_cell(small_runs):
+    (run,) = comparison.read_runs([small_runs / "bigram"])
+    table = comparison.as_markdown([run._replace(name="a|b")])
+    assert table.splitlines()[0].split() == ["|", "|", r"a\|b", "|"]
+
+
 def test_lines_that_were_dropped_make_different_data(small_runs):
     runs = [workdir.read(small_runs / "bigram") for _ in range(2)]
     for run, block_size in zip(runs, (13, 16), strict=True):

@@ -97,7 +97,7 @@ def dependencies(model, params) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", quick_of(ON_LINES, ["mlp", "gru", *ADDED]))
-def test_one_batch_can_be_learnt_by_heart(kind):
+def test_one_batch_can_be_learned_by_heart(kind):
     """No input occurs twice with different targets, so even a bigram can reach a loss of 0."""
     model, _ = small_model(kind)
     inputs = jnp.array([[0, 1, 2, 3, 0, 0, 0], [0, 4, 5, 6, 7, 8, 0]])

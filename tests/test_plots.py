@@ -89,8 +89,8 @@ def test_the_best_step_is_marked_at_its_dev_loss(figures, tmp_path):
 
 
 def test_pairs_that_are_too_probable_are_red(figures, tmp_path):
-    learnt, counted = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]])
-    learned.difference(bigrams.BigramTables(learnt, counted), ["a", "b"], tmp_path / "difference")
+    model, counted = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]])
+    learned.difference(bigrams.BigramTables(model, counted), ["a", "b"], tmp_path / "difference")
     (image,) = figures["difference"].axes[0].images
     assert image.get_array().tolist() == [[0.25, -0.25], [0, 0]]
     assert image.cmap(image.norm(0.25))[0] > image.cmap(image.norm(0.25))[2]  # more red than blue
@@ -113,7 +113,7 @@ def test_command(small_runs, kind, inside):
     assert str(folder / "plots" / "index.html") in done.stdout
     assert files_of(folder) == before
     expected = {"loss", "learning_rate"}
-    expected |= {f"bigrams_{name}" for name in ("learnt", "counted", "difference")}
+    expected |= {f"bigrams_{name}" for name in ("learned", "counted", "difference")}
     expected |= {f"inside_{name}" for name in inside}
     if kind == "transformer":
         expected |= {"characters"} | {f"attention_{i}_{n}" for i in (1, 2, 3) for n in (1, 2)}

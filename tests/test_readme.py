@@ -24,7 +24,7 @@ def test_the_tenth_model_passes_the_tests_that_the_readme_names(monkeypatch):
     monkeypatch.setitem(models.MODELS, "trigram", scope["Trigram"])
     test_models.test_no_logit_depends_on_a_later_token("trigram")
     test_models.test_step_equals_call("trigram")
-    test_models.test_one_batch_can_be_learnt_by_heart("trigram")
+    test_models.test_one_batch_can_be_learned_by_heart("trigram")
 
 
 @pytest.mark.slow
@@ -119,6 +119,21 @@ def test_the_results_page_is_the_one_that_reproduce_wrote(monkeypatch):
 
     results = json.loads((ROOT / "docs/results.json").read_text("utf-8"))
     assert as_markdown(results) == (ROOT / "docs/results.md").read_text("utf-8")
+
+
+def test_losses_are_within_the_stated_difference_from_pytorch(monkeypatch):
+    """The README says 0.01. benchmarks.reproduce and benchmarks.pytorch_losses measured both."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import reproduce
+
+    runs = json.loads((ROOT / "docs/results.json").read_text("utf-8"))["makemore"]
+    assert "losses are within 0.01 of makemore's in PyTorch" in README
+    pytorch = reproduce.pytorch_losses()
+    assert set(pytorch) == set(runs) == set(reproduce.MODELS)
+    for model in runs:
+        for step in map(str, reproduce.COLUMNS):
+            difference = runs[model]["losses"][step] - pytorch[model][step]
+            assert abs(difference) < 0.01, (model, step)
 
 
 def test_the_times_are_the_ones_that_reproduce_measured(monkeypatch):

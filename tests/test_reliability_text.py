@@ -291,8 +291,8 @@ def test_a_terminal_gets_control_characters_as_escapes(monkeypatch):
 
 
 def test_an_error_that_quotes_a_file_has_no_control_characters(capsys):
-    command_line.warn("\x1b[2Jnames.txt is gone")
-    assert capsys.readouterr().err.endswith(": \\x1b[2Jnames.txt is gone\n")
+    command_line.warn("\x1b[2Jnames\n.txt is gone")
+    assert capsys.readouterr().err.endswith(": \\x1b[2Jnames\\n.txt is gone\n")
 
 
 def test_json_has_no_infinity(capsys):

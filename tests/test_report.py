@@ -166,7 +166,7 @@ def test_classes_of_characters():
 def test_bigrams_of_the_bigram_model_are_its_table():
     lm = small_lm("bigram")
     split = encode(WORDS * 3, CHARS, BLOCK)
-    result = bigrams.learnt_bigrams(lm, split)
+    result = bigrams.learned_bigrams(lm, split)
     rows = sorted({0, *CHARS.encode("".join(WORDS))})
     assert_close(result[rows], jax.nn.softmax(lm.variables["params"]["logits"])[np.array(rows)])
     others = [i for i in range(VOCAB) if i not in rows]
@@ -174,14 +174,14 @@ def test_bigrams_of_the_bigram_model_are_its_table():
 
 
 @pytest.mark.slow
-def test_learnt_bigrams_are_the_mean_of_the_predictions():
+def test_learned_bigrams_are_the_mean_of_the_predictions():
     """The 600 lines are two batches, the second not full. Later lines are ignored."""
     lm = small_lm("transformer")
     noise = np.random.RandomState(4)
     words = ["".join(noise.choice(list("abcde"), noise.randint(1, BLOCK))) for _ in range(650)]
     words[600:] = ["f"] * 50
     split = encode(words, CHARS, BLOCK)
-    result = bigrams.learnt_bigrams(lm, split, max_lines=600)
+    result = bigrams.learned_bigrams(lm, split, max_lines=600)
     inputs, targets, _ = split.take(np.arange(600))
     probs = np.asarray(jax.nn.softmax(lm.model.apply(lm.variables, inputs)))
     for token in range(6):
@@ -198,9 +198,9 @@ def test_counted_bigrams_and_their_difference():
     assert_close(result[a, [a, b]], [1 / 3, 2 / 3])
     assert_close(result[:3].sum(axis=1), np.ones(3))
     assert np.isnan(result[3:]).all()
-    learnt = result.copy()
-    learnt[0, :2] = 0.25, 0.75
-    assert_close(bigrams.BigramTables(learnt, result).difference, 0.5 / (3 * VOCAB))
+    learned = result.copy()
+    learned[0, :2] = 0.25, 0.75
+    assert_close(bigrams.BigramTables(learned, result).difference, 0.5 / (3 * VOCAB))
 
 
 def levenshtein(a: str, b: str) -> int:

@@ -1,6 +1,7 @@
 """The console commands of the wheel, in an empty folder without the checkout."""
 
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -86,6 +87,12 @@ def test_the_console_commands_of_a_checkout(name):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"  makemore-{name} --" in done.stdout
     assert "\n  --workdir  " in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the quotes are those of a POSIX shell")
+def test_the_arguments_of_a_command_are_quoted_for_the_shell():
+    words = shlex.split(resources.command("sample", "--workdir", "my runs/it's"))
+    assert words[-2:] == ["--workdir", "my runs/it's"]
 
 
 def test_help_of_the_installed_package_names_its_commands(monkeypatch):

@@ -168,7 +168,7 @@ def finish(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         f"best model (step {summary['best_step']}): test loss {summary['test_loss']:.4f}, "
         f"dev {summary['dev_loss']:.4f}, train {summary['train_loss']:.4f}\n"
         f"everything is in {folder}; "
-        f"{resources.command('sample')} --workdir {folder} samples from it"
+        f"{resources.command('sample', '--workdir', folder)} samples from it"
     )
     return summary
 

@@ -97,7 +97,7 @@ def move_first(arguments: list[str], required: bool) -> list[str]:
             raise UserError(f"{argument}: not a flag{hint}")
     command = "--config transformer"
     if resources.program_name() in ("train.py", "makemore-train"):
-        command = f"{resources.command('train')} {command}"
+        command = resources.command("train", "--config", "transformer")
     raise UserError(f"--config is missing; for example: {command}")
 
 

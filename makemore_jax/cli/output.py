@@ -25,7 +25,7 @@ def escape(text: str) -> str:
 
 def print_error(program: str, message: object) -> None:
     """Print one line to stderr. A message may quote files from other people."""
-    print(escape(f"{program}: {message}"), file=sys.stderr)
+    print(escape(f"{program}: {message}").replace("\n", "\\n"), file=sys.stderr)
 
 
 def open_missing() -> None:

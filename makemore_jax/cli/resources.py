@@ -3,7 +3,10 @@
 In a checkout they are next to the package. A wheel has copies in `_resources` (pyproject.toml).
 """
 
+import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,10 +27,15 @@ def program_name() -> str:
     return program.parent.name if program.name == "__main__.py" else program.name
 
 
-def command(name: str) -> str:
-    """Return the command that runs a script: "python train.py", or "makemore-train" of a wheel."""
+def command(name: str, *arguments: object) -> str:
+    """Return the command that runs a script: "python train.py", or "makemore-train" of a wheel.
+
+    Arguments are quoted for the shell.
+    """
     is_console_command = program_name().startswith("makemore-")
-    return f"makemore-{name}" if IS_WHEEL or is_console_command else f"python {name}.py"
+    script = f"makemore-{name}" if IS_WHEEL or is_console_command else f"python {name}.py"
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return " ".join([script, join(map(str, arguments))]).strip()
 
 
 def adapt(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Export a trained model for programs that have jax and numpy, but not this project.
+"""Export a trained model for programs that have jax, numpy and flatbuffers, but not this project.
 
 | file                | content                                                                   |
 |---------------------|---------------------------------------------------------------------------|

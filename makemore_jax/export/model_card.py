@@ -48,7 +48,7 @@ A character-level language model that samples {what}, trained with makemore_jax.
 
 `model.safetensors` has the parameters, `vocab.json` the characters in token order, and `decode.jax`
 the sampling loop, serialized by `jax.export`. `docs/export.md` of makemore_jax has a loader that
-needs only jax and numpy.
+needs only jax, numpy and flatbuffers.
 """
 
 

@@ -113,8 +113,8 @@ def bigrams(table: np.ndarray, labels: list[str], largest: float, file: Path) ->
 
 
 def difference(tables: BigramTables, labels: list[str], file: Path) -> None:
-    """Draw learnt minus counted probabilities. Pairs that the model overestimates are red."""
-    table = tables.learnt - tables.counted
+    """Draw learned minus counted probabilities. Pairs that the model overestimates are red."""
+    table = tables.learned - tables.counted
     largest = float(np.nanmax(np.abs(table))) or 1.0
     _table(table, labels, file, cmap="RdBu_r", vmin=-largest, vmax=largest)
 

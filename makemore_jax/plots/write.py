@@ -45,10 +45,10 @@ def draw(report: Report, folder: Path) -> None:
     if report.embeddings:
         learned.characters(report.embeddings, labels, folder / "characters.png")
     if report.bigrams:
-        learnt, counted = report.bigrams
-        largest = float(np.nanmax([learnt, counted]))
-        learned.bigrams(learnt, labels, largest, folder / "bigrams_learnt.png")
-        learned.bigrams(counted, labels, largest, folder / "bigrams_counted.png")
+        tables = report.bigrams
+        largest = float(np.nanmax([tables.learned, tables.counted]))
+        learned.bigrams(tables.learned, labels, largest, folder / "bigrams_learned.png")
+        learned.bigrams(tables.counted, labels, largest, folder / "bigrams_counted.png")
         learned.difference(report.bigrams, labels, folder / "bigrams_difference.png")
 
 

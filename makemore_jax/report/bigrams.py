@@ -19,13 +19,13 @@ MAX_VOCAB = 2_000  # tokens; the tables of 10,000 take gigabytes, and no cell of
 class BigramTables(NamedTuple):
     """p(next | current), one row per current token. A row is nan if its token never occurs."""
 
-    learnt: np.ndarray  # (V, V)
+    learned: np.ndarray  # (V, V)
     counted: np.ndarray  # (V, V)
 
     @property
     def difference(self) -> float:
         """The mean absolute difference over the rows that are known in both tables."""
-        return float(np.nanmean(np.abs(self.learnt - self.counted)))
+        return float(np.nanmean(np.abs(self.learned - self.counted)))
 
 
 def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables | None:
@@ -35,10 +35,10 @@ def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables | None:
     """
     if lm.vocab.size > MAX_VOCAB:
         return None
-    return BigramTables(learnt_bigrams(lm, split), counted_bigrams(split, lm.vocab.size))
+    return BigramTables(learned_bigrams(lm, split), counted_bigrams(split, lm.vocab.size))
 
 
-def learnt_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) -> np.ndarray:
+def learned_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) -> np.ndarray:
     """Average a model's predictions for each current token over the first lines. -> (V, V)
 
     The average over lines removes the influence of earlier tokens.

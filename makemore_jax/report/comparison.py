@@ -100,6 +100,7 @@ def as_markdown(runs: list[ComparedRun]) -> str:
     for row in make_rows(runs):
         cells = [f"{c} (best)" if i == row.best else c for i, c in enumerate(row.cells)]
         lines.append([row.name, *cells])
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

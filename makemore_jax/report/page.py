@@ -245,17 +245,17 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
     if report.bigrams is None:
         return ""
     about = (
-        "The probability of the next character (columns) after the current one (rows). Learnt: the "
-        f"mean of the model's predictions over {MAX_LINES:,} training lines. Counted: the relative "
-        "frequency in all training lines. The mean absolute difference is "
+        "The probability of the next character (columns) after the current one (rows). Learned: "
+        f"the mean of the model's predictions over {MAX_LINES:,} training lines. Counted: the "
+        "relative frequency in all training lines. The mean absolute difference is "
         f"{report.bigrams.difference:.4f}."
     )
     images = [
         picture(pictures[f"bigrams_{name}"], f"bigrams, {caption}", caption)
         for name, caption in (
-            ("learnt", "learnt"),
+            ("learned", "learned"),
             ("counted", "counted"),
-            ("difference", "learnt minus counted"),
+            ("difference", "learned minus counted"),
         )
     ]
     return f'<p>{about}</p>\n<div class="pictures">{"".join(images)}</div>'

@@ -135,7 +135,7 @@ def write_best_run(config: Config, result: Result, folder: Path) -> None:
     settings = ", ".join(f"{name}={show_value(value)}" for name, value in result.values.items())
     print(
         f"{folder} is the best run, {settings}, seed {result.seed}, dev loss "
-        f"{result.best_dev_loss:.4f}; {resources.command('sample')} --workdir {folder} samples "
+        f"{result.best_dev_loss:.4f}; {resources.command('sample', '--workdir', folder)} samples "
         "from it"
     )
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.cli import command_line, config_flag
+from makemore_jax.cli import command_line, config_flag, resources
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity.exporting import to_torch
@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> None:
     optimizer = f" of step {converted.step} with its optimizer" if converted.has_moments else ""
     print(f"{folder}: a run with the weights of {file}{optimizer}{loss}")
     if (folder / "config.py").exists():
-        print(f"python train.py --config {folder / 'config.py'} --workdir {folder} continues it")
+        command = resources.command("train", "--config", folder / "config.py", "--workdir", folder)
+        print(f"{command} continues it")
 
 
 if __name__ == "__main__":

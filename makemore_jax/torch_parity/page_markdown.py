@@ -5,7 +5,7 @@
 does not need torch.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from makemore_jax.torch_parity import page_content as content
@@ -69,6 +69,6 @@ def _names() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("page_markdown: give the file to write, such as docs/jax-beside-pytorch.md")
-    Path(sys.argv[1]).write_text(as_markdown(), "utf-8")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="file to write: docs/jax-beside-pytorch.md")
+    parser.parse_args().file.write_text(as_markdown(), "utf-8")
