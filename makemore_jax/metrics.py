@@ -63,20 +63,23 @@ class Metrics:
         self._writers, self._display = writers, display
         self._pending: tuple[int, dict[str, Array], Array] | None = None
         self._seconds_before = seconds
-        self._marks = [(start, time.perf_counter())]  # step and time at the start and of each flush
+        self._started = time.perf_counter()
+        self._last_step, self._last_time = start, self._started
+        self._lengths: set[int] = set()  # numbers of steps per call
+        self._timed = np.zeros(2)  # steps and seconds of calls of a length that had occurred before
 
     @property
     def seconds(self) -> float:
         """Training time until the last step, with compilation and earlier processes."""
-        return self._seconds_before + self._marks[-1][1] - self._marks[0][1]
+        return self._seconds_before + self._last_time - self._started
 
     @property
     def steps_per_second(self) -> float | None:
-        """Mean steps per second without the first call of this process, which compiles.
+        """Mean steps per second without the first call of each length, which compiles.
 
-        The time includes evaluation, sampling and saving. None before the second call.
+        The time includes evaluation, sampling and saving. None if no length has occurred twice.
         """
-        return _rate(self._marks[1:])
+        return float(self._timed[0] / self._timed[1]) if self._timed[0] else None
 
     def write_steps(self, step: int, step_metrics: dict[str, Array], learning_rate: Array) -> None:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
@@ -97,8 +100,13 @@ class Metrics:
         (step, step_metrics, learning_rate), self._pending = self._pending, None
         # The host computes the means: on the device they would run after the next call.
         means = {k: finite_mean(step, v, k.replace("_", " ")) for k, v in step_metrics.items()}
-        self._marks.append((step, time.perf_counter()))
-        rate = _rate(self._marks[-2:])
+        now = time.perf_counter()
+        num_steps, seconds = step - self._last_step, now - self._last_time
+        self._last_step, self._last_time = step, now
+        if num_steps in self._lengths:
+            self._timed += num_steps, seconds
+        self._lengths.add(num_steps)
+        rate = num_steps / seconds
         values = means | {"learning_rate": float(learning_rate), "steps_per_second": rate}
         self.write(step, values | {"seconds": self.seconds})
         self._display.update(step, means["train_loss"], rate, self.steps_per_second)
@@ -128,14 +136,6 @@ class Metrics:
         for writer in self._writers:
             writer.close()
         self._display.close()
-
-
-def _rate(marks: list[tuple[int, float]]) -> float | None:
-    """Return the steps per second from the first to the last mark; None for fewer than two."""
-    if len(marks) < 2:
-        return None
-    (first_step, first_time), (last_step, last_time) = marks[0], marks[-1]
-    return (last_step - first_step) / (last_time - first_time)
 
 
 class PrintedLines:

@@ -291,6 +291,12 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.kind=words"), 'data.kind: "words" is not one of lines'),
     ((*CONFIG, "--config.data.path=name.txt"), "does not exist; did you mean names.txt?"),
     ((*CONFIG, "--config.data.path=configs"), "configs is a folder, not a text file"),
+    ((*CONFIG, "--config.data.path="), "data.path: is empty"),
+    ((*CONFIG, "--workdir="), "--workdir: is empty"),
+    (
+        (*CONFIG, "--config.data.train_fraction=0.5"),
+        "train_fraction: 0.5 must be 0.9 for",
+    ),
     ((*CONFIG, "--config.data.path={tmp}/empty"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/blank"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/one"), "has 1 line, too few: the holdout split"),
@@ -392,11 +398,12 @@ BAD_SAMPLE = [
     (("--top_k", "0"), "--top_k: 0 must be at least 1"),
     (("--num", "0"), "--num: 0 must be at least 1"),
     (("--num", "2147483648"), "--num: 2147483648 must be at least 1, below 2**31"),
-    (("--num", "many"), "--num"),
+    (("--num", "many"), "--num=many: not an integer: 'many'"),
+    (("--temperature", "hot"), "--temperature=hot: not a number: 'hot'"),
     (("--seed", "-1"), "--seed: -1 must be between 0 and 4294967295"),
     (("--checkpoint", "first"), "--checkpoint"),
     (("--score", "{files}/none"), "--score: {files}/none does not exist"),
-    (("--score=",), "--score:  is a folder"),
+    (("--score=",), "--score: is empty"),
     (("--score", "{files}/blank"), "--score: {files}/blank has no lines"),
     (("--score", "{files}/latin"), "--score: {files}/latin is not utf-8 at byte 3"),
     (("--score", "-", "--prompt", "a"), "--prompt: can't be combined with --score"),
@@ -420,6 +427,9 @@ def test_sample_without_a_run(trained, tmp_path):
     assert_one_line(done, "sample.py", f"not a flag; did you mean --workdir={trained[0]}?")
     done = run("sample.py", "--workdir", str(trained[0]) + "s")
     assert_one_line(done, "sample.py", f"did you mean {trained[0]}?")
+    shutil.copytree(trained[0], tmp_path / "sweep" / "best")
+    done = run("sample.py", "--workdir", tmp_path / "sweep")
+    assert_one_line(done, "sample.py", f"whose best run is in {tmp_path / 'sweep' / 'best'}")
     assert not (tmp_path / "none").exists()
 
 
@@ -439,6 +449,13 @@ def test_sample_of_damaged_files(trained, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     done = run("sample.py", "--workdir", tmp_path)
     assert_one_line(done, "sample.py", "vocab.json is not the one of its config.json")
+    (tmp_path / "vocab.json").unlink()
+    done = run("sample.py", "--workdir", tmp_path)
+    assert_one_line(done, "sample.py", f"{tmp_path} has no vocab.json")
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "checkpoints").mkdir()
+    done = run("sample.py", "--workdir", tmp_path)
+    assert_one_line(done, "sample.py", f"{tmp_path} has checkpoints but no config.json")
 
 
 def test_a_vocabulary_decodes_what_it_encodes():

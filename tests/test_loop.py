@@ -200,6 +200,17 @@ def test_a_finished_run_is_not_changed(tmp_path, capsys):
     assert "already trained for 10 steps" in capsys.readouterr().out
 
 
+def test_a_finished_run_without_checkpoints_is_not_replaced(tmp_path):
+    """For example after someone deleted them to save space."""
+    config = small_config("bigram", steps=10)
+    assemble.train(config, str(tmp_path))
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="has the results of a finished run but no checkpoints"):
+        assemble.train(config, str(tmp_path))
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
 def test_the_summary_describes_the_best_model(tmp_path):
     """The learning rate grows until the loss rises, so the best model is an early one."""
     config = small_config("bigram", steps=60, log_every=10, eval_every=10)

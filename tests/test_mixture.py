@@ -244,7 +244,7 @@ def test_a_sweep_refuses_a_mixture():
     [
         (["--config.model.ngram_contexts=50"], "model.ngram_contexts: 50 must be at least "),
         (["--config.model.ngram_contexts=None"], "model.ngram_weight: 0.35 must be 0 without"),
-        ([*FLAGS, "--config.data.kind=text"], f"model.ngram_contexts: {ROWS} must be null"),
+        ([*FLAGS, "--config.data.kind=text"], f"model.ngram_contexts: {ROWS} must be None"),
         (["--config.model.kind=gru"], "gru models do not have it"),
         (["--config.train.batch_size=5"], "train.batch_size: 5 must be divisible by"),
         (

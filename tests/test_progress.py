@@ -151,6 +151,18 @@ def test_without_a_terminal_each_call_prints_a_line_with_an_estimate(tmp_path, c
     assert [line["steps_per_second"] for line in read_metrics(tmp_path)][1:] == [20, 20]
 
 
+def test_the_speed_leaves_out_calls_that_compile(tmp_path, clock):
+    """The first call of each length compiles."""
+    metrics = assemble.open_metrics(tmp_path, 0, small_config("bigram"))
+    for step, seconds in ((7, 30.0), (10, 30.0), (17, 1.0), (20, 2.0)):
+        assert metrics.steps_per_second == (None if step < 20 else 7.0)
+        clock.seconds += seconds
+        metrics.write_steps(step, {"train_loss": jnp.ones(1)}, np.float32(0.1))
+        metrics.flush()
+    metrics.close()
+    assert metrics.steps_per_second == pytest.approx((7 + 3) / (1 + 2))
+
+
 def test_every_metric_of_the_steps_is_written(tmp_path):
     """A training step may return more than the loss."""
     metrics = assemble.open_metrics(tmp_path, 0, small_config("bigram"))

@@ -4,7 +4,9 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import (
     TIMEOUT,
@@ -101,6 +103,25 @@ def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_
     assert whole == stopped
     whole, stopped = (final_state(config, tmp_path / name) for name in ("whole", "stopped"))
     assert_same(whole, stopped)
+
+
+def test_steps_are_called_in_few_different_numbers():
+    """Each number of steps is compiled on its own."""
+    config = small_config("bigram", log_every=4, eval_every=6, checkpoint_every=10, num_samples=0)
+    assert short_calls.common_interval(config) == 2
+    config.train.num_samples, config.train.sample_every = 1, 5
+    assert short_calls.common_interval(config) == 1
+    calls = []
+
+    def train_steps(state, split, key, num_steps):
+        calls.append(num_steps)
+        return state, {"train_loss": np.zeros(num_steps)}
+
+    call = short_calls.in_short_calls(train_steps, 2, num_tokens=7, stop=lambda: 0)
+    state = SimpleNamespace(params={"w": np.zeros(3)})
+    for num_steps in (4, 2, 5):
+        assert len(call(state, None, None, num_steps)[1]["train_loss"]) == num_steps
+    assert calls == [2, 2, 2, 2, 2, 1]
 
 
 def test_a_signal_ends_evaluation_and_sampling_which_are_repeated(tmp_path, monkeypatch):

@@ -179,6 +179,7 @@ def test_parse_axis():
         ("optimizer.learning_rat=1,2", "did you mean"),
         ("optimizer.learning_rate", "values are missing"),
         ("optimizer.learning_rate=0:1:3", "0 < LOW < HIGH"),
+        ("optimizer.learning_rate=1,2,1.0", "1.0 appears twice"),
         ("optimizer.learning_rate=a:b:3", "must be numbers"),
         ("optimizer.learning_rate=-1,1", "above 0"),
         ("optimizer.learning_rate=fast", "'fast' is not a number"),
@@ -338,12 +339,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, **pipes, encoding="utf-8") as process:
         for line in process.stderr:
-            if "group 1 of 2: 1 runs" in line:
+            if "group 1 of 2: 1 run\n" in line:
                 break
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
         printed, errors = process.stdout.read(), process.stderr.read()
     assert printed == ""
     assert process.returncode == 130, errors
-    assert f"0 finished groups kept in {tmp_path / 'finished'}; run the same command" in errors
+    assert errors.endswith("sweep: stopped in the first group\n")
     assert "Traceback" not in errors

@@ -14,10 +14,10 @@ from makemore_jax.assemble import parts
 from makemore_jax.assemble.interruptions import Interruptions
 from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, step_flops
 from makemore_jax.cli import command_line, paths, resources
-from makemore_jax.cli.data_warnings import data_warnings
+from makemore_jax.cli.data_warnings import data_warnings, unused_settings
 from makemore_jax.config import Config, DataConfig
 from makemore_jax.data import Dataset, draw
-from makemore_jax.errors import Diverged
+from makemore_jax.errors import Diverged, UserError
 from makemore_jax.integrity import resume
 from makemore_jax.integrity.failures import reporting_storage_failures
 from makemore_jax.metrics import Metrics
@@ -52,9 +52,15 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     Raise UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
-    summary = resume.read_summary(folder, config.train.steps)
     # Verification is slow, and a run that continues verifies its checkpoints anyway.
-    if not summary or parts.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
+    latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
+    if not latest and (folder / "summary.json").exists():
+        raise UserError(
+            f"--workdir: {folder} has the results of a finished run but no checkpoints; give "
+            "another --workdir, or delete the folder"
+        )
+    summary = resume.read_summary(folder, config.train.steps)
+    if not summary or latest != summary["steps"]:
         return None
     more = "set a larger --config.train.steps to continue"
     print(f"{folder}: already trained for {summary['steps']} steps; {more}")
@@ -103,6 +109,9 @@ def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
         f"{run.folder}: {f'resuming from step {start}' if start else 'a new run'}"
     )
     run.metrics.show()
+    if processes.is_primary():
+        for warning in unused_settings(config.optimizer):
+            command_line.warn(warning)
     if config.train.diagnose_every:
         hooks.append(make_diagnose_hook(run, state))
     if config.model.batch_norm == "calibrated":

@@ -22,6 +22,12 @@ from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
 
+# Python's words for a flag that is not a number, and plain ones.
+NUMBER_ERRORS = {
+    "invalid literal for int() with base 10": "not an integer",
+    "could not convert string to float": "not a number",
+}
+
 
 def run(
     main: Callable[..., None], program_doc: str, config_required: bool = True, name: str = ""
@@ -132,7 +138,10 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
         hint = _similar_flag(error.flagname)
         raise UserError(f"--{error.flagname}: no such flag{hint}") from None
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
+        message = " ".join(str(error).split())
+        for words, plain in NUMBER_ERRORS.items():
+            message = message.replace(words, plain)
+        raise UserError(message) from None
     except Exception as error:
         # All other mistakes are reported above, so the config file itself raised this.
         lines = str(error).strip().splitlines() or [repr(error)]

@@ -26,8 +26,10 @@ def expand_flags() -> None:
 def local(path: str, name: str = "--workdir") -> str:
     """Return a path with ~ expanded.
 
-    Raise UserError, which starts with `name`, for an address or for a path that is too long.
+    Raise UserError, which starts with `name`, for an address or a path that is empty or too long.
     """
+    if not path:
+        raise UserError(f"{name}: is empty")
     check_address(path, name)
     path = os.path.expanduser(path)
     try:

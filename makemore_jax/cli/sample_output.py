@@ -99,10 +99,12 @@ def print_stream(
 
     num_chars = max_len and streaming.num_new_chars(prompt, max_len)
     parts = streaming.stream(lm, key, np.arange(1), prompt, decoding)
-    print(prompt, end="", flush=True)
     chars = (char for tokens, _ in parts for char in lm.vocab.decode_rows(tokens)[0])
+    chars = itertools.islice(chars, num_chars)
     with interrupts.StopSignals([signal.SIGINT]) as signals:
-        for char in itertools.islice(chars, num_chars):
+        first = next(chars, "")  # compiles, and may say so before the text begins
+        print(prompt, first, sep="", end="", flush=True)
+        for char in chars:
             signals.check()
             print(char, end="", flush=True)
         print()
@@ -149,7 +151,8 @@ def print_line_scores(lm: "LanguageModel", text: str, as_json: bool) -> None:
     if as_json:
         print_json({"summary": {"lines": len(lines), "tokens": num_tokens, "loss": total_loss}})
     else:
-        print(f"{len(lines)} lines, {num_tokens} tokens, loss {total_loss:.4f} nats per token")
+        num_lines = f"{len(lines)} line{'' if len(lines) == 1 else 's'}"
+        print(f"{num_lines}, {num_tokens} tokens, loss {total_loss:.4f} nats per token")
 
 
 def print_text_score(lm: "LanguageModel", text: str, name: str, as_json: bool) -> None:

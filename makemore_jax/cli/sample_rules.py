@@ -34,8 +34,7 @@ def check_line_prompt(lm: "LanguageModel", prompt: str) -> None:
     check_prompt(lm.vocab, prompt)
     if len(prompt) >= lm.max_len:
         raise UserError(
-            f"--prompt: {len(prompt)} characters are too many; "
-            f"the lines of this model have at most {lm.max_len - 1}"
+            f"--prompt: {len(prompt)} characters are too many for lines of at most {lm.max_len - 1}"
         )
 
 

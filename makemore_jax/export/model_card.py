@@ -38,7 +38,9 @@ A character-level language model that samples {what}, trained with makemore_jax.
 
 {losses}
 
-## How to reproduce it
+## Training command
+
+These are the settings of its last start. A run that was resumed may have begun with others.
 
 ```
 {command}

@@ -18,9 +18,13 @@ def read(workdir: Path) -> Run:
     Raise UserError if there is no run, or if its files are damaged.
     """
     if not (workdir / "config.json").exists():
+        if (workdir / "checkpoints").is_dir():
+            raise UserError(f"--workdir: {workdir} has checkpoints but no config.json")
         raise UserError(f"--workdir: {workdir} has no run{_nearest_run(workdir)}")
     try:
         for name in ("config.json", "vocab.json"):
+            if not (workdir / name).exists():
+                raise UserError(f"--workdir: {workdir} has no {name}")
             untrusted.check_json(workdir / name)
         run = workdir_lib.read(workdir)
         untrusted.check_run(run)
@@ -44,6 +48,8 @@ def reporting_errors(workdir: Path) -> Iterator[None]:
 
 
 def _nearest_run(workdir: Path) -> str:
+    if (workdir / "best" / "config.json").exists():
+        return f"; it is a sweep, whose best run is in {workdir / 'best'}"
     if not workdir.parent.is_dir():
         return ""
     runs = [str(p) for p in workdir.parent.iterdir() if (p / "config.json").exists()]

@@ -94,4 +94,4 @@ def mixture_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "model.ngram_weight", model.ngram_weight == 0, "0 without model.ngram_contexts"
     else:
         is_lines = config.data.kind == "lines"
-        yield "model.ngram_contexts", is_lines, f"null for data.kind={config.data.kind}"
+        yield "model.ngram_contexts", is_lines, f"None for data.kind={config.data.kind}"

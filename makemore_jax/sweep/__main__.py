@@ -74,9 +74,12 @@ def main() -> None:
         except KeyboardInterrupt:
             num = len(list(finished.folder.glob("*.npz")))
             kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
-            print(f"sweep: {kept}; run the same command to resume", file=sys.stderr)
+            kept += "; run the same command to resume"
+            print(f"sweep: {kept if num else 'stopped in the first group'}", file=sys.stderr)
             sys.exit(128 + signals.received)
     print_results(config, results, time.perf_counter() - began, folder)
+    if any(name.startswith("data.") for name in axes):
+        print("dev and test data differ between these runs: compare losses only roughly")
     if result := best_run(results):
         write_best_run(config, result, folder / "best")
     finished.delete()

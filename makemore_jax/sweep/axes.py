@@ -45,7 +45,10 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         return name, values
     if not values_text:
         raise UserError(f"--over: {text}: values are missing; write {name}=A,B,C or LOW:HIGH:NUM")
-    return name, [_parse_value(name, word.strip()) for word in values_text.split(",")]
+    values = [_parse_value(name, word.strip()) for word in values_text.split(",")]
+    if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise UserError(f"--over: {text}: {repeated[0]} appears twice")
+    return name, values
 
 
 def _parse_value(name: str, word: str) -> Any:

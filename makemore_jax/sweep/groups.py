@@ -43,7 +43,8 @@ def sweep(
         group = [members[i] for i in indices]
         group_results = finished.load(config, group, template) if finished else None
         if len(groups) > 1:
-            status = "already finished" if group_results else f"{len(group)} runs"
+            num_runs = f"{len(group)} run{'' if len(group) == 1 else 's'}"
+            status = "already finished" if group_results else num_runs
             print(f"group {number} of {len(groups)}: {status}", file=sys.stderr, flush=True)
         if not group_results:
             group_results = train_together(config, group, check_interrupt)
