@@ -103,7 +103,7 @@ SETTINGS = {
     "weight_decay": 0.1,
     "beta1": 0.9,
     "beta2": 0.99,
-    "grad_clip": 1.0,
+    "grad_clip": 0.6,
     "decay_lr": True,
     "warmup_iters": 17,
     "lr_decay_iters": 41,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,14 @@ def test_only_the_latest_and_the_best_are_kept(tmp_path):
     assert again.steps() == {"latest": 50, "best": 20}
     assert_same(again.restore("best", state_at(0)), state_at(20))
     assert_same(again.restore("latest", state_at(0)), state_at(50))
+
+
+def test_a_checkpoint_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
+    """So no process reads one of which some files are gone."""
+    deleted = []
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: deleted.append(folder.name))
+    saved(tmp_path, 3.0, 2.0, open_folder=Checkpoints)
+    assert deleted == ["10.partial"]
 
 
 def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):

@@ -30,12 +30,20 @@ STABLE = {
     "model.n_embd": 64,
     "model.n_embd2": 64,
     "model.dropout": 0.0,
+    "model.momentum": 0.1,
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 5e-4,
     "optimizer.b1": 0.9,
     "optimizer.b2": 0.99,
     "optimizer.weight_decay": 0.01,
+    "optimizer.gamma": 0.1,
     "train.batch_size": 32,
+    "train.steps": 20_000,
+    "train.log_every": 100,
+    "train.eval_every": 500,
+    "train.sample_every": 2_000,
+    "train.checkpoint_every": 2_000,
+    "train.train_eval_examples": 5_000,
     "mesh.data": -1,
     "mesh.model": 1,
 }
@@ -96,9 +104,12 @@ def test_each_family_has_a_documented_config_file(kind):
         ("data.path", 3, "data.path: 3 is not of type str"),
         ("data.split", "houldout", 'data.split: "houldout" is not one of .*; did you mean holdout'),
         ("data.block_size", 0, "data.block_size: 0 must be at least 1"),
+        ("data.block_size", 2**20, r"block_size: 1048576 must be at least 1, below 2\*\*20"),
         ("data.block_size", "8", "data.block_size: '8' is not of type int or None"),
+        ("data.train_fraction", 1.0, "train_fraction: 1.0 must be above 0 and below 1"),
         ("model.n_layer", 0, "model.n_layer: 0 must be at least 1"),
         ("model.n_embd", 66, "model.n_embd: 66 must be divisible by model.n_head=4"),
+        ("model.dropout", -0.1, "model.dropout: -0.1 must be at least 0 and below 1"),
         ("model.dropout", 1.0, "model.dropout: 1.0 must be at least 0 and below 1"),
         ("optimizer.name", "adam", 'optimizer.name: "adam" is not one of .*; did you mean adamw'),
         ("optimizer.learning_rate", float("nan"), "learning_rate: nan is not a finite number"),
@@ -108,6 +119,8 @@ def test_each_family_has_a_documented_config_file(kind):
         ("optimizer.weight_decay", -0.1, "optimizer.weight_decay: -0.1 must be at least 0"),
         ("optimizer.schedule", "linear", 'optimizer.schedule: "linear" is not one of'),
         ("optimizer.warmup_steps", -1, "optimizer.warmup_steps: -1 must be at least 0"),
+        ("optimizer.gamma", 0.0, "optimizer.gamma: 0.0 must be above 0"),
+        ("optimizer.min_learning_rate", -0.1, "min_learning_rate: -0.1 must be at least 0"),
         ("optimizer.grad_clip", 0.0, "optimizer.grad_clip: 0.0 must be above 0"),
         ("train.batch_size", 0, "train.batch_size: 0 must be at least 1"),
         ("train.steps", 0, "train.steps: 0 must be at least 1"),
@@ -120,6 +133,16 @@ def test_bad_values(name, value, message):
     set_field(config, name, value)
     with pytest.raises(UserError, match=message):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 2**32 - 1), ("data.block_size", 2**20 - 1), ("model.momentum", 1.0)],
+)
+def test_the_largest_values_are_accepted(name, value):
+    config = Config()
+    set_field(config, name, value)
+    config_lib.validate(config)
 
 
 def test_modern_needs_pairs_of_channels_in_each_head():

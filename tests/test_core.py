@@ -139,6 +139,7 @@ assert not extensions, extensions
         ("train.accumulate", 5, "train.accumulate: 5 must be 1 without extensions"),
         ("train.diagnose_every", 5, "train.diagnose_every: 5 must be null without extensions"),
         ("mesh.data", 2, "mesh.data: 2 must be 1 without extensions"),
+        ("mesh.model", 2, "mesh.model: 2 must be 1 without extensions"),
         ("mesh.fsdp", True, "mesh.fsdp: true must be false without extensions"),
     ],
 )

@@ -98,6 +98,17 @@ def test_dedup_keeps_the_order_of_the_file(tmp_path):
     assert words == [["dora", "anna", "carl", "bob"][i] for i in order]
 
 
+@pytest.mark.parametrize(
+    ("dedup", "expected"),
+    [(False, ["ab", "ann", "ann", "ann", "bob"]), (True, ["ab", "ann", "bob"])],
+)
+def test_cut_lines_are_stripped_and_then_deduplicated(dedup, expected, tmp_path):
+    path = write(tmp_path, "ab cd\nanna\nbob\nanna x\nanna y")
+    config = DataConfig(path=path, block_size=4, long_lines="cut", dedup=dedup)
+    words = [w for part in load_data(config, seed=1).words.values() for w in part]
+    assert sorted(words) == expected
+
+
 def test_options_that_remove_lines_are_named(tmp_path):
     path = write(tmp_path, "anna\nanna\nanna\nelizabeth")
     config = DataConfig(path=path, dedup=True, long_lines="drop", block_size=6)

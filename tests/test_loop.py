@@ -30,6 +30,7 @@ from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.config import Config
 from makemore_jax.errors import Diverged, Stopped, UserError
 from makemore_jax.integrity import resume
+from makemore_jax.training import evaluate
 from makemore_jax.training import run as training_run
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.hooks import Hook
@@ -222,6 +223,32 @@ def test_the_summary_describes_the_best_model(tmp_path):
     assert summary["dev_loss"] == pytest.approx(min(dev.values()), abs=1e-6)
 
 
+def test_the_final_losses_are_of_the_first_examples(tmp_path):
+    config = small_config("bigram", steps=1, num_samples=0, train_eval_examples=7, eval_examples=3)
+    config.optimizer.learning_rate = 0.5
+    summary = assemble.train(config, str(tmp_path))
+    lm = assemble.load_language_model(tmp_path, workdir.read(tmp_path))
+    splits, loss = load_data(config.data, config.seed).splits, evaluate.make_evaluate(lm.model)
+    for name, num in (("train", 7), ("dev", 3), ("test", 3)):
+        expected = loss(lm.variables, splits[name], num)
+        assert summary[f"{name}_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_checkpoints_have_their_own_interval(tmp_path, monkeypatch):
+    """It need not be a multiple of log_every, and there is also a save at the end."""
+    steps, save = [], Checkpoints.save
+
+    def record(self, state, *dev_loss):
+        steps.append(int(state.step))
+        save(self, state, *dev_loss)
+
+    monkeypatch.setattr(Checkpoints, "save", record)
+    intervals = {"log_every": 10, "eval_every": 20, "checkpoint_every": 7}
+    config = small_config("bigram", steps=20, num_samples=0, **intervals)
+    training_run.train(config, str(tmp_path))
+    assert steps == [7, 14, 20]
+
+
 def test_the_logged_learning_rate_is_that_of_the_step(tmp_path):
     config = small_config("bigram", steps=10, log_every=5, num_samples=0)
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 0.5, 10
@@ -260,13 +287,17 @@ def test_samples_of_different_steps_have_different_noise(tmp_path):
 
 
 def test_divergence_ends_the_run_and_keeps_the_best(tmp_path):
-    config = small_config("mlp", steps=200, log_every=10, eval_every=20)
-    # The learning rate rises slowly, so the model still learns before the first evaluation.
-    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.1
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e6, 100_000
-    with pytest.raises(Diverged, match=r"the train loss is (nan|inf) at step \d+: lower") as raised:
+    """The learning rate jumps at step 30, between two evaluations."""
+    intervals = {"log_every": 10, "eval_every": 20, "checkpoint_every": 30}
+    config = small_config("mlp", steps=200, **intervals)
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.1
+    config.optimizer.schedule, config.optimizer.step_size, config.optimizer.gamma = "step", 30, 1e9
+    with pytest.raises(Diverged, match=r"the train loss is (nan|inf) at step 3\d: lower") as raised:
         assemble.train(config, str(tmp_path))
     assert raised.value.exit_code == 1
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == {"latest": 30, "best": 20}
+    assert checkpoints.best_dev_loss() < 3.2  # equal probabilities have 3.3
     assert not (tmp_path / "summary.json").exists()
 
 

@@ -23,6 +23,7 @@ from conftest import (
     small_config,
     small_model,
 )
+from flax import linen as nn
 
 from makemore_jax import models
 from makemore_jax.assemble import create_model
@@ -309,6 +310,25 @@ def test_dropout_applies_only_in_training_and_depends_on_its_key():
     config.dropout = 0.0
     without = create_model(config, VOCAB, BLOCK).apply({"params": params}, tokens)
     assert (model.apply({"params": params}, tokens) == without).all()
+
+
+def test_dropout_is_where_gpt_2_has_it():
+    """After the embeddings, on the attention weights, and after attention and MLP."""
+    config = small_config("transformer").model
+    config.dropout, active = 0.5, []
+
+    def record(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, nn.Dropout) and not kwargs["deterministic"]:
+            active.append("/".join(module.path))
+        return call(*args, **kwargs)
+
+    init = partial(create_model(config, VOCAB, BLOCK).init, train=True)
+    with nn.intercept_methods(record):
+        keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
+        jax.eval_shape(init, keys, jnp.ones((B, T), jnp.int32))
+    block = ("attn/drop_weights", "attn/drop_output", "mlp/drop_output")
+    assert active == ["drop", *(f"h_{i}/{name}" for i in range(2) for name in block)]
 
 
 FAMILIES_WITH_WINDOWS = models.MODELS | EXTENSION_MODELS

@@ -133,6 +133,10 @@ def test_training_continues_as_in_nanogpt(changed, files, tmp_path):
     assert step == STEP + 40
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-9)
     assert expected[-1] < expected[0]
+    if settings["grad_clip"]:  # it has an effect
+        model, optimizer, _ = trained(**changed)
+        free, _ = continue_in_torch(model, optimizer, 40, settings | {"grad_clip": 0.0})
+        assert np.abs(np.subtract(free, expected)).max() > 1e-3
     assert params.keys() == expected_params.keys()
     for name, value in expected_params.items():
         np.testing.assert_allclose(params[name], value, rtol=0, atol=1e-9, err_msg=name)
@@ -156,7 +160,7 @@ def test_the_config_is_that_of_the_file(files):
     assert (model.activation, model.tied, model.bias) == ("gelu_exact", True, False)
     assert (config.data.kind, config.data.block_size) == ("text", T)
     assert (optimizer.learning_rate, optimizer.weight_decay) == (3e-3, 0.1)
-    assert (optimizer.decay, optimizer.grad_clip) == ("matrices", 1.0)
+    assert (optimizer.decay, optimizer.grad_clip) == ("matrices", 0.6)
     assert (config.train.steps, config.train.batch_size) == (90, 5)
     assert int(state.step) == STEP
 

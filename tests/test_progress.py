@@ -1,5 +1,6 @@
 """Progress messages of compilation, training and scoring."""
 
+import contextlib
 import io
 import re
 import time
@@ -174,6 +175,26 @@ def test_every_metric_of_the_steps_is_written(tmp_path):
     with pytest.raises(Diverged, match="the grad norm is nan at step 3: "):
         metrics.write_steps(4, {"train_loss": losses, "grad_norm": norms * jnp.nan}, np.float32(0))
         metrics.flush()
+
+
+def test_a_new_run_replaces_its_files_and_a_resumed_one_appends(tmp_path):
+    for start, expected in ((0, [1]), (0, [1]), (3, [1, 4])):
+        files = metrics_lib.RunFiles(tmp_path, start)
+        files.write_values(start + 1, {"dev_loss": 2.5})
+        files.write_samples(start + 1, ["  emma"])
+        files.close()
+        assert [line["step"] for line in read_metrics(tmp_path)] == expected
+        samples = "".join(f"step {step}, samples\n  emma\n" for step in expected)
+        assert (tmp_path / "samples.txt").read_text("utf-8") == samples
+
+
+def test_metrics_and_samples_are_readable_at_once(tmp_path):
+    """Not only when the run ends."""
+    with contextlib.closing(metrics_lib.RunFiles(tmp_path, 0)) as files:
+        files.write_values(1, {"dev_loss": 2.5})
+        files.write_samples(1, ["  emma"])
+        assert read_metrics(tmp_path) == [{"step": 1, "dev_loss": 2.5}]
+        assert (tmp_path / "samples.txt").read_text("utf-8") == "step 1, samples\n  emma\n"
 
 
 def test_a_short_training_prints_its_steps_and_no_estimate(tmp_path, capsys):

@@ -173,6 +173,12 @@ def test_temperature_changes_frequencies():
     assert ((counts - expected) ** 2 / expected).sum() < 16.27  # 3 degrees of freedom, 1e-3
 
 
+def test_a_low_temperature_is_not_greedy():
+    logits = jnp.tile(jnp.array([0.0, 0.01]), (1000, 1))
+    drawn = sample_token(jax.random.split(KEY, 1000), logits, Decoding(temperature=0.01))
+    assert 0.65 < drawn.mean() < 0.8  # the second token has probability 1 / (1 + 1 / e) = 0.73
+
+
 @pytest.mark.parametrize("top_k", [1, 3, 50, 3_000_000_000])
 def test_top_k_draws_only_from_its_set(top_k):
     logits = jax.random.normal(KEY, (11, VOCAB))
@@ -213,6 +219,20 @@ def test_a_top_p_of_1_excludes_no_token():
     assert jnp.isfinite(filter_logits(logits, Decoding(top_p=1.0))).all()
 
 
+@pytest.mark.parametrize(
+    ("decoding", "num_kept"),
+    [
+        (Decoding(top_p=0.5), 2),
+        (Decoding(temperature=0.5, top_p=0.5), 1),  # probabilities 16/30, 9/30, 4/30, 1/30
+        (Decoding(top_p=0.55), 2),
+        (Decoding(top_k=2, top_p=0.55), 1),  # probabilities 4/7, 3/7
+    ],
+)
+def test_top_p_is_a_share_of_what_temperature_and_top_k_leave(decoding, num_kept):
+    logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
+    assert jnp.isfinite(filter_logits(logits, decoding)).sum() == num_kept
+
+
 def test_equal_logits_do_not_widen_top_k():
     filtered = filter_logits(jnp.zeros((2, VOCAB)), Decoding(top_k=3))
     assert (jnp.isfinite(filtered).sum(axis=1) == 3).all()
@@ -232,6 +252,12 @@ def test_temperature_zero_is_greedy():
             break
         text += CHARS.chars[token - 1]
     assert lines[0].text == text
+
+
+def test_of_equal_logits_greedy_decoding_takes_the_first():
+    logits = jnp.array([[0.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    drawn = sample_token(jax.random.split(KEY, 2), logits, Decoding(temperature=0))
+    assert drawn.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("kind", quick_of(["mlp", "gru", "transformer"], ["mlp"]))

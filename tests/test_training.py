@@ -29,6 +29,7 @@ from makemore_jax.parallel.mesh import make_mesh
 from makemore_jax.training import evaluate
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer, make_schedule
+from makemore_jax.training.step import step_keys
 
 pytestmark = pytest.mark.versions
 
@@ -76,9 +77,8 @@ def test_the_loss_of_a_batch_of_padding_is_0():
     assert losses.mean_loss(jnp.ones((B, T, VOCAB)), jnp.full((B, T), -1)) == 0
 
 
-def run_optimizer(config: OptimizerConfig, gradients: np.ndarray, start: np.ndarray) -> list:
+def apply_gradients(optimizer, gradients: np.ndarray, start: np.ndarray) -> list:
     """Return the parameters after each gradient."""
-    optimizer = make_optimizer(config, steps=len(gradients))
     params = jnp.asarray(start)
     state, path = optimizer.init(params), []
     for gradient in gradients:
@@ -86,6 +86,10 @@ def run_optimizer(config: OptimizerConfig, gradients: np.ndarray, start: np.ndar
         params = optax.apply_updates(params, updates)
         path.append(params)
     return path
+
+
+def run_optimizer(config: OptimizerConfig, gradients: np.ndarray, start: np.ndarray) -> list:
+    return apply_gradients(make_optimizer(config, steps=len(gradients)), gradients, start)
 
 
 GRADIENTS = np.random.RandomState(1).randn(7, 3).astype(np.float32)
@@ -146,12 +150,21 @@ def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
             assert_close(difference[name], -0.1 * in_rest * params[name], 1e-6)
 
 
+def test_muon_updates_the_rest_with_both_decays():
+    """From the second step on, an update depends on b1 and b2."""
+    config = OptimizerConfig("muon", 0.1, b1=0.8, b2=0.5, weight_decay=0.0)
+    adam = optax.adamw(0.1, b1=0.8, b2=0.5, weight_decay=0.0, nesterov=True)
+    result = run_optimizer(config, GRADIENTS, START)
+    assert_close(result, apply_gradients(adam, GRADIENTS, START), 1e-6)
+
+
 def test_clipping_is_by_the_global_norm():
-    config = OptimizerConfig("sgd", 1.0, weight_decay=0.0, grad_clip=0.5)
+    """The gradient is clipped before weight decay and learning rate."""
+    config = OptimizerConfig("sgd", 0.1, weight_decay=0.3, grad_clip=0.5)
     long, short = np.array([3.0, 4.0, 0.0], np.float32), np.array([0.3, 0.0, 0.0], np.float32)
     first, second = run_optimizer(config, np.stack([long, short]), START)
-    assert_close(START - first, 0.5 * long / 5, 1e-6)
-    assert_close(first - second, short, 1e-6)
+    assert_close(START - first, 0.1 * (0.5 * long / 5 + 0.3 * START), 1e-6)
+    assert_close(first - second, 0.1 * (short + 0.3 * first), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,10 @@ def test_clipping_is_by_the_global_norm():
     [
         ({}, [2, 2, 2, 2, 2, 2, 2, 2]),
         ({"schedule": "step", "step_size": 3, "gamma": 0.1}, [2, 2, 2, 0.2, 0.2, 0.2, 0.02, 0.02]),
+        (
+            {"schedule": "step", "step_size": 3, "gamma": 0.1, "warmup_steps": 2},
+            [1, 2, 2, 2, 2, 0.2, 0.2, 0.2],
+        ),
         ({"warmup_steps": 4}, [0.5, 1, 1.5, 2, 2, 2, 2, 2]),
         ({"warmup_steps": 1}, [2, 2, 2, 2, 2, 2, 2, 2]),
         (
@@ -168,6 +185,10 @@ def test_clipping_is_by_the_global_norm():
         (
             {"schedule": "cosine", "decay_steps": 4, "min_learning_rate": 1.0},
             [*(1.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 1, 1, 1, 1],
+        ),
+        (
+            {"schedule": "cosine", "warmup_steps": 2, "decay_steps": 6, "min_learning_rate": 1.0},
+            [1, 2, *(1.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)), 1, 1],
         ),
         (  # steps 0 and 1 have 1/3 and 2/3 of the learning rate, step 2 has all of it
             {"schedule": "nanogpt", "warmup_steps": 2, "min_learning_rate": 1.0},
@@ -227,6 +248,12 @@ def test_steps_do_not_depend_on_their_division_into_calls(kind):
     """They are equal bit for bit, so the step at which a run stops does not matter."""
     done = run("-c", CUT, kind, **AS_USERS_RUN)
     assert done.returncode == 0, done.stderr
+
+
+def test_batch_and_dropout_of_each_step_have_different_keys():
+    run_keys = jax.random.split(jax.random.key(1))
+    keys = [key for step in range(2) for key in step_keys(run_keys, step)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 4
 
 
 @pytest.mark.slow
