@@ -25,6 +25,16 @@ def plots_command(*flags, **env):
     return run("-m", "makemore_jax.plots", *flags, **env)
 
 
+def axes_of(draw, *args) -> list:
+    """Call a function that draws one figure and closes it. Return the axes of the figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style.plt, "close", lambda figure: None)
+        draw(*args)
+    figure = style.plt.gcf()
+    style.plt.close(figure)
+    return figure.axes
+
+
 @contextmanager
 def drawn_figures():
     """Collect figures by file name instead of saving them."""

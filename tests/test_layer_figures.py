@@ -12,9 +12,10 @@ from conftest import (
     read_metrics,
     small_model,
 )
-from report_helpers import BY_LAYER, BY_MATRIX, drawn_figures
+from report_helpers import BY_LAYER, BY_MATRIX, axes_of, drawn_figures
 
 from makemore_jax.plots import diagnostics
+from makemore_jax.plots.curves import losses_and_layers
 from makemore_jax.report import (
     history,
 )
@@ -121,8 +122,10 @@ def test_diagnostics_of_a_run(small_runs):
 
 
 def test_figures_show_the_numbers(figures, tmp_path):
-    result = read_lines(tmp_path, [line_at(0), line_at(10), line_at(20)])
-    diagnostics.draw(result, tmp_path)
+    own = {"h tanh": histogram(-1.0, 2.0, std=0.25), "h relu": histogram(-1.0, 2.0, std=0.5)}
+    gradients = {"h tanh": histogram(-4.0, 8.0)}
+    lines = [line_at(step, activations=own, activation_gradients=gradients) for step in (0, 10, 20)]
+    diagnostics.draw(read_lines(tmp_path, lines), tmp_path)
     assert set(figures) == {f"inside_{name}" for name in (BY_MATRIX | BY_LAYER)}
     (ax,) = figures["inside_updates"].axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
@@ -130,6 +133,8 @@ def test_figures_show_the_numbers(figures, tmp_path):
     assert_close(lines["0.001, rule of thumb"], [1e-3, 1e-3])
     assert_close(lines["wte"], [0, 1e-3, 2e-3])
     assert ax.get_yscale() == "log"
+    ratios = {line.get_label(): line.get_ydata() for line in figures["inside_ratios"].axes[0].lines}
+    assert_close(ratios["lm_head"], [0.1] * 3)
     above, below = figures["inside_saturated"].axes
     assert_close(above.lines[0].get_ydata(), [0.25] * 3)
     assert_close(below.lines[0].get_ydata(), [0] * 3)
@@ -137,11 +142,23 @@ def test_figures_show_the_numbers(figures, tmp_path):
     tops, edges, baseline = ax.patches[0].get_data()
     assert baseline == 0 and np.argmin(tops) == 1  # the axis points down
     assert_close(edges, [-1, 0, 1, 2])
+    filled = {patch.get_label(): patch.get_fill() for patch in ax.patches}
+    assert (filled["step 0"], filled["step 20"]) == (False, True)
+    stds = [text.get_text() for text in ax.texts]
+    assert sorted(stds) == ["0.25", "0.25", "0.5", "0.5", "std"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["h tanh", "h relu"]
     names = [text.get_text() for text in figures["inside_activations"].legends[0].get_texts()]
     assert names == ["step 0", "step 20"]
+    (ax,) = figures["inside_activation_gradients"].axes
+    assert_close(ax.patches[0].get_data().edges, [-4, 0, 4, 8])
     (ax,) = figures["inside_gradients"].axes
     assert len(ax.patches) == 2  # only the last step
+
+
+def test_activations_before_the_first_and_after_the_last_step(tmp_path):
+    lines = [line_at(0), {"step": 5, "train_loss": 2.0}, {"step": 5, "dev_loss": 2.5}, line_at(10)]
+    titles = [ax.get_title() for ax in axes_of(losses_and_layers, lines, tmp_path / "figure.png")]
+    assert titles[1:] == ["activations after 0 steps", "activations after 10 steps"]
 
 
 def test_a_histogram_of_equal_values_is_a_line(figures, tmp_path):

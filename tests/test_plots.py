@@ -1,7 +1,9 @@
 """The report page of a run, and the command that writes it."""
 
+import base64
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -12,21 +14,24 @@ from conftest import (
     assert_close,
     assert_one_line,
 )
-from report_helpers import BY_LAYER, BY_MATRIX, drawn_figures, plots_command
+from report_helpers import BY_LAYER, BY_MATRIX, axes_of, drawn_figures, plots_command
 
 from makemore_jax.errors import UserError
 from makemore_jax.plots import curves, learned
-from makemore_jax.plots.write import write
+from makemore_jax.plots.write import draw, write
 from makemore_jax.report import (
-    bigrams,
     html_parts,
     page,
 )
+from makemore_jax.report.bigrams import BigramTables
 from makemore_jax.report.collect import (
     MAX_TEXT_SAMPLES,
     collect,
 )
+from makemore_jax.report.embeddings import Projection
 from makemore_jax.report.history import Curves
+from makemore_jax.report.samples import ReportedSample
+from makemore_jax.report.surprise import PASSAGE_CHARS, Passage
 
 
 @pytest.fixture
@@ -35,10 +40,23 @@ def figures():
         yield figures
 
 
+@pytest.fixture(scope="module")
+def report(small_runs):
+    """The report of a bigram model, with the surprise of "ab"."""
+    return collect(small_runs / "bigram", ["ab"], seed=5, num=1)
+
+
 def files_of(folder):
     """Return {file: content} without the page and its figures."""
     files = (f for f in folder.rglob("*") if f.is_file() and f.parent.name != "plots")
     return {f: f.read_bytes() for f in files}
+
+
+def lose_data(folder):
+    """Change the path of a run's data file to one that does not exist."""
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    content["data_file"] = content["config"]["data"]["path"] = str(folder / "gone.txt")
+    (folder / "config.json").write_text(json.dumps(content), "utf-8")
 
 
 def test_page_of_a_text(small_text_run):
@@ -55,10 +73,64 @@ def test_page_of_a_text(small_text_run):
         assert f"<pre>\n{html.escape(sample.text)}</pre>" in page
     (spans,) = re.findall("<pre>(?!\n)(.*?)</pre>", page, re.DOTALL)
     text = html.unescape(re.sub("<[^>]*>", "", spans))
-    assert text.replace("↵\n", "\n") == report.passage.text
+    source = (small_text_run / "few.txt").read_text("utf-8")
+    size = int(0.9 * len(source))
+    assert report.facts["data"] == f"few.txt, one text: {size:,} training characters"
+    assert report.passage.source == "dev text"
+    assert text.replace("↵\n", "\n") == report.passage.text == source[size:][:PASSAGE_CHARS]
     assert spans.count("<span") == len(report.passage.text) - 1
     prose = re.sub(r'base64,[^"]*|<style>.*?</style>|<pre>.*?</pre>', "", page, flags=re.DOTALL)
     assert not re.search(r"\blines?\b|•", prose)
+
+
+def test_surprise_of_a_name(report):
+    """The sum, then each character with its own, from white to orange; the end is the last."""
+    shown = page._surprise(report._replace(surprise=[np.array([0.5, 1.0, 3.0])]), {})
+    (row,) = re.findall("<tr>(.*?)</tr>", shown)
+    cells = re.sub("<[^>]*>", " ", row).split()
+    assert cells == ["4.50", "a", "0.50", "b", "1.00", "•", "3.00"]
+    blues = [int(color.split(",")[2]) for color in re.findall(r"rgb\((.*?)\)", row)]
+    assert blues[0] > blues[1] > blues[2]
+    assert f"costs {math.log(report.vocab.size):.2f} nats" in shown
+
+
+def test_surprise_of_a_passage_is_compared_with_uniform_guessing():
+    passage = Passage("aba", np.array([1.0, 2.0]), "dev text")
+    shown = page._surprise_of_passage(passage, vocab_size=65)
+    assert "The mean is 1.500;" in shown and f"costs {math.log(65):.2f}." in shown
+
+
+def test_sampled_lines(report):
+    sample = ReportedSample("anna", -2.0, "new", "ann", 1)
+    shown = page._sampled_lines(report._replace(samples=[sample]))
+    assert re.findall('data-label="(.*?)".*?>(.*?)</td>', shown) == [
+        *(("sample", "anna"), ("ln p", "-2.00"), ("one in", "7"), ("found in", "new")),
+        *(("nearest in train", "ann"), ("edits", "1")),
+    ]
+
+
+def test_sampled_texts(report):
+    sample = ReportedSample("anna", -2.0, None, None, None)
+    shown = page._sampled_texts(report._replace(samples=[sample]))
+    assert "sample 1: 4 characters, ln p -2.00, 0.500 nats per character" in shown
+
+
+def test_bigrams(report):
+    """The number of lines of the mean, and each picture below its own caption."""
+    names = ("learned", "counted", "difference")
+    shown = page._bigrams(report, {f"bigrams_{name}": name.encode() for name in names})
+    assert f"predictions over {report.bigrams.num_lines} training lines." in shown
+    pictures = re.findall('<figcaption>(.*?)</figcaption>.*?base64,(.*?)"', shown)
+    assert [(caption, base64.b64decode(png).decode()) for caption, png in pictures] == [
+        *(("learned", "learned"), ("counted", "counted")),
+        ("learned minus counted", "difference"),
+    ]
+
+
+def test_shares_of_the_components(report):
+    embeddings = Projection(np.eye(2), np.array([0.75, 0.25]))
+    shown = page._embeddings(report._replace(embeddings=embeddings), {"characters": b""})
+    assert "which have 75% and 25% of the variance" in shown
 
 
 def test_probabilities_of_samples():
@@ -80,17 +152,62 @@ def test_labels_do_not_overlap():
     assert_close(moved[-1], [50, 50])
 
 
-def test_the_best_step_is_marked_at_its_dev_loss(figures, tmp_path):
-    report = Curves([(10, 3.0), (20, 2.0)], [(10, 3.5), (20, 2.5)], [(1, 0.1)], [(10, 1.0)])
-    curves.loss_curves(report, 20, tmp_path / "loss")
-    (best,) = (line for line in figures["loss"].axes[0].lines if line.get_marker() == "*")
-    assert best.get_xydata().tolist() == [[20, 2.5]]
-    assert best.get_label() == "best, 2.5000"
+def test_curves_of_a_run(figures, tmp_path):
+    """Both losses, the best step at its dev loss, and the learning rate."""
+    train, dev, rates = [(10, 3.0), (20, 2.0)], [(10, 3.5), (20, 2.5)], [(1, 0.1), (9, 0.3)]
+    curves.loss_curves(Curves(train, dev, rates, [(10, 1.0)]), 20, tmp_path / "loss")
+    lines = {line.get_label(): line for line in figures["loss"].axes[0].lines}
+    assert lines["best, 2.5000"].get_marker() == "*"
+    curves.learning_rate(Curves(train, dev, rates, [(10, 1.0)]), 20, tmp_path / "rate")
+    lines["rate"] = figures["rate"].axes[0].lines[0]
+    for name, points in {
+        "train, mean since the last point": train,
+        "dev": dev,
+        "best, 2.5000": [(20, 2.5)],
+        "rate": rates,
+    }.items():
+        assert [tuple(point) for point in lines[name].get_xydata()] == points
+
+
+def test_pairs_of_curves_have_their_difference_below_them(tmp_path):
+    pairs = {"gru": {"jax": [3.0, 2.0, 1.0], "torch": [3.0, 2.5, 0.75]}}
+    _, below = axes_of(curves.paired_curves, pairs, tmp_path / "pairs.png")
+    assert below.lines[0].get_xydata().tolist() == [[2, 0.5], [3, 0.25]]  # no 0 on a log scale
+
+
+def test_pictures_show_the_numbers_of_the_model(figures, report, tmp_path):
+    """Bigrams and attention, in the right order and not transposed, with labels."""
+    noise, V = np.random.RandomState(3), report.vocab.size
+    tables, weights = noise.rand(2, V, V), noise.rand(2, 2, 3, 3)  # of two layers and two heads
+    draw(report._replace(bigrams=BigramTables(*tables, 2), attention=[weights]), tmp_path)
+
+    def shown(name, head=0):
+        return figures[name].axes[head].images[0].get_array()
+
+    for name, table in zip(("learned", "counted"), tables, strict=True):
+        np.testing.assert_array_equal(shown(f"bigrams_{name}"), table)
+    for layer in (0, 1):
+        for head in (0, 1):
+            table = shown(f"attention_1_{layer + 1}", head)
+            np.testing.assert_array_equal(table, weights[layer, head])
+    labels = figures["attention_1_1"].axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == list("•ab")
+
+
+def test_each_character_is_at_its_point(figures, tmp_path):
+    points = np.array([[0.0, 0], [9, 0], [0, 9]])
+    projection = Projection(points, np.array([0.75, 0.25]))
+    learned.characters(projection, list("•ab"), tmp_path / "characters")
+    (ax,) = figures["characters"].axes
+    assert [text.get_text() for text in ax.texts] == list("•ab")
+    assert_close([text.get_position() for text in ax.texts], points, 1e-3)
+    assert [text.get_color() for text in ax.texts] == ["0.45", "tab:red", "tab:blue"]
+    assert "75%" in ax.get_xlabel() and "25%" in ax.get_ylabel()
 
 
 def test_pairs_that_are_too_probable_are_red(figures, tmp_path):
     model, counted = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]])
-    learned.difference(bigrams.BigramTables(model, counted), ["a", "b"], tmp_path / "difference")
+    learned.difference(BigramTables(model, counted, 2), ["a", "b"], tmp_path / "difference")
     (image,) = figures["difference"].axes[0].images
     assert image.get_array().tolist() == [[0.25, -0.25], [0, 0]]
     assert image.cmap(image.norm(0.25))[0] > image.cmap(image.norm(0.25))[2]  # more red than blue
@@ -129,6 +246,21 @@ def test_command(small_runs, kind, inside):
     assert ("--config.train.diagnose_every" in page) == (not inside)
 
 
+def test_a_moved_data_file_and_another_seed(small_runs, tmp_path):
+    """--data finds the data, and the samples are those of --seed."""
+    folder = tmp_path / "run"
+    shutil.copytree(small_runs / "bigram", folder, ignore=shutil.ignore_patterns("plots"))
+    lose_data(folder)
+    data = str(small_runs / "few.txt")
+    done = plots_command("--workdir", folder, "--data", data, "--num", "9", "--seed", "5")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "plots" / "index.html").read_text("utf-8")
+    assert "<h2>Bigrams</h2>" in page
+    shown = re.findall('data-label="ln p" class="number">(.*?)</td>', page)
+    samples = collect(folder, None, seed=5, num=9, data=data).samples
+    assert shown == [f"{sample.log_prob:.2f}" for sample in samples]
+
+
 @pytest.mark.slow
 def test_figures_of_other_names(small_runs, tmp_path):
     """Figures of an earlier call are deleted, other files are not."""
@@ -160,9 +292,7 @@ def test_without_data_and_metrics(small_runs, tmp_path):
     folder = tmp_path / ("a <b>run<b>" if os.name == "posix" else "a &run")
     ignored = shutil.ignore_patterns("plots", "metrics.*")
     shutil.copytree(small_runs / "bigram", folder, ignore=ignored)
-    content = json.loads((folder / "config.json").read_text("utf-8"))
-    content["data_file"] = content["config"]["data"]["path"] = str(tmp_path / "gone.txt")
-    (folder / "config.json").write_text(json.dumps(content), "utf-8")
+    lose_data(folder)
     report = collect(folder, None, seed=1, num=5)
     assert report.names == list(dict.fromkeys(d.text for d in report.samples if d.text))[:3]
     write(report, folder / "plots")

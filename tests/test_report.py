@@ -5,6 +5,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import (
@@ -19,6 +20,7 @@ from report_helpers import CHARS, WORDS, small_lm
 from makemore_jax import sampling, scoring, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
+from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import UserError
 from makemore_jax.report import (
@@ -26,6 +28,7 @@ from makemore_jax.report import (
     bigrams,
     embeddings,
     facts,
+    history,
     page,
     samples,
     surprise,
@@ -36,7 +39,7 @@ from makemore_jax.report.collect import (
     find_data,
     load_best_model,
 )
-from makemore_jax.report.labels import char_class
+from makemore_jax.report.labels import char_class, token_labels
 
 WITH_ATTENTION = ("transformer", "modern")
 
@@ -124,6 +127,23 @@ def test_attention_weights_reproduce_the_output_of_the_model(kind):
         assert_close(y @ c_proj["kernel"] + c_proj.get("bias", 0), captured["c_proj"][0])
 
 
+@pytest.mark.slow
+def test_attention_weights_are_in_the_order_of_the_layers():
+    """Also of more than ten. Layer 10 has queries and keys of zero, so it is uniform."""
+    config = small_config("transformer").model
+    config.n_layer = 11
+    model = create_model(config, VOCAB, BLOCK)
+    params = jax.jit(model.init)(jax.random.key(3), np.zeros((1, BLOCK), np.int32))["params"]
+    params = jax.tree.map(lambda a: a + 1, params)
+    attn = params["h_10"]["attn"]
+    attn["c_attn"] = jax.tree.map(jnp.zeros_like, attn["c_attn"])
+    lm = LanguageModel(model, {"params": params}, CHARS, BLOCK)
+    (weights,) = attention.attention_weights(lm, ["a"])
+    uniform = [[[1, 0], [0.5, 0.5]]] * 2
+    is_uniform = [np.allclose(layer, uniform) for layer in weights]
+    assert is_uniform == [False] * 10 + [True]
+
+
 @pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in WITH_ATTENTION])
 def test_families_without_attention(kind):
     assert attention.attention_weights(small_lm(kind), WORDS) == []
@@ -163,6 +183,12 @@ def test_classes_of_characters():
     assert (kinds["•"], kinds["7"], kinds["-"]) == ("other", "number", "punctuation")
 
 
+def test_labels_of_tokens():
+    """Token 0 of lines is their edge; a text has only its characters."""
+    assert token_labels(Vocab(("a", "b"))) == ["•", "a", "b"]
+    assert token_labels(Vocab(("\n", "b"), has_end=False)) == ["↵", "b"]
+
+
 def test_bigrams_of_the_bigram_model_are_its_table():
     lm = small_lm("bigram")
     split = encode(WORDS * 3, CHARS, BLOCK)
@@ -200,7 +226,7 @@ def test_counted_bigrams_and_their_difference():
     assert np.isnan(result[3:]).all()
     learned = result.copy()
     learned[0, :2] = 0.25, 0.75
-    assert_close(bigrams.BigramTables(learned, result).difference, 0.5 / (3 * VOCAB))
+    assert_close(bigrams.BigramTables(learned, result, 2).difference, 0.5 / (3 * VOCAB))
 
 
 def levenshtein(a: str, b: str) -> int:
@@ -238,19 +264,36 @@ def test_nearest_words_of_names_txt(names):
 
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_facts(small_runs, tmp_path, is_finished):
-    """Config, device and duration; an unfinished run has only some of them."""
-    shutil.copytree(small_runs / "bigram", tmp_path / "run")
+    """Config, losses, device and duration; an unfinished run has only some of them."""
+    folder = tmp_path / "run"
+    shutil.copytree(small_runs / "bigram", folder)
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    summary |= {"train_loss": 1.0, "dev_loss": 2.0, "test_loss": 3.0}
+    (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
     if not is_finished:
-        (tmp_path / "run" / "summary.json").unlink()
-    result = collect(tmp_path / "run", None, seed=5, num=1).facts
+        (folder / "summary.json").unlink()
+    run = workdir.read(folder)
+    curves = history.read_curves(folder, run)
+    result = facts.collect_facts(folder, run, curves, 7, best_step=10, dataset=None)
+    assert result["checkpoint"] == "best dev loss, step 10"
     assert "model.kind=bigram" in result["config"] and "train.steps=20" in result["config"]
     assert "optimizer" not in result["config"]  # all optimizer fields have their defaults
-    assert ("device" in result) == is_finished
+    assert ("device" in result) == ("loss" in result) == is_finished
     if is_finished:
+        assert result["loss"] == "test 3.0000, dev 2.0000, train 1.0000 nats per character"
         assert result["device"] == f"1 cpu, jax {jax.__version__}"
         assert re.fullmatch(r"20 steps in [\d.]+ s \([\d,.]+ steps/s\)", result["training"])
     else:
         assert re.fullmatch(r"20 of 20 steps in [\d.]+ s, not finished", result["training"])
+
+
+def test_the_learning_rate_of_a_run_that_did_not_log_it():
+    """It is that of the config, at each step from 1 on."""
+    config = small_config("bigram", steps=20)
+    config.optimizer.warmup_steps = 20
+    rate = config.optimizer.learning_rate
+    expected = [(step, pytest.approx(rate * step / 20)) for step in range(1, 21)]
+    assert history._schedule(config, 20) == expected
 
 
 def test_durations():
@@ -275,6 +318,10 @@ def test_collect(small_runs):
         assert line.nearest in dataset.words["train"]
         assert (line.edits == 0) == (line.found_in == "train")
     assert result.names == dataset.words["dev"][:3]
+    train = encode(dataset.words["train"], lm.vocab, lm.max_len)
+    counted = bigrams.counted_bigrams(train, lm.vocab.size)
+    np.testing.assert_array_equal(result.bigrams.counted, counted)
+    assert result.bigrams.num_lines == len(dataset.words["train"]) < bigrams.MAX_LINES
     summary = json.loads((small_runs / "bigram" / "summary.json").read_text("utf-8"))
     assert result.best_step == best_step == summary["best_step"]
     assert dict(result.curves.dev_loss)[best_step] == summary["dev_loss"]

@@ -20,16 +20,19 @@ from conftest import (
     run,
     small_config,
 )
+from report_helpers import axes_of
 
 from makemore_jax import assemble, sweep, workdir
 from makemore_jax.assemble import create_model, load_data, programs
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows
 from makemore_jax.parallel.mesh import make_mesh
+from makemore_jax.plots.sweep import draw_sweep
 from makemore_jax.report import history
 from makemore_jax.report.collect import load_best_model
 from makemore_jax.sweep import FinishedGroups, groups
-from makemore_jax.sweep.results import Result, Row
+from makemore_jax.sweep import finished as finished_lib
+from makemore_jax.sweep.results import Result
 from makemore_jax.training import state as state_lib
 from makemore_jax.training.evaluate import make_evaluate
 from makemore_jax.training.optimizer import make_optimizer
@@ -108,10 +111,8 @@ def test_a_member_that_diverges_leaves_the_others_alone():
 
 
 @pytest.mark.slow
-def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
+def test_a_member_whose_loss_explodes_is_marked(tmp_path):
     """Its loss stays finite: it is no point of the picture, which would be flat because of it."""
-    from makemore_jax.plots import sweep as plots_sweep
-
     config = sweep_config("mlp", steps=100)
     rates = [1e-3, 1e-2, 10.0]
     results = sweep.sweep(config, {"optimizer.learning_rate": rates}, num_seeds=1)
@@ -119,17 +120,12 @@ def test_a_member_whose_loss_explodes_is_marked(tmp_path, monkeypatch):
     assert [result.diverged for result in results] == [False, False, True]
     rows = sweep.aggregate_seeds(results)
     assert [row.diverged for row in rows] == [0, 0, 1]
-    monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
-    plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
-    figure = plots_sweep.plt.gcf()
-    (ax,) = figure.axes
+    (ax,) = axes_of(draw_sweep, rows, tmp_path / "sweep.png")
     assert ax.get_ylim()[1] < 4
     (line, crosses, _) = ax.lines
     np.testing.assert_equal(line.get_ydata(), [rows[0].mean, rows[1].mean, math.nan])
     assert list(crosses.get_xdata()) == [10.0]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["diverged"]
-    monkeypatch.undo()
-    plots_sweep.plt.close(figure)
 
 
 @pytest.mark.slow
@@ -149,11 +145,11 @@ def test_the_best_run_is_kept(tmp_path):
     run_dir = workdir.read(tmp_path / "best")
     lm, step = load_best_model(tmp_path / "best", run_dir)
     assert step == summary["best_step"] == 40
-    dataset = load_data(chosen.data, chosen.seed)
-    assert_close(
-        make_evaluate(lm.model)(lm.variables, dataset.splits["dev"]),
-        best.best_dev_loss,
-    )
+    dataset, evaluate = load_data(chosen.data, chosen.seed), make_evaluate(lm.model)
+    for name in ("train", "dev", "test"):
+        at_most = chosen.train.train_eval_examples if name == "train" else None
+        loss = evaluate(lm.variables, dataset.splits[name], at_most)
+        assert_close(summary[f"{name}_loss"], loss)
     curves = history.read_curves(tmp_path / "best", run_dir)
     assert [step for step, _ in curves.train_loss] == [20, 40, 50, 60]
     assert dict(curves.dev_loss)[step] == best.best_dev_loss
@@ -204,27 +200,51 @@ def test_config_is_not_changed():
 
 @pytest.mark.versions
 def test_command(tmp_path):
-    """Two devices, three members: one of them has two; table, sweep.json and picture."""
+    """Two devices, nine members: table, sweep.json, picture and best run.
+
+    One of three combinations diverges with every seed, which is no error.
+    """
     (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 9), "utf-8")
     done = run(
         *("-m", "makemore_jax.sweep", "--config", ROOT / "configs" / "mlp.py"),
         *(f"--config.data.path={tmp_path / 'few.txt'}", "--config.train.steps=20"),
-        *("--over", "optimizer.learning_rate=1e-3,1e-2,1e-1", "--workdir", tmp_path / "out"),
+        *("--config.seed=5", "--seeds=3", "--over", "optimizer.learning_rate=1e-3,1e-1,1e9"),
+        *("--workdir", tmp_path / "out"),
         JAX_NUM_CPU_DEVICES="2",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| 0.0") == 2 and "(best)" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [("(best)" in row, "3 of 3" in row) for row in rows[2:]] == [
+        *((False, False), (True, False), (False, True)),
+    ]
     found = json.loads((tmp_path / "out" / "sweep.json").read_text("utf-8"))
-    assert [m["values"]["optimizer.learning_rate"] for m in found["members"]] == [1e-3, 1e-2, 1e-1]
-    assert all(0 < m["best_dev_loss"] < 5 for m in found["members"])
+    assert [(m["values"]["optimizer.learning_rate"], m["seed"]) for m in found["members"]] == [
+        (rate, seed) for rate in (1e-3, 1e-1, 1e9) for seed in (5, 6, 7)
+    ]
+    assert all(0 < m["best_dev_loss"] < 5 for m in found["members"][:6])
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5_000
-    best = min(found["members"], key=lambda member: member["best_dev_loss"])
+    best = min(found["members"][:6], key=lambda member: member["best_dev_loss"])
     rate = best["values"]["optimizer.learning_rate"]
     run_dir = tmp_path / "out" / "best"
     assert f"{run_dir} is the best run, optimizer.learning_rate={rate:g}" in done.stdout
-    assert workdir.read(run_dir).config.optimizer.learning_rate == rate
+    config = workdir.read(run_dir).config
+    assert config.optimizer.learning_rate == rate
+    assert config.seed == best["seed"] != 5  # not the first
+    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    assert 0 < summary["seconds"] < found["seconds"]
     sampled = run(ROOT / "sample.py", "--workdir", run_dir, "--num", "3", "--format", "json")
     assert (sampled.returncode, len(sampled.stdout.splitlines())) == (0, 3), sampled.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_runs_all_diverge_fails(tmp_path):
+    done = run(
+        *("-m", "makemore_jax.sweep", "--config", "bigram", "--config.train.steps=20"),
+        *("--config.optimizer.name=sgd", "--over", "optimizer.learning_rate=1e8,1e9"),
+        *("--workdir", tmp_path),
+    )
+    assert done.returncode == 1 and "sweep: every run diverged" in done.stderr
+    assert done.stdout.count("| diverged |  |") == 2 and not (tmp_path / "best").exists()
 
 
 @pytest.mark.parametrize(
@@ -292,8 +312,8 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
     assert trained == [3, 5, 7]
 
 
-def test_a_finished_group_is_of_its_data(tmp_path):
-    """The same file with other lines is trained again."""
+def test_a_finished_group_is_of_its_data_and_versions(tmp_path, monkeypatch):
+    """With other lines in the file, or another version of jax, it is trained again."""
     config, finished = sweep_config("bigram", steps=10), FinishedGroups(tmp_path)
     config.data.path = str(tmp_path / "lines.txt")
     (tmp_path / "lines.txt").write_text("anna\nbob\n", "utf-8")
@@ -302,21 +322,11 @@ def test_a_finished_group_is_of_its_data(tmp_path):
     finished.save(config, [{"seed": 1}], results)
     assert finished.load(config, [{"seed": 1}], None) == results
     assert finished.load(config, [{"seed": 2}], None) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(finished_lib, "versions", lambda: {"jax": "0.0"})
+        assert finished.load(config, [{"seed": 1}], None) is None
     (tmp_path / "lines.txt").write_text("anna\nbea\n", "utf-8")
     assert finished.load(config, [{"seed": 1}], None) is None
-
-
-def test_the_band_of_the_picture_is_the_range_aggregate_seeds(tmp_path, monkeypatch):
-    from makemore_jax.plots import sweep as plots_sweep
-
-    rows = [Row({"model.n_embd2": n}, 2.0, 1.5, 2.75, 0, 3) for n in (4, 5)]
-    monkeypatch.setattr(plots_sweep.plt, "close", lambda figure: None)
-    plots_sweep.draw_sweep(rows, tmp_path / "sweep.png")
-    monkeypatch.undo()
-    (band,) = plots_sweep.plt.gcf().axes[0].collections
-    heights = band.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == (1.5, 2.75)
-    plots_sweep.plt.close("all")
 
 
 def test_the_best_loss_of_a_member_is_not_its_last():

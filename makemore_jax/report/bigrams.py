@@ -21,6 +21,7 @@ class BigramTables(NamedTuple):
 
     learned: np.ndarray  # (V, V)
     counted: np.ndarray  # (V, V)
+    num_lines: int  # lines over which the predictions were averaged
 
     @property
     def difference(self) -> float:
@@ -35,7 +36,8 @@ def bigram_tables(lm: LanguageModel, split: Lines) -> BigramTables | None:
     """
     if lm.vocab.size > MAX_VOCAB:
         return None
-    return BigramTables(learned_bigrams(lm, split), counted_bigrams(split, lm.vocab.size))
+    learned, counted = learned_bigrams(lm, split), counted_bigrams(split, lm.vocab.size)
+    return BigramTables(learned, counted, min(split.size, MAX_LINES))
 
 
 def learned_bigrams(lm: LanguageModel, split: Lines, max_lines: int = MAX_LINES) -> np.ndarray:

@@ -7,7 +7,6 @@ import html
 import math
 from collections.abc import Callable
 
-from makemore_jax.report.bigrams import MAX_LINES
 from makemore_jax.report.collect import Report
 from makemore_jax.report.facts import show_value
 from makemore_jax.report.html_parts import document, facts, heat_color, picture, table
@@ -246,8 +245,8 @@ def _bigrams(report: Report, pictures: dict[str, bytes]) -> str:
         return ""
     about = (
         "The probability of the next character (columns) after the current one (rows). Learned: "
-        f"the mean of the model's predictions over {MAX_LINES:,} training lines. Counted: the "
-        "relative frequency in all training lines. The mean absolute difference is "
+        f"the mean of the model's predictions over {report.bigrams.num_lines:,} training lines. "
+        "Counted: the relative frequency in all training lines. The mean absolute difference is "
         f"{report.bigrams.difference:.4f}."
     )
     images = [
