@@ -239,6 +239,24 @@ def small_text_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def overtrained(tmp_path_factory) -> Path:
+    """Return the run of a bigram whose best step is not its last: the learning rate rises to 50."""
+    config = small_config("bigram", steps=60, log_every=10, eval_every=10, num_samples=0)
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
+    config.optimizer.warmup_steps, config.optimizer.learning_rate = 60, 50.0
+    folder = tmp_path_factory.mktemp("overtrained") / "run"
+    assert assemble.train(config, str(folder))["best_step"] < 60
+    return folder
+
+
+def checkpoint_of_bigram(folder: Path, name: str) -> np.ndarray:
+    """Return the logits in the best or the latest checkpoint of a run."""
+    checkpoints = assemble.open_checkpoints(folder, read_only=True)
+    lm = assemble.restore_language_model(checkpoints, assemble.read_run(folder), name)
+    return np.asarray(lm.variables["params"]["logits"])
+
+
 def pytest_addoption(parser):
     help = "fail a test that takes longer; a notebook or the TPU compiler may take three times this"
     parser.addoption("--max-seconds", type=float, help=help)

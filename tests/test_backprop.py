@@ -168,7 +168,14 @@ def test_command(tmp_path, capsys, monkeypatch):
         assert f"\n  {name} " in printed
     assert "\n12,297 parameters\n" in printed
     *_, losses, files = printed.splitlines()
-    assert re.fullmatch(r"train 3\.\d{4}, dev 3\.\d{4} after \d+\.\d s", losses)
+    shown = re.fullmatch(r"train (3\.\d{4}), dev (3\.\d{4}) after \d+\.\d s", losses).groups()
+    splits, vocab = backprop.load(str(ROOT / "names.txt"))
+    init_key, _, train_key = jax.random.split(jax.random.key(0), 3)
+    params = backprop.init(init_key, vocab.size)
+    params, _ = backprop.train(params, train_key, splits["train"], 20)
+    statistics = backprop.calibrate(params, splits["train"][0])  # of all windows
+    expected = [backprop.evaluate(params, statistics, split) for split in splits.values()]
+    np.testing.assert_allclose([float(loss) for loss in shown], expected, atol=1e-4)
     assert files == (
         f"{tmp_path / 'dlogits.png'} shows the gradient with respect to the logits, "
         f"{tmp_path / 'losses.png'} the losses"

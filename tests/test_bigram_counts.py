@@ -1,5 +1,7 @@
 """Lecture 2: bigram counts of makemore's names, and a network that learns the same table."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -292,6 +294,14 @@ def test_command(tmp_path, capsys, monkeypatch):
     counts = 7 * COUNTS
     assert f"counted        {bc.nll(bc.probabilities(counts, 0), counts):.6f}" in printed
     assert f"0.5 added      {bc.nll(bc.probabilities(counts, 0.5), counts):.6f}" in printed
+    plain, smoothed = (-70 * bc.nll(bc.probabilities(counts, n), counts) for n in (0, 0.5))
+    assert f"log likelihood of the text: {plain:.0f} and {smoothed:.0f}\n" in printed
+    splits = bc.count_splits(WORDS * 7, VOCAB)
+    probs = bc.probabilities(splits["train"], 0.5)
+    losses = ", ".join(f"{name} {bc.nll(probs, each):.6f}" for name, each in splits.items())
+    assert f"counted on 80% of the lines, 0.5 added: {losses}\n" in printed
+    (last,) = re.findall(r"^ 1,000 +(.+) +(.+)\n\n", printed, re.MULTILINE)
+    assert bc.nll(bc.probabilities(counts, 0), counts) < float(last[0]) < float(last[1])
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["counts.png"]
     bc.main([*options, "--num", "3"])
     assert capsys.readouterr().out == printed

@@ -10,7 +10,16 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, assert_close, assert_same, enable_x64, make_batch_step, run
+from conftest import (
+    FAMILIES,
+    ROOT,
+    assert_close,
+    assert_same,
+    checkpoint_of_bigram,
+    enable_x64,
+    make_batch_step,
+    run,
+)
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
     import torch
@@ -119,6 +128,15 @@ def test_torch_to_jax_to_torch_keeps_every_bit(kind, tmp_path):
     for name, tensor in known.items():
         assert result[name].shape == tensor.shape
         assert result[name].tobytes() == tensor.tobytes(), name
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "latest"])
+def test_the_checkpoint_that_is_converted(checkpoint, overtrained, tmp_path):
+    flags = ("--workdir", overtrained, "--checkpoint", checkpoint)
+    done = run(*CONVERT, "to-torch", *flags, tmp_path / "model.npz")
+    assert done.returncode == 0, done.stderr
+    logits = files.read(tmp_path / "model.npz").tensors["logits"]
+    np.testing.assert_array_equal(logits, checkpoint_of_bigram(overtrained, checkpoint))
 
 
 TIED = {"tied": True, "bias": False}  # as in nanoGPT

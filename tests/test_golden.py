@@ -12,7 +12,7 @@ from makemore_jax.config import ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.losses import mean_loss
 from makemore_jax.torch_parity import weights
-from makemore_jax.torch_parity.table import as_table
+from makemore_jax.torch_parity.table import as_details, as_table
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
@@ -138,3 +138,6 @@ def test_the_table_of_a_comparison():
     assert one_step[-1] == f"| gru | {cells} |"
     assert compiled[0].startswith("| model | compiled, 1 device: gradients |")
     assert compiled[-1] == "| gru | 3.0e-06 | 4.0e-05 (!) |"
+    result["milliseconds"], result["continuations"] = {"jax": 1.5, "torch": 2.25}, []
+    result["differences"]["gradient_of_each"] = {}
+    assert "one step at a time: JAX 1.50, PyTorch 2.25\n" in as_details(result)

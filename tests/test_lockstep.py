@@ -4,11 +4,12 @@ Needs torch: pip install -e ".[parity]". If MAKEMORE_REQUIRE_TORCH is set, nothi
 """
 
 import json
+import math
 import os
 import re
 
 import pytest
-from conftest import AS_USERS_RUN, FAMILIES, on_devices, run
+from conftest import AS_USERS_RUN, FAMILIES, on_devices, run, small_config
 
 from makemore_jax.config import Config, OptimizerConfig
 from makemore_jax.errors import UserError
@@ -200,7 +201,8 @@ from makemore_jax.torch_parity import models
 
 erf_gelu = F.gelu
 models.F.gelu = lambda x, approximate: erf_gelu(x)  # torch's default, not GPT-2's
-flags = ["--config.model.n_layer=2", "--steps", "3", "--nocompiled"]
+models.MODELS = {kind: models.MODELS[kind] for kind in ("bigram", "transformer")}
+flags = ["--all", "--steps", "3", "--nocompiled"]
 config = ["--config", "configs/transformer.py", *flags]
 sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
 runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")
@@ -229,8 +231,18 @@ def test_a_difference_of_the_compiled_program_is_reported(tmp_path):
     assert "bigram in float32: compiled, 2 devices: loss curve differ by" in second
 
 
-def test_a_difference_is_reported(tmp_path):
+def test_a_difference_of_one_family_is_reported(tmp_path):
     done = run("-c", BROKEN, tmp_path)
     assert done.returncode == 1
     assert "compare: transformer in float32: logits differ by" in done.stderr
-    assert json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"][0]["exceeded"]
+    assert "compare: bigram" not in done.stderr
+    results = json.loads((tmp_path / "parity.json").read_text("utf-8"))["results"]
+    assert [bool(result["exceeded"]) for result in results] == [False, True]
+
+
+def test_a_difference_that_is_not_a_number_is_reported(monkeypatch):
+    from makemore_jax.torch_parity import compare
+
+    monkeypatch.setattr(compare, "worst", lambda values: math.nan)
+    result = compare.compare(small_config("mlp"), steps=1, has_compiled=False)
+    assert result["exceeded"] == ["gradients"]  # parameters have no tolerance in float32

@@ -248,6 +248,10 @@ def test_a_sweep_refuses_a_mixture():
         (["--config.model.kind=gru"], "gru models do not have it"),
         (["--config.train.batch_size=5"], "train.batch_size: 5 must be divisible by"),
         (
+            ["--config.train.batch_size=12", "--config.train.accumulate=2"],
+            "train.batch_size: 12 must be divisible by model.networks * train.accumulate=8",
+        ),
+        (
             ["--config.train.batch_size=100", "--config.mesh.data=2"],
             "mesh.data: a batch of 25 is not divisible by 2 devices",  # of one of four networks
         ),

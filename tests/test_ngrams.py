@@ -116,6 +116,17 @@ def test_longer_contexts_help_until_they_are_rare(capsys):
     assert len(rows) == 12  # a heading, six orders, an empty line, a heading, three samples
 
 
+def test_the_samples_are_of_the_order_with_the_lowest_dev_loss(tmp_path, capsys):
+    """The highest order has the lowest train loss, but few lines are too few for it."""
+    words = (ROOT / "names.txt").read_text("utf-8").split()[:300]
+    (tmp_path / "few.txt").write_text("\n".join(words), "utf-8")
+    ngrams.main(["--data", str(tmp_path / "few.txt"), "--num", "1"])
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()[1:7]]
+    by_train, by_dev = (min(rows, key=lambda row: float(row[i]))[0] for i in (2, 3))
+    assert f"samples of order {by_dev}:" in printed and by_dev != by_train
+
+
 @pytest.mark.parametrize(
     ("words", "unseen"),
     [

@@ -1,6 +1,7 @@
-"""Notebook sessions: repeated programs, training in threads, and the Stop button."""
+"""Notebook sessions: repeated programs, training in threads, the Stop button, shown results."""
 
 import io
+import math
 import os
 import re
 import signal
@@ -8,12 +9,24 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conftest import TIMEOUT, needs_signals, read_metrics, run, small_config
+from conftest import (
+    BLOCK,
+    TIMEOUT,
+    VOCAB,
+    needs_signals,
+    read_metrics,
+    run,
+    small_config,
+    small_model,
+)
 
 from makemore_jax import assemble
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import progress
+from makemore_jax.data.vocabulary import Vocab
+from makemore_jax.decoding import LanguageModel
 from makemore_jax.errors import Stopped
+from makemore_jax.report.surprise import name_surprise
 
 # Runs its arguments as cells. The streams have no `reconfigure`, as in a notebook.
 SESSION = """
@@ -189,6 +202,25 @@ def test_a_notebook_updates_bars_in_place_and_not_on_stderr(tmp_path, monkeypatc
 def test_without_a_notebook_there_is_no_bar():
     assert progress.make_bar(io.StringIO(), total=3).disable
     assert not progress.make_bar(NotebookStream(), total=3).disable
+
+
+def test_the_surprise_of_a_name_in_a_cell():
+    cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
+    model, params = small_model("bigram")
+    lm = LanguageModel(model, {"params": params}, Vocab(tuple("abcdefghijkl")), BLOCK)
+    (nats,) = name_surprise(lm, ["fee"])
+    shown = re.sub("<[^>]*>", " ", cells.surprise(lm, ["fee"]).data).split()
+    by_char = [word for char, n in zip("fee•", nats, strict=True) for word in (char, f"{n:.2f}")]
+    note = f"guessing uniformly costs {math.log(VOCAB):.2f} nats per character"
+    assert shown == [f"{sum(nats):.2f}", *by_char, *note.split()]
+
+
+def test_figures_in_a_cell_have_their_captions():
+    cells = pytest.importorskip("makemore_jax.notebook.cells", reason="needs IPython")
+    drawings = [(lambda content, file: file.write(content), content) for content in (b"1", b"2")]
+    shown = cells.figures(*drawings, captions=["a", "b<"]).data
+    captions_and_files = re.findall('<figcaption>(.*?)</figcaption>.*?base64,(.*?)"', shown)
+    assert captions_and_files == [("a", "MQ=="), ("b&lt;", "Mg==")]
 
 
 @pytest.mark.versions

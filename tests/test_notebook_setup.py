@@ -11,7 +11,7 @@ from makemore_jax.notebook import setup
 
 PYPROJECT = """
 [project]
-dependencies = ["jax>=0.0.1", "numpy>=99.1", "absl-py", "missing_one>=2.0"]
+dependencies = ["flax>=0.9", "numpy>=99.1", "absl-py", "missing_one>=2.0"]  # flax is above 0.10
 [project.optional-dependencies]
 plots = ["missing-two>=3"]
 """

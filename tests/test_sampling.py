@@ -66,6 +66,12 @@ def test_no_lines_are_sampled_and_scored():
     assert scoring.score(lm, []) == []
 
 
+def test_scoring_shows_its_progress():
+    seen = []
+    scoring.score(small_lm("bigram"), ["fee", "a"], lambda batches: seen.append(batches) or batches)
+    assert [list(batches) for batches in seen] == [[0]]
+
+
 @pytest.mark.parametrize("kind", ["bigram", "gru"])  # without and with a state
 def test_the_batch_size_on_an_accelerator_depends_on_its_memory(kind, monkeypatch):
     lm = small_lm(kind)

@@ -163,7 +163,8 @@ def test_parse_axis():
     name, values = sweep.parse_axis("optimizer.learning_rate=1e-4:1e-1:4")
     assert name == "optimizer.learning_rate"
     np.testing.assert_allclose(values, [1e-4, 1e-3, 1e-2, 1e-1])
-    assert sweep.parse_axis("model.n_embd=8:32:3") == ("model.n_embd", [8, 16, 32])
+    for field in ("model.n_embd", "optimizer.decay_steps"):  # an integer, and an integer or None
+        assert sweep.parse_axis(f"{field}=100:1000:3") == (field, [100, 316, 1000])
     assert sweep.parse_axis("model.kind=gru,lstm") == ("model.kind", ["gru", "lstm"])
     assert sweep.parse_axis("optimizer.grad_clip=none,1") == ("optimizer.grad_clip", [None, 1])
     assert sweep.parse_axis("data.dedup=true,false") == ("data.dedup", [True, False])

@@ -503,6 +503,7 @@ def files(tmp_path_factory):
 BAD = [
     ("data.path={files}/short", "leaves 4 of them for train, and a crop takes data.block_size"),
     ("data.train_fraction=0.999", "data.train_fraction=0.999 leaves 3 of them for dev"),
+    ("data.block_size=201", "leaves 201 of them for dev, and a crop takes data.block_size + 1 ="),
     (
         "data.block_size=None",
         "data.block_size: is not set; data.kind=text needs the context length",

@@ -7,11 +7,13 @@ import zipfile
 import numpy as np
 import pytest
 
+from makemore_jax import assemble
 from makemore_jax.config import Config, flatten
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity import convert, files, infer
 from makemore_jax.torch_parity.meta_file import read_meta, write_meta
+from makemore_jax.training.evaluate import make_evaluate
 
 CHARS = "\n abé"
 
@@ -173,6 +175,27 @@ def test_family_and_sizes_come_from_the_tensors(kind, tmp_path):
     assert {name: found[name] for name in expected} == expected
 
 
+def test_the_batch_size_of_nanogpt_is_that_of_a_microbatch():
+    config, here, there = Config(), (60, 5), (12, 5)
+    config.model.kind, (config.train.batch_size, config.train.accumulate) = "transformer", here
+    settings = infer.nanogpt_settings(config, "names")
+    assert (settings["batch_size"], settings["gradient_accumulation_steps"]) == there
+    fields = infer._training_fields(settings)
+    assert (fields["train.batch_size"], fields["train.accumulate"]) == here
+
+
+@pytest.mark.parametrize(
+    ("schedule", "decay_steps", "expected"),
+    [("constant", None, (False, 90)), ("nanogpt", None, (True, 90)), ("nanogpt", 77, (True, 77))],
+)
+def test_the_schedule_for_nanogpt(schedule, decay_steps, expected):
+    config = Config()
+    config.train.steps = 90
+    config.optimizer.schedule, config.optimizer.decay_steps = schedule, decay_steps
+    settings = infer.nanogpt_settings(config, "names")
+    assert (settings["decay_lr"], settings["lr_decay_iters"]) == expected
+
+
 def test_a_file_of_arrays_becomes_a_run_without_torch(tmp_path):
     """The config says only what the file does not."""
     (tmp_path / "names.txt").write_text("\n".join(["ab", "abc", "b", "ca"] * 9), "utf-8")
@@ -184,6 +207,9 @@ def test_a_file_of_arrays_becomes_a_run_without_torch(tmp_path):
     made = convert.from_torch(tmp_path / "model.npz", config, tmp_path / "run", data)
     assert (made.step, made.has_moments) == (0, False)
     assert flatten(made.config)["model.kind"] == "bigram"
+    lm = assemble.load_language_model(tmp_path / "run", assemble.read_run(tmp_path / "run"))
+    dev = assemble.load_data(made.config.data, made.config.seed).splits["dev"]
+    assert made.dev_loss == pytest.approx(make_evaluate(lm.model)(lm.variables, dev))
     text = (tmp_path / "run" / "config.py").read_text("utf-8")
     assert "config.model.kind = 'bigram'" in text and "learning_rate = 0.5" in text
     with pytest.raises(UserError, match="already has a run"):

@@ -116,15 +116,15 @@ def test_number_of_parameters_of_the_lectures(name, num_params):
 
 
 @pytest.mark.parametrize(
-    ("scale", "low", "high", "saturated"),
+    ("scale", "std", "low", "high", "saturated"),
     [
-        ("normal", 15, 40, (0.5, 1.0)),
-        ("small_output", 3.2, 3.5, (0.5, 1.0)),
-        ("small", 3.2, 3.4, (0.0, 0.1)),
-        ("kaiming", 3.2, 3.4, (0.0, 0.3)),
+        ("normal", 1.0, 15, 40, (0.5, 1.0)),
+        ("small_output", 1.0, 3.2, 3.5, (0.5, 1.0)),
+        ("small", 0.2, 3.2, 3.4, (0.0, 0.1)),
+        ("kaiming", 5 / 3 / 30**0.5, 3.2, 3.4, (0.0, 0.3)),
     ],
 )
-def test_initial_loss_and_saturation(scale, low, high, saturated):
+def test_initial_weights_loss_and_saturation(scale, std, low, high, saturated):
     """Check the loss before the first step (ln 27 for equal logits) and the saturation of tanh."""
     config = lecture_config("mlp")
     config.model.init_scale = scale
@@ -135,6 +135,7 @@ def test_initial_loss_and_saturation(scale, low, high, saturated):
     assert low < float(token_losses(model.apply(variables, inputs), targets).mean()) < high
     x = variables["params"]["wte"]["embedding"][inputs].reshape(len(inputs), -1)
     layer = variables["params"]["h_0"]
+    assert float(layer["kernel"].std()) == pytest.approx(std, rel=0.05)
     share = float((jnp.abs(jnp.tanh(x @ layer["kernel"] + layer["bias"])) > 0.97).mean())
     assert saturated[0] <= share <= saturated[1]
 
@@ -326,6 +327,7 @@ def losses_on(num_devices: int) -> list[float]:
         ({"data.kind": "lines"}, 'data.kind: "lines" must be windows, which window_mlp reads'),
         ({"model.kind": "mlp"}, 'data.kind: "windows" must be lines or text, which mlp reads'),
         ({"train.batch_size": 1}, "train.batch_size: 1 must be above 1 for model.batch_norm"),
+        ({"train.accumulate": 7}, "train.accumulate: 7 must be 1 for model.batch_norm"),
         ({"model.batch_norm": "batch"}, 'model.batch_norm: "batch" is not one of none, running'),
         ({"model.init_scale": "he"}, 'model.init_scale: "he" is not one of kaiming, normal'),
         ({"model.momentum": 0.0}, "model.momentum: 0.0 must be above 0 and at most 1"),

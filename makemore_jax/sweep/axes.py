@@ -40,7 +40,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         if not (0 < low < high < math.inf and num >= 2):
             raise UserError(f"--over: {text}: needs 0 < LOW < HIGH and NUM of at least 2")
         values = np.geomspace(low, high, num).tolist()
-        if field_types()[name] is int:
+        if _accepted(name)[0] is int:
             values = sorted({round(value) for value in values})
         return name, values
     if not values_text:
@@ -51,11 +51,16 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     return name, values
 
 
+def _accepted(name: str) -> tuple[type, ...]:
+    """Return the types of a field's values, such as (int, NoneType)."""
+    hint = field_types()[name]
+    return typing.get_args(hint) or (hint,)
+
+
 def _parse_value(name: str, word: str) -> Any:
     """Return a word as a value of a field. Raise UserError for a word that train.py refuses too."""
     check_value(name, word)
-    hint = field_types()[name]
-    accepted = typing.get_args(hint) or (hint,)
+    accepted = _accepted(name)
     if type(None) in accepted and word.lower() == "none":
         return None
     if accepted[0] is bool:
