@@ -52,15 +52,15 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     Raise UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
-    # Verification is slow, and a run that continues verifies its checkpoints anyway.
-    latest = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
-    if not latest and (folder / "summary.json").exists():
+    has_steps = bool(parts.open_checkpoints(folder, read_only=True).steps())
+    if not has_steps and (folder / "summary.json").exists():
         raise UserError(
             f"--workdir: {folder} has the results of a finished run but no checkpoints; give "
             "another --workdir, or delete the folder"
         )
     summary = resume.read_summary(folder, config.train.steps)
-    if not summary or latest != summary["steps"]:
+    # Verification is slow, and a run that continues verifies its checkpoints anyway.
+    if not summary or parts.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
         return None
     more = "set a larger --config.train.steps to continue"
     print(f"{folder}: already trained for {summary['steps']} steps; {more}")
