@@ -103,11 +103,12 @@ def store(results: dict[str, Any], file: Path) -> dict[str, Any]:
     """Add results to a file, and return all of its content.
 
     The file is read again each time, so that two benchmarks of different models can run at once.
-    "machine" is the one of the last TIMED result.
+    "machine" is the one of the last result with times.
     """
     content = json.loads(file.read_text("utf-8")) if file.exists() else {"results": {}}
     content["results"] |= results
-    if "machine" not in content or any(f"/{TIMED}/" in name for name in results):
+    has_times = any(f"/{TIMED}/" in name and "seconds" in results[name] for name in results)
+    if "machine" not in content or has_times:
         content = {"machine": sides.machine(), "results": content["results"]}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, content)

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,13 @@ from makemore_jax.download import locate
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.step import make_torch_step
 
-NUM_TEST = 1_000
+NUM_TEST, STEPS = 1_000, 20_000
 
 
 def train(kind: str, path: Path, steps: int) -> dict[str, float]:
     """Train the reference model of configs/KIND.py. Return its test loss after every 1,000 steps.
 
-    The seed, the split and the order of the draws are makemore's: first the split, then the
-    initial values, then the batches, with replacement.
+    The seed and the split are makemore's. Batches are drawn with replacement, as in makemore.
     """
     config = config_of(kind)
     torch.manual_seed(config.seed)
@@ -58,7 +56,7 @@ def train(kind: str, path: Path, steps: int) -> dict[str, float]:
 def as_table(results: dict[str, Any]) -> str:
     """Return a table of the test losses after reproduce.COLUMNS steps."""
     rows = [
-        [kind, *(f"{losses.get(str(step), math.nan):.3f}" for step in reproduce.COLUMNS)]
+        [kind, *(f"{losses[str(step)]:.3f}" for step in reproduce.COLUMNS)]
         for kind, losses in results.items()
     ]
     return sides.as_table(["model", *(f"@{step:,}" for step in reproduce.COLUMNS)], rows)
@@ -69,7 +67,6 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", choices=reproduce.MODELS, default=list(reproduce.MODELS)
     )
-    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
@@ -79,9 +76,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = sides.stored("pytorch_losses", reproduce.MODELS, args.out)
     for kind in args.models:
-        results[kind] = train(kind, path, args.steps)
+        results[kind] = train(kind, path, STEPS)
         results = {name: results[name] for name in reproduce.MODELS if name in results}
-        stored = {"steps": args.steps, "threads": args.threads, "results": results}
+        stored = {"steps": STEPS, "results": results}
         sides.report("pytorch_losses", as_table(results), stored, args.out)
     if args.out == sides.OUT:
         results_file = sides.ROOT / "docs" / "results.json"

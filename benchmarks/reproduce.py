@@ -94,7 +94,7 @@ def as_markdown(results: dict) -> str:
         "[leaderboard.md](leaderboard.md) compares all models and n-grams, with three seeds and on",
         "three splits.",
         "",
-        f"Machine: {results.get('processor', 'not recorded')}, {results['cores']} cores. "
+        f"Machine: {results['cores']} cores of {results.get('processor', 'an unknown processor')}. "
         f"Versions: {version_list}.",
         "",
         "## makemore's list and split, compared with makemore in PyTorch",

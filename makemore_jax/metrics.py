@@ -66,7 +66,7 @@ class Metrics:
         self._started = time.perf_counter()
         self._last_step, self._last_time = start, self._started
         self._lengths: set[int] = set()  # numbers of steps per call
-        self._timed = np.zeros(2)  # steps and seconds of calls of a length that had occurred before
+        self._timed_steps, self._timed_seconds = 0, 0.0
 
     @property
     def seconds(self) -> float:
@@ -79,7 +79,7 @@ class Metrics:
 
         The time includes evaluation, sampling and saving. None if no length has occurred twice.
         """
-        return float(self._timed[0] / self._timed[1]) if self._timed[0] else None
+        return self._timed_steps / self._timed_seconds if self._timed_steps else None
 
     def write_steps(self, step: int, step_metrics: dict[str, Array], learning_rate: Array) -> None:
         """Write the pending metrics, and keep those of the steps up to `step` (S,) as pending.
@@ -104,7 +104,8 @@ class Metrics:
         num_steps, seconds = step - self._last_step, now - self._last_time
         self._last_step, self._last_time = step, now
         if num_steps in self._lengths:
-            self._timed += num_steps, seconds
+            self._timed_steps += num_steps
+            self._timed_seconds += seconds
         self._lengths.add(num_steps)
         rate = num_steps / seconds
         values = means | {"learning_rate": float(learning_rate), "steps_per_second": rate}

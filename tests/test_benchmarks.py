@@ -228,6 +228,21 @@ def test_a_benchmark_adds_to_the_results_of_another(tmp_path, monkeypatch):
     assert json.loads(file.read_text("utf-8")) == content
 
 
+def test_the_machine_of_the_leaderboard_is_the_one_that_measured_times(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import leaderboard
+
+    machines = iter("abcd")
+    monkeypatch.setattr(leaderboard.sides, "machine", lambda: next(machines))
+    for name, result, machine in (
+        ("gru/makemore/3407", {"seconds": 3.0}, "a"),
+        ("gru/lecture/3407", {"seconds": 3.0}, "b"),
+        ("2-gram/lecture/3407", {}, "b"),
+        ("gru/names.txt/3407", {"seconds": 3.0}, "b"),
+    ):
+        assert leaderboard.store({name: result}, tmp_path / "results.json")["machine"] == machine
+
+
 def test_the_names_in_a_figure_do_not_overlap(monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(ROOT)

@@ -293,10 +293,6 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.path=configs"), "configs is a folder, not a text file"),
     ((*CONFIG, "--config.data.path="), "data.path: is empty"),
     ((*CONFIG, "--workdir="), "--workdir: is empty"),
-    (
-        (*CONFIG, "--config.data.train_fraction=0.5"),
-        "train_fraction: 0.5 must be 0.9 for",
-    ),
     ((*CONFIG, "--config.data.path={tmp}/empty"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/blank"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/one"), "has 1 line, too few: the holdout split"),

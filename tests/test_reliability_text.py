@@ -17,9 +17,9 @@ from conftest import ROOT, small_config
 
 from makemore_jax import assemble, workdir
 from makemore_jax.cli import command_line, output, sample_output
-from makemore_jax.cli.data_warnings import data_warnings, unused_settings
+from makemore_jax.cli.data_warnings import data_warnings
 from makemore_jax.cli.sample_rules import check_prompt
-from makemore_jax.config import DataConfig, OptimizerConfig
+from makemore_jax.config import DataConfig
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, sample_token
 from makemore_jax.errors import UserError
@@ -152,16 +152,20 @@ def test_a_long_line_is_named(tmp_path):
 def test_removed_indentation_is_reported(tmp_path):
     config = DataConfig(path=write(tmp_path, [*NAMES, "\tif x:", "  y = 1", "", "   "]))
     (line,) = data_warnings(config, load(config.path))
-    assert line.startswith("data.path: 2 lines of ") and "begin with spaces or tabs" in line
+    assert line.startswith("data.path: 2 lines begin with spaces or tabs, which are removed")
 
 
-def test_settings_without_a_use_are_reported():
-    config = OptimizerConfig(min_learning_rate=1e-5, gamma=0.5, schedule="step")
-    line = "optimizer.min_learning_rate: not used by optimizer.schedule=step"
-    assert list(unused_settings(config)) == [line]
-    config.schedule = "cosine"
-    assert list(unused_settings(config)) == [
-        "optimizer.gamma: not used by optimizer.schedule=cosine"
+def test_settings_without_a_use_are_reported(tmp_path, capsys):
+    config = small_config("bigram", steps=5, num_samples=0)
+    assemble.train(config, str(tmp_path / "default"))
+    assert "not used" not in capsys.readouterr().err
+    config.data.train_fraction, config.optimizer.min_learning_rate = 0.5, 1e-5
+    config.optimizer.schedule, config.optimizer.gamma = "step", 0.5
+    assemble.train(config, str(tmp_path / "changed"))
+    unused = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
+    assert [line.split(": ", 1)[1] for line in unused] == [
+        "data.train_fraction: not used with data.kind=lines",
+        "optimizer.min_learning_rate: not used with optimizer.schedule=step",
     ]
 
 

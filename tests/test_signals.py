@@ -107,21 +107,34 @@ def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_
 
 def test_steps_are_called_in_few_different_numbers():
     """Each number of steps is compiled on its own."""
-    config = small_config("bigram", log_every=4, eval_every=6, checkpoint_every=10, num_samples=0)
-    assert short_calls.common_interval(config) == 2
-    config.train.num_samples, config.train.sample_every = 1, 5
-    assert short_calls.common_interval(config) == 1
+    config = small_config("bigram", steps=20, log_every=4, eval_every=6, num_samples=0)
+    config.train.checkpoint_every = config.train.sample_every = 99  # never
+    assert short_calls.call_lengths(config) == (2, 2)
+    config.train.diagnose_every = 5
+    assert short_calls.call_lengths(config) == (1, 1)
+    config.train.log_every = 12
+    assert short_calls.call_lengths(config) == (12, 1)
     calls = []
 
     def train_steps(state, split, key, num_steps):
         calls.append(num_steps)
         return state, {"train_loss": np.zeros(num_steps)}
 
-    call = short_calls.in_short_calls(train_steps, 2, num_tokens=7, stop=lambda: 0)
+    call = short_calls.in_short_calls(train_steps, (12, 2), num_tokens=7, stop=lambda: 0)
     state = SimpleNamespace(params={"w": np.zeros(3)})
-    for num_steps in (4, 2, 5):
+    for num_steps in (12, 4, 2, 5):
         assert len(call(state, None, None, num_steps)[1]["train_loss"]) == num_steps
-    assert calls == [2, 2, 2, 2, 2, 1]
+    assert calls == [12, 2, 2, 2, 2, 2, 1]
+
+
+def test_intervals_do_not_change_the_result(tmp_path):
+    """Neither do the lengths of calls that follow from them."""
+    config = small_config("transformer", steps=20, log_every=20, eval_every=20, num_samples=0)
+    assemble.train(config, str(tmp_path / "regular"))
+    config.train.log_every, config.train.eval_every, config.train.checkpoint_every = 6, 9, 7
+    assemble.train(config, str(tmp_path / "irregular"))
+    regular, irregular = (final_state(config, tmp_path / name) for name in ("regular", "irregular"))
+    assert_same(regular, irregular)
 
 
 def test_a_signal_ends_evaluation_and_sampling_which_are_repeated(tmp_path, monkeypatch):

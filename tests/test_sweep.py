@@ -303,6 +303,8 @@ def test_an_interrupted_sweep_keeps_its_finished_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "train_together", train_together)
     with pytest.raises(KeyboardInterrupt):
         sweep.sweep(config, axes, 1, finished)
+    kept = f"2 finished groups kept in {tmp_path / 'finished'}"
+    assert finished.describe() == f"{kept}; run the same command to resume"
     most = 100
     resumed = sweep.sweep(config, axes, 1, finished)
     assert trained == [3, 5, 7]

@@ -14,7 +14,7 @@ import jax
 
 from makemore_jax.assemble import parts
 from makemore_jax.assemble.programs import make_programs
-from makemore_jax.assemble.short_calls import common_interval, in_short_calls
+from makemore_jax.assemble.short_calls import call_lengths, in_short_calls
 from makemore_jax.cli import interrupts
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
@@ -68,7 +68,7 @@ class Interruptions:
             return result
 
         num_tokens = config.train.batch_size * dataset.block_size
-        short_calls = in_short_calls(train_steps, common_interval(config), num_tokens, self.stop)
+        short_calls = in_short_calls(train_steps, call_lengths(config), num_tokens, self.stop)
         return programs._replace(train_steps=short_calls)
 
     def sample(self, lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:

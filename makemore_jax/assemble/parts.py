@@ -38,12 +38,9 @@ if TYPE_CHECKING:  # orbax is slow to import
 
 
 def data_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Yield the rules about fields that apply to lines only, or to a text only."""
-    data, default = config.data, DataConfig()
-    kinds = {"long_lines": ("lines",), "split": ("lines", "windows"), "train_fraction": ("text",)}
-    for name, uses in kinds.items():
-        is_met = data.kind in uses or getattr(data, name) == getattr(default, name)
-        yield f"data.{name}", is_met, f"{getattr(default, name)} for data.kind={data.kind}"
+    """Yield the rule that `data.long_lines` applies to lines only."""
+    is_met = config.data.long_lines == "refuse" or config.data.kind == "lines"
+    yield "data.long_lines", is_met, f"refuse for data.kind={config.data.kind}"
 
 
 RULES = (*config_lib.RULES, data_rules, mixture_rules, window_rules)

@@ -1,12 +1,11 @@
-"""Short calls of the compiled steps, nearly all of the same length.
+"""Divide the calls of the compiled steps into calls of one or two lengths.
 
-The loop calls as many steps as there are until its next action. Each number of steps is compiled on
-its own. So if the intervals of a config do not divide each other, calls have their greatest common
-divisor as length.
+Each number of steps is compiled separately. The loop asks for the steps until its next action, so
+intervals that do not divide each other would compile many programs.
 
 The loop looks for signals between two calls. For a large model on a CPU a call of `train.log_every`
-steps takes minutes; batch systems kill a process half a minute after their signal. There, calls are
-still shorter, so that a slow training also stops soon after a signal.
+steps takes minutes; batch systems kill a process half a minute after their signal. So on a CPU, the
+calls of a slow model are shorter.
 """
 
 import math
@@ -21,6 +20,7 @@ from makemore_jax.config import Config
 from makemore_jax.training.state import TrainState, num_params
 
 CALL_SECONDS = 2.0  # of a short call, estimated
+MIN_SHARE = 0.1  # of `train.log_every`, for a length of all calls
 CPU_FLOPS_PER_SECOND = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
 
 
@@ -29,37 +29,45 @@ def step_flops(params: Any, num_tokens: int) -> float:
     return 6.0 * num_params(params) * num_tokens
 
 
-def common_interval(config: Config) -> int:
-    """Return the number of steps that divides all intervals at which the loop does something."""
+def call_lengths(config: Config) -> tuple[int, int]:
+    """Return the number of steps of a whole call, and of the calls that a shorter one consists of.
+
+    The latter is the greatest common divisor of the intervals at which the loop does something. If
+    it is small, whole calls have `train.log_every` steps, because each call takes time on the host.
+    """
     train = config.train
     intervals = [train.log_every, train.eval_every, train.checkpoint_every]
-    intervals += [train.sample_every] * (train.num_samples != 0)
-    return math.gcd(*intervals, train.diagnose_every or 0)
+    if train.num_samples != 0 or config.model.batch_norm == "calibrated":
+        intervals.append(train.sample_every)
+    if train.diagnose_every:
+        intervals.append(train.diagnose_every)
+    short = math.gcd(*(n for n in intervals if n < train.steps)) or train.log_every
+    return (train.log_every if short < MIN_SHARE * train.log_every else short), short
 
 
 def in_short_calls(
     train_steps: Callable[..., tuple[TrainState, Any]],
-    interval: int,
+    lengths: tuple[int, int],
     num_tokens: int,
     stop: Callable[[], int],
 ) -> Callable[..., tuple[TrainState, Any]]:
-    """Divide calls of `train_steps` into calls of one length, and end early after a signal.
+    """Divide calls of `train_steps` into calls of these lengths, and end early after a signal.
 
-    The length divides `interval`. Only steps that remain, as at the end of a training, are a call
-    of another length. `num_tokens` is the number of tokens per step. After a signal, the result has
-    the metrics of fewer steps. Without one, it is bit-identical to that of `train_steps`. The
-    length comes from a fixed estimate, not from measured times, so each run is divided in the same
-    way.
+    `lengths` is the result of `call_lengths`. Steps that remain, as at the end of a training, are a
+    call of their own. `num_tokens` is the number of tokens per step. After a signal, the result has
+    the metrics of fewer steps. Without one, it is bit-identical to that of `train_steps`. A limit
+    on the length comes from a fixed estimate, not from measured times, so each run is divided in
+    the same way.
     """
 
     def train_in_short_calls(
         state: TrainState, split: Any, key: jax.Array, num_steps: int
     ) -> tuple[TrainState, Any]:
-        max_steps = interval
+        length = lengths[0] if num_steps >= lengths[0] else lengths[1]
         if jax.default_backend() == "cpu":
             seconds = step_flops(state.params, num_tokens) / CPU_FLOPS_PER_SECOND
-            max_steps = max(1, min(interval, int(CALL_SECONDS / seconds)))
-        length = max(n for n in range(1, max_steps + 1) if interval % n == 0)
+            max_steps = max(1, min(length, int(CALL_SECONDS / seconds)))
+            length = max(n for n in range(1, max_steps + 1) if length % n == 0)
         if num_steps <= length:
             return train_steps(state, split, key, num_steps)
         parts: list[Any] = []

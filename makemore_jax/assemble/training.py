@@ -110,7 +110,7 @@ def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
     )
     run.metrics.show()
     if processes.is_primary():
-        for warning in unused_settings(config.optimizer):
+        for warning in unused_settings(config):
             command_line.warn(warning)
     if config.train.diagnose_every:
         hooks.append(make_diagnose_hook(run, state))

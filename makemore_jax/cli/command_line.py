@@ -22,7 +22,7 @@ from makemore_jax.cli.resources import program_name
 from makemore_jax.config import Config
 from makemore_jax.errors import Stopped, UserError, did_you_mean
 
-# Python's words for a flag that is not a number, and plain ones.
+# Python's messages for a value that is not a number, and plainer ones.
 NUMBER_ERRORS = {
     "invalid literal for int() with base 10": "not an integer",
     "could not convert string to float": "not a number",

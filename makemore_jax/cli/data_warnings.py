@@ -1,23 +1,26 @@
 """What a user should know about the data and the settings before training starts."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from makemore_jax.cli import encodings
-from makemore_jax.config import DataConfig, OptimizerConfig
+from makemore_jax.config import Config, DataConfig, flatten
 from makemore_jax.data import Dataset, files
 from makemore_jax.data.lines import LinesDataset
 from makemore_jax.data_folder import find
 
 TYPICAL_SHARE = 0.99  # the share of lines that are not longer than typical
 LONG_FACTOR = 4  # a line this many times as long as the typical ones is worth a warning
-# The schedules that read a field.
-SCHEDULES_OF = {
-    "min_learning_rate": ("cosine", "nanogpt"),
-    "decay_steps": ("cosine", "nanogpt"),
-    "step_size": ("step",),
-    "gamma": ("step",),
+# Fields, and the values of another field for which they are used.
+USES = {
+    "data.split": ("data.kind", ("lines", "windows")),
+    "data.train_fraction": ("data.kind", ("text",)),
+    "optimizer.min_learning_rate": ("optimizer.schedule", ("cosine", "nanogpt")),
+    "optimizer.decay_steps": ("optimizer.schedule", ("cosine", "nanogpt")),
+    "optimizer.step_size": ("optimizer.schedule", ("step",)),
+    "optimizer.gamma": ("optimizer.schedule", ("step",)),
 }
 
 
@@ -28,26 +31,28 @@ def data_warnings(config: DataConfig, dataset: Dataset) -> Iterator[str]:
             f"data.encoding: {config.path} is valid UTF-8 but is read as {config.encoding}; "
             "leave the option out if the characters look wrong"
         )
-    if config.kind != "text" and (num := _num_indented(config)):
+    if config.kind == "lines" and (num := _num_indented(config)):
+        begin = "line begins" if num == 1 else "lines begin"
         yield (
-            f"data.path: {num:,} lines of {config.path} begin with spaces or tabs, which are "
-            "removed; data.kind=text keeps them"
+            f"data.path: {num:,} {begin} with spaces or tabs, which are removed; data.kind=text "
+            "keeps them"
         )
     if config.kind == "lines" and config.block_size is None and isinstance(dataset, LinesDataset):
         yield from _long_line(dataset)
 
 
-def unused_settings(config: OptimizerConfig) -> Iterator[str]:
-    """Yield one line for each field that the schedule does not read and that is not its default."""
-    for name, schedules in SCHEDULES_OF.items():
-        if config.schedule not in schedules and getattr(config, name) != getattr(
-            OptimizerConfig(), name
-        ):
-            yield f"optimizer.{name}: not used by optimizer.schedule={config.schedule}"
+def unused_settings(config: Config) -> Iterator[str]:
+    """Yield one line for each field that is changed but not used."""
+    values, defaults = flatten(config), flatten(Config())
+    for name, (other, uses) in USES.items():
+        if values[other] not in uses and values[name] != defaults[name]:
+            yield f"{name}: not used with {other}={values[other]}"
 
 
 def _num_indented(config: DataConfig) -> int:
-    text, _ = files.read(find(config.path), config.encoding)
+    if not os.path.isfile(path := find(config.path)):  # a pipe can be read only once
+        return 0
+    text, _ = files.read(path, config.encoding)
     return sum(line[0] in " \t" and not line.isspace() for line in text.splitlines() if line)
 
 

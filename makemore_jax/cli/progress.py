@@ -141,7 +141,7 @@ class TrainingProgress:
         """Show the loss and the speed at a step.
 
         `rate` is that of the last call in steps per second; `mean_rate` that of all calls but the
-        first, which compiles, or None after the first.
+        first of each length, which compiles, or None if no length has occurred twice.
         """
         self._waiting.append(partial(self._update, step, train_loss, rate, mean_rate))
 

@@ -40,7 +40,8 @@ A character-level language model that samples {what}, trained with makemore_jax.
 
 ## Training command
 
-These are the settings of its last start. A run that was resumed may have begun with others.
+The settings of the last start of this run. If the run was resumed, earlier steps may have used
+other settings.
 
 ```
 {command}

@@ -64,7 +64,7 @@ def write_comparison_page(workdirs: list[Path], out: Path) -> None:
     write_comparison(runs, out)
     print(comparison.as_markdown(runs))
     if not comparison.have_same_data(runs):
-        print("\ndev and test data differ between these runs: compare losses only roughly")
+        print(f"\n{comparison.DIFFERENT_DATA}")
     print(f"\nopen {out / 'index.html'} in a browser; the figures are next to it")
 
 

@@ -14,6 +14,8 @@ from makemore_jax.report.facts import show_seconds, show_value
 from makemore_jax.report.history import Curves
 from makemore_jax.training.state import num_params
 
+DIFFERENT_DATA = "dev and test data differ between these runs: compare losses only roughly"
+
 
 class ComparedRun(NamedTuple):
     """A run, one column of the table."""

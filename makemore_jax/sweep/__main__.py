@@ -33,6 +33,7 @@ from makemore_jax.cli.fields import NUM_SEEDS, check_flag
 from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
 from makemore_jax.integrity.runs import reporting_errors
+from makemore_jax.report.comparison import DIFFERENT_DATA
 from makemore_jax.report.facts import show_value
 from makemore_jax.sweep.axes import parse_axis, with_values
 from makemore_jax.sweep.finished import FinishedGroups
@@ -72,14 +73,11 @@ def main() -> None:
         try:
             results = sweep(config, axes, SEEDS.value, finished, signals.check, write_so_far)
         except KeyboardInterrupt:
-            num = len(list(finished.folder.glob("*.npz")))
-            kept = f"{num} finished group{'' if num == 1 else 's'} kept in {finished.folder}"
-            kept += "; run the same command to resume"
-            print(f"sweep: {kept if num else 'stopped in the first group'}", file=sys.stderr)
+            print(f"sweep: {finished.describe()}", file=sys.stderr)
             sys.exit(128 + signals.received)
     print_results(config, results, time.perf_counter() - began, folder)
-    if any(name.startswith("data.") for name in axes):
-        print("dev and test data differ between these runs: compare losses only roughly")
+    if any(name.startswith("data.") and name != "data.memory_map" for name in axes):
+        print(DIFFERENT_DATA)
     if result := best_run(results):
         write_best_run(config, result, folder / "best")
     finished.delete()

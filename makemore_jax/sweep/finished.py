@@ -38,6 +38,14 @@ class FinishedGroups:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
 
+    def describe(self) -> str:
+        """Return one line about what an interrupted sweep keeps."""
+        num = len(list(self.folder.glob("*.npz")))
+        if not num:
+            return "stopped in the first group"
+        kept = f"{num} finished group{'' if num == 1 else 's'} kept in {self.folder}"
+        return f"{kept}; run the same command to resume"
+
     def load(
         self, config: Config, members: list[dict[str, Any]], template: TrainState
     ) -> list[Result] | None:
