@@ -74,7 +74,7 @@ chosen on the test lines of `makemore`. Its other choices were made on a part of
 (see the end of this page).
 """
 TIME_OF_BEST = """\
-Its {steps:,} steps on `names.txt` took {minutes:.0f} minutes ({processor}).
+Its {steps:,} steps on `names.txt` took {minutes:.0f} minutes; the processor was {processor}.
 """
 
 

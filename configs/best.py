@@ -8,7 +8,7 @@ mean of the networks, mixed with n-grams (makemore_jax/mixture/).
         --config.data.split=makemore
 
 The test loss is 1.855; that of configs/transformer.py is 1.954 at its best step. On names.txt it is
-1.871, and that of configs/modern.py 1.986. The 10,000 steps take MINUTES minutes on two CPU cores.
+1.871, and that of configs/modern.py 1.986. The 10,000 steps take 14 minutes on two CPU cores.
 docs/leaderboard.md has other splits. The choices were made on a part of the training lines;
 `python -m benchmarks.best_choices` compares some of them.
 """

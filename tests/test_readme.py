@@ -258,6 +258,10 @@ def test_the_leaderboard_shows_what_was_measured(monkeypatch):
     rows = leaderboard_page.as_readme_rows(content["results"])
     assert rows.count("\n") == 2 + leaderboard_page.README_ROWS
     assert f"<!-- leaderboard -->\n{rows}<!-- end of leaderboard -->\n" in README
+    best = content["results"]["best/names.txt/3407"]
+    doc = " ".join((ROOT / "configs/best.py").read_text("utf-8").split())
+    assert f"On names.txt it is {best['test_loss']:.3f}," in doc
+    assert f"steps take {best['seconds'] / 60:.0f} minutes" in doc
 
 
 def test_the_lectures_page_shows_what_the_benchmark_wrote():
