@@ -61,6 +61,16 @@ def test_surprise_of_names_longer_than_the_window():
     assert_close([nats.sum() for nats in result], -np.array(scoring.score(lm, WORDS)))
 
 
+def test_names_that_a_model_can_not_read_are_refused():
+    """A notebook calls these functions directly. One long name must not change the others."""
+    lm = small_lm("transformer")
+    for name, message in (("a" * 99, "has 99 characters"), ("aZ", "never saw 'Z'")):
+        for function in (surprise.name_surprise, attention.attention_weights):
+            with pytest.raises(UserError, match=message):
+                function(lm, ["a", name])
+    assert surprise.name_surprise(lm, []) == []
+
+
 def test_surprise_of_a_bigram_comes_from_its_table():
     lm = small_lm("bigram")
     p = jax.nn.softmax(lm.variables["params"]["logits"])

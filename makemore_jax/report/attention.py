@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from makemore_jax.cli import sample_rules
 from makemore_jax.data.lines import encode
 from makemore_jax.decoding import LanguageModel
 
@@ -15,8 +16,11 @@ def attention_weights(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
     """Return the attention weights of each name: (n_layer, nh, T, T), T = characters + 1.
 
     Row t is a distribution over the tokens up to t. Token 0 is the start of the line. The list is
-    empty for a model without attention (Vaswani et al. 2017, section 3.2.1).
+    empty for a model without attention (Vaswani et al. 2017, section 3.2.1). Raise UserError if a
+    name is too long or has an unknown character.
     """
+    for name in names:
+        sample_rules.check_line(name, lm.vocab, lm.max_len, "names")
     outputs = capture_outputs(lm, names)
     if not outputs:
         return []

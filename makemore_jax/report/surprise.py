@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from makemore_jax.cli import sample_rules
 from makemore_jax.data import lines
 from makemore_jax.decoding import LanguageModel
 from makemore_jax.losses import token_losses
@@ -20,7 +21,14 @@ PASSAGE_CHARS = 400
 
 
 def name_surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
-    """Return the surprise of each character of each name and of its end: (T,), in nats."""
+    """Return the surprise of each character of each name and of its end: (T,), in nats.
+
+    Raise UserError if a name is too long or has an unknown character.
+    """
+    for name in names:
+        sample_rules.check_line(name, lm.vocab, lm.max_len, "names")
+    if not names:
+        return []
     width = max(map(len, names)) + 1
     split = lines.encode(names, lm.vocab, lm.max_len)
     inputs, targets, _ = split.take(jnp.arange(len(names)), width)
