@@ -8,14 +8,13 @@ Needs makemore's list: python -m makemore_jax.download names
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
+from benchmarks.configs import makemore_list
 from benchmarks.whole_training import milliseconds, train
-from makemore_jax.download import locate
 from makemore_jax.original_splits import makemore
 
 SEED = 3407
@@ -68,9 +67,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
-    names = locate("names", sides.ROOT / "data")
-    if names is None:
-        sys.exit("best_choices: needs makemore's list: python -m makemore_jax.download names")
+    names = makemore_list("best_choices")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "words.txt"
         write_words(names, data)

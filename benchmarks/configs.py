@@ -1,12 +1,21 @@
 """The configs of configs/ by name. Each family on lines has a config of its name."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from makemore_jax.config import Config
 from makemore_jax.download import locate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def makemore_list(program: str) -> Path:
+    """Return the absolute path of makemore's list, or exit with a message of `program`."""
+    path = locate("names", CONFIGS.parent / "data")
+    if path is None:
+        sys.exit(f"{program}: needs makemore's list: python -m makemore_jax.download names")
+    return path.absolute()
 
 
 def config_of(name: str) -> Config:

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import leaderboard_page, sides
+from benchmarks.configs import makemore_list
 from benchmarks.leaderboard_page import CONDITIONS, FIGURES, SEEDS, TARGET, TIMED, data_of
 from benchmarks.whole_training import ROOT, trained
 from makemore_jax.assemble import load_data
 from makemore_jax.cli import startup
 from makemore_jax.config import DataConfig
-from makemore_jax.download import locate
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import ngrams
 from makemore_jax.workdir import write_json
@@ -153,10 +153,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     if not arguments.page:
-        path = locate("names", ROOT / "data")
-        if path is None:
-            sys.exit("leaderboard: needs makemore's list: python -m makemore_jax.download names")
-        measure(arguments, str(path.absolute()))
+        path = makemore_list("leaderboard")
+        measure(arguments, str(path))
     content = json.loads((arguments.out / "results.json").read_text("utf-8"))
     write_page(content, arguments.out)
     for condition in arguments.conditions:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import sides, whole_training
-from makemore_jax.download import locate
+from benchmarks.configs import makemore_list
 
 OUT = sides.ROOT / "docs" / "lectures"
 FLAT = ("model.n_layer=1", "model.fuse=None", "model.n_embd=10", "model.n_embd2=200")
@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    data = locate("names", sides.ROOT / "data")
-    if data is None:
-        sys.exit("lectures: needs makemore's list: python -m makemore_jax.download names")
+    data = makemore_list("lectures")
     args.out.mkdir(parents=True, exist_ok=True)
     results = {}
     for row in ROWS:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import sides
-from makemore_jax.download import locate
+from benchmarks.configs import makemore_list
 from makemore_jax.lectures import command, microgpt, microgpt_numpy
 from makemore_jax.lectures.microgpt import NUM_STEPS, Params, State
 
@@ -106,9 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    data = locate("names", sides.ROOT / "data")
-    if data is None:
-        sys.exit("microgpt: needs makemore's list: python -m makemore_jax.download names")
+    data = makemore_list("microgpt")
     results, seconds = measure(data, args.steps), time_command(data)
     table = as_table(results, seconds)
     sides.report("microgpt", table, {"results": results, "command_seconds": seconds}, args.out)

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from benchmarks import reproduce, sides
-from benchmarks.configs import config_of
+from benchmarks.configs import config_of, makemore_list
 from benchmarks.torch_run import mean_loss, read
-from makemore_jax.download import locate
 from makemore_jax.torch_parity import weights
 from makemore_jax.torch_parity.step import make_torch_step
 
@@ -70,9 +69,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
-    path = locate("names", sides.ROOT / "data")
-    if path is None:
-        sys.exit("pytorch_losses: needs makemore's list: python -m makemore_jax.download names")
+    path = makemore_list("pytorch_losses")
     torch.set_num_threads(args.threads)
     results = sides.stored("pytorch_losses", reproduce.MODELS, args.out)
     for kind in args.models:

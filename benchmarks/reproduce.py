@@ -24,9 +24,9 @@ from pathlib import Path
 from textwrap import fill
 
 from benchmarks import sides, whole_training
+from benchmarks.configs import makemore_list
 from benchmarks.whole_training import ROOT
 from makemore_jax.cli import startup
-from makemore_jax.download import locate
 from makemore_jax.versions import versions
 from makemore_jax.workdir import write_json
 
@@ -53,9 +53,7 @@ def train(model: str, overrides: tuple[str, ...]) -> dict:
 
 def measure(models: list[str]) -> dict:
     """Run both trainings of each model. Return them with the versions and the machine."""
-    path = locate("names", ROOT / "data")
-    if path is None:
-        sys.exit("reproduce: needs makemore's list: python -m makemore_jax.download names")
+    path = makemore_list("reproduce")
     on_list = (f"--config.data.path={path}", *MAKEMORE)
     return {
         "versions": versions(),

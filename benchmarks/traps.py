@@ -11,18 +11,17 @@ Needs makemore's list: python -m makemore_jax.download names
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import sides
+from benchmarks.configs import makemore_list
 from benchmarks.reproduce import MAKEMORE, write_page
 from benchmarks.whole_training import trained
 from makemore_jax import assemble
 from makemore_jax.data import Split
 from makemore_jax.decoding import LanguageModel
-from makemore_jax.download import locate
 from makemore_jax.losses import token_losses
 
 
@@ -81,11 +80,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the training (20,000)")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
-    path = locate("names", sides.ROOT / "data")
-    if path is None:
-        sys.exit("traps: needs makemore's list: python -m makemore_jax.download names")
+    path = makemore_list("traps")
     command = ["train.py", "--config", "configs/transformer.py", *MAKEMORE]
-    command += [f"--config.data.path={path.absolute()}", f"--config.train.steps={args.steps}"]
+    command += [f"--config.data.path={path}", f"--config.train.steps={args.steps}"]
     with trained(command) as (folder, training):
         steps = {name: training.summary[name] for name in ("best_step", "steps")}
         results = steps | measure(folder)

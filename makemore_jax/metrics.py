@@ -65,7 +65,7 @@ class Metrics:
         self._seconds_before = seconds
         self._started = time.perf_counter()
         self._last_step, self._last_time = start, self._started
-        self._lengths: set[int] = set()  # numbers of steps per call
+        self._lengths: set[int] = set()  # numbers of steps of the calls so far
         self._timed_steps, self._timed_seconds = 0, 0.0
 
     @property

@@ -31,8 +31,7 @@ def score(
     `track` wraps the range of the batches to show progress. Raise UserError if a line is too long
     or has an unknown character.
     """
-    for word in words:
-        sample_rules.check_line(word, lm.vocab, lm.max_len, "--score")
+    sample_rules.check_lines(words, lm.vocab, lm.max_len, "--score")
     if not words:
         return []
     split = encode(words, lm.vocab, lm.max_len)

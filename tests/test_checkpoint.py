@@ -68,7 +68,7 @@ def test_only_the_latest_and_the_best_are_kept(tmp_path):
 
 
 def test_a_checkpoint_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
-    """So no process reads one of which some files are gone."""
+    """No process reads a checkpoint that is partly deleted."""
     deleted = []
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: deleted.append(folder.name))
     saved(tmp_path, 3.0, 2.0, open_folder=Checkpoints)

@@ -38,14 +38,15 @@ def check_line_prompt(lm: "LanguageModel", prompt: str) -> None:
         )
 
 
-def check_line(line: str, vocab: "Vocab", max_len: int, flag: str) -> None:
-    """UserError, about `flag`, if a line is too long or has unknown characters."""
-    check_characters(vocab, line, flag, repr(line))
-    if len(line) >= max_len:
-        raise UserError(
-            f"{flag}: {line[:40]!r} has {len(line)} characters; "
-            f"the lines of this model have at most {max_len - 1}"
-        )
+def check_lines(lines: list[str], vocab: "Vocab", max_len: int, flag: str) -> None:
+    """UserError, about `flag`, for the first line that is too long or has unknown characters."""
+    for line in lines:
+        check_characters(vocab, line, flag, repr(line))
+        if len(line) >= max_len:
+            raise UserError(
+                f"{flag}: {line[:40]!r} has {len(line)} characters; "
+                f"the lines of this model have at most {max_len - 1}"
+            )
 
 
 def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> None:

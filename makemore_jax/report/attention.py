@@ -19,8 +19,7 @@ def attention_weights(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
     empty for a model without attention (Vaswani et al. 2017, section 3.2.1). Raise UserError if a
     name is too long or has an unknown character.
     """
-    for name in names:
-        sample_rules.check_line(name, lm.vocab, lm.max_len, "names")
+    sample_rules.check_lines(names, lm.vocab, lm.max_len, "names")
     outputs = capture_outputs(lm, names)
     if not outputs:
         return []

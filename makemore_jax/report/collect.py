@@ -117,8 +117,7 @@ def check_names(names: list[str], vocab: Vocab, max_len: int) -> None:
     """Raise UserError for a name that is empty, too long, or has an unknown character."""
     if not all(names):
         raise UserError("--names: a name is empty; separate names by commas, as in emma,olivia")
-    for name in names:
-        sample_rules.check_line(name, vocab, max_len, "--names")
+    sample_rules.check_lines(names, vocab, max_len, "--names")
 
 
 def default_names(dataset: LinesDataset | None, samples: list[str]) -> list[str]:

@@ -25,8 +25,7 @@ def name_surprise(lm: LanguageModel, names: list[str]) -> list[np.ndarray]:
 
     Raise UserError if a name is too long or has an unknown character.
     """
-    for name in names:
-        sample_rules.check_line(name, lm.vocab, lm.max_len, "names")
+    sample_rules.check_lines(names, lm.vocab, lm.max_len, "names")
     if not names:
         return []
     width = max(map(len, names)) + 1
