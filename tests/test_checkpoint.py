@@ -1,5 +1,6 @@
 """Saving and restoring: the latest and the best checkpoint, damage, and wrong shapes."""
 
+import functools
 import json
 import math
 import shutil
@@ -20,14 +21,20 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.versions
+ADAM = optax.adam(0.1)
 
 
 def state_at(step: int, optimizer=None) -> state_lib.TrainState:
-    """Return a state with parameters that depend on its step."""
+    """Return a state whose arrays depend on its step."""
+    state = created(optimizer or ADAM)
+    arrays = jax.tree.map(lambda array: array + step, (state.params, state.opt_state))
+    return state.replace(step=jnp.int32(step), params=arrays[0], opt_state=arrays[1])
+
+
+@functools.cache  # each call compiles a program
+def created(optimizer) -> state_lib.TrainState:
     model, _ = small_model("rnn")
-    optimizer = optimizer or optax.adam(0.1)
-    state = state_lib.create(model, optimizer, jax.random.key(step), BLOCK)
-    return state.replace(step=jnp.int32(step))
+    return state_lib.create(model, optimizer, jax.random.key(0), BLOCK)
 
 
 def saved(folder, *losses, open_folder=open_checkpoints) -> Checkpoints:
