@@ -5,16 +5,15 @@ in the folder that the environment variable MAKEMORE_DATA names. A text that exi
 downloaded again. Configs, lectures and commands resolve a path like `data/NAME` by the same rule.
 """
 
-import argparse
 import hashlib
 import http.client
 import os
-import sys
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from makemore_jax.cli import output, paths
+from makemore_jax.cli import command_line
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.data_folder import DATA_FOLDER, DATA_VARIABLE
 from makemore_jax.errors import UserError
 
@@ -89,22 +88,16 @@ def _check(content: bytes, sha256: str, origin: Path | str, advice: str) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m makemore_jax.download",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("download", __doc__)
     parser.add_argument("name", choices=SOURCES)
-    parser.add_argument("--folder", default="data", help="save it in this folder (data)")
+    parser.add_argument("--folder", default=DATA_FOLDER, help="save it in this folder (data)")
     parser.add_argument("--url", help="download it from this address instead")
-    arguments = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # characters that stdout can't show
-    try:
-        folder = paths.local(arguments.folder, "--folder")
-        file = download(arguments.name, folder, arguments.url)
-    except UserError as error:
-        output.print_error("download", error)
-        sys.exit(error.exit_code)
+    parsed = parser.parse_args()
+    command_line.call("download", lambda: _run(parsed.name, parsed.folder, parsed.url))
+
+
+def _run(name: str, folder: str, url: str | None) -> None:
+    file = download(name, folder, url)
     is_elsewhere = file.parent != Path(folder)
     path = Path(DATA_FOLDER) / file.name if is_elsewhere else file  # configs resolve both
     origin = f" (from {DATA_VARIABLE})" if is_elsewhere else ""

@@ -13,6 +13,7 @@ from makemore_jax.data.lines import split_lines
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
 from makemore_jax.lectures import bigram_counts as bc
+from makemore_jax.lectures import ngrams
 from makemore_jax.lectures.command import read_words
 from makemore_jax.losses import token_losses
 
@@ -315,9 +316,11 @@ def test_command(tmp_path, capsys, monkeypatch):
         (["--data", "wrods.txt"], "--data: wrods.txt does not exist; did you mean words.txt?"),
         (["--data", "empty.txt"], "--data: empty.txt is empty; it needs one word per line"),
         (["--data", "latin.txt"], "--data: latin.txt is not utf-8 at byte 1; convert it"),
+        (["--data", "wide.txt"], "--data: wide.txt is utf-16, not utf-8; convert it"),
         (["--data", "."], "--data: . is a folder, not a text file"),
-        (["--smoothing", "-1"], "--smoothing: -1.0 must be a finite number, 0 or above"),
-        (["--smoothing", "nan"], "--smoothing: nan must be a finite number, 0 or above"),
+        (["--smoothing", "-1"], "--smoothing: -1.0 must be between 0 and 1e+300"),
+        (["--smoothing", "nan"], "--smoothing: nan must be between 0 and 1e+300"),
+        (["--smoothing", "1.7e308"], "--smoothing: 1.7e+308 must be between 0 and 1e+300"),
         (["--smoothing", "much"], "argument --smoothing: invalid float value: 'much'"),
         (["--num", "0"], "--num: 0 must be at least 1, below 2**31"),
         (["--seed", "-1"], "--seed: -1 must be between 0 and 4294967295"),
@@ -331,6 +334,7 @@ def test_mistakes_print_one_line_and_write_nothing(options, message, tmp_path, c
     (tmp_path / "words.txt").write_text("anna\nbob\n", "utf-8")
     (tmp_path / "empty.txt").write_text(" \n\n", "utf-8")
     (tmp_path / "latin.txt").write_bytes("zoë\n".encode("latin-1").replace(b"zo", b"z"))
+    (tmp_path / "wide.txt").write_text("anna\nbob\n", "utf-16")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as ended:
         bc.main(options if "--data" in options else ["--data", "words.txt", *options])
@@ -339,6 +343,15 @@ def test_mistakes_print_one_line_and_write_nothing(options, message, tmp_path, c
     assert captured.err == f"bigram_counts: {message}\n"
     assert captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_default_list_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ngrams.main(["--num", "1"])
+    elsewhere = capsys.readouterr().out
+    monkeypatch.chdir(ROOT)
+    ngrams.main(["--num", "1"])
+    assert capsys.readouterr().out == elsewhere
 
 
 def test_names_txt_can_be_read():

@@ -88,6 +88,33 @@ def test_programs_run_repeatedly_in_one_session(tmp_path):
     assert raised == "UserError: seed: -1 must be between 0 and 4294967295\n"
 
 
+NEED = """
+from makemore_jax.cli import command_line
+command_line.require_modules("program", "no_module")
+"""
+
+
+def test_mistakes_of_other_programs_show_no_traceback_either(tmp_path):
+    (tmp_path / "program.py").write_text(NEED, "utf-8")
+    outputs, errors = run_cells(
+        "%run -m makemore_jax.download nothing",
+        "%run -m makemore_jax.lectures.ngrams -- --num 0",
+        "%run -m makemore_jax.lectures.ngrams -- --nmu 1",
+        f"import sys; sys.path.append({str(tmp_path)!r})",
+        "%run -m program",
+        "%run -m makemore_jax.lectures.ngrams -- --num 1",
+    )
+    assert outputs[:-1] == [""] * 5
+    assert len(outputs[-1].splitlines()) == 10
+    choices = "invalid choice: 'nothing' (choose from 'names', 'shakespeare')"
+    assert errors.replace("names, shakespeare", "'names', 'shakespeare'").splitlines() == [
+        f"download: argument name: {choices}",
+        "ngrams: --num: 0 must be at least 1, below 2**31",
+        "ngrams: unrecognized arguments: --nmu 1",
+        "program: needs no_module: pip install no_module",
+    ]
+
+
 STOP = """
 from pathlib import Path
 from makemore_jax.notebook import cells

@@ -23,11 +23,11 @@ from makemore_jax import assemble, workdir
 from makemore_jax.assemble import open_checkpoints
 from makemore_jax.checkpoint import METRICS, Checkpoints
 from makemore_jax.cli import config_flag, paths
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.errors import UserError
 from makemore_jax.integrity import lock as lock_lib
 from makemore_jax.integrity import manifest, run_files
 from makemore_jax.integrity.failures import StorageFailure
-from makemore_jax.lectures.command import Parser
 from makemore_jax.metrics import RunFiles
 from makemore_jax.sweep import axes
 
@@ -377,7 +377,7 @@ def test_paths_that_can_not_exist_are_refused_in_one_line(tmp_path):
 def test_lectures_and_sweeps_expand_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    parser = Parser("ngrams", "")
+    parser = Parser("lectures.ngrams", "")
     parser.add_argument("--data")
     assert parser.parse_args(["--data=~/few.txt"]).data == os.path.expanduser("~/few.txt")
     values = {"data.path": "~/few.txt"}

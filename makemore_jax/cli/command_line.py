@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import flags
 
@@ -37,7 +38,27 @@ def run(
     A `main` with a parameter gets the positional arguments; otherwise none are allowed. In an
     interactive session, such as IPython's %run, this returns instead of exiting.
     """
-    name = name or program_name()
+
+    def parse_and_call() -> None:
+        takes_arguments = bool(inspect.signature(main).parameters)
+        if help_text.HELP_FLAGS & set(sys.argv):
+            help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
+            return
+        positional = _parse(sys.argv, config_required, takes_arguments)
+        main(positional) if takes_arguments else main()
+
+    try:
+        call(name or program_name(), parse_and_call)
+    finally:
+        if interrupts.is_interactive():
+            _delete_flags(main.__module__)
+
+
+def call(name: str, main: Callable[[], None]) -> None:
+    """Call `main`. Print a UserError as one line that starts with `name`, and exit with its code.
+
+    In an interactive session, this returns instead of exiting.
+    """
     output.open_missing()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal can't show must not end a training. The streams of a
@@ -48,14 +69,9 @@ def run(
     if not interrupts.is_interactive():
         output.report_errors()
     try:
-        takes_arguments = bool(inspect.signature(main).parameters)
-        if help_text.HELP_FLAGS & set(sys.argv):
-            help_text.print_help(program_doc, _flags_of(main.__module__), _config_for_help())
-            return
-        positional = _parse(sys.argv, config_required, takes_arguments)
         with missing_device.reporting(), out_of_memory.reporting():
-            main(positional) if takes_arguments else main()
-        sys.stdout.flush()
+            main()
+        sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
         output.print_error(name, error)
         exit_code = error.exit_code
@@ -71,11 +87,13 @@ def run(
             raise
         output.print_error(name, describe(error))
         exit_code = 1
-    finally:
-        if interrupts.is_interactive():
-            _delete_flags(main.__module__)
     if exit_code and not interrupts.is_interactive():
         sys.exit(exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Exit with this code, or with 0 in IPython, whose %run shows a traceback for other codes."""
+    sys.exit(0 if interrupts.is_interactive() else exit_code)
 
 
 def describe(error: OSError) -> str:
@@ -98,7 +116,7 @@ def require_modules(program: str, *modules: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError:
             print(f"{program}: needs {module}: pip install {' '.join(modules)}", file=sys.stderr)
-            sys.exit(UserError.exit_code)
+            leave(UserError.exit_code)
 
 
 def _flags_of(module: str) -> list[flags.Flag]:

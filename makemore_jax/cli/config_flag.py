@@ -39,9 +39,7 @@ def read(flag: flags.FlagHolder) -> Config:
     config = flag.value
     if not isinstance(config, Config):
         raise UserError(f"--config: get_config() gives {type(config).__name__}, not a Config")
-    config.data.path = os.path.expanduser(config.data.path)
-    if config.data.path == Config().data.path and not os.path.exists(config.data.path):
-        config.data.path = str(resources.FOLDER / config.data.path)
+    config.data.path = resources.find_names(os.path.expanduser(config.data.path))
     return config
 
 

@@ -21,6 +21,11 @@ def config_names() -> list[str]:
     return sorted(file.stem for file in CONFIGS.glob("*.py"))
 
 
+def find_names(path: str) -> str:
+    """Return `path`, or the bundled names.txt for a "names.txt" that does not exist."""
+    return str(FOLDER / path) if path == "names.txt" and not os.path.exists(path) else path
+
+
 def program_name() -> str:
     """Return the name that starts every message: train.py, makemore-train, or plots (-m)."""
     program = Path(sys.argv[0])

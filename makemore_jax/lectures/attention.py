@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import entr
 
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.lectures import command
 
 
@@ -153,7 +154,7 @@ def curves(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("attention", __doc__)
+    parser = Parser("lectures.attention", __doc__)
     parser.add_argument("--out", default="runs/attention", help="folder (runs/attention)")
     folder = Path(parser.parse_args(argv).out)
     command.run("attention", lambda: _run(folder))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.lectures import autograd_picture, command
 
 # (a, b) -> the result, its derivative with respect to a, and with respect to b.
@@ -281,7 +282,7 @@ def lecture_neuron(tanh_by_exp: bool = False) -> Value:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("autograd", __doc__)
+    parser = Parser("lectures.autograd", __doc__)
     parser.add_argument("--out", default="runs/autograd", help="folder (runs/autograd)")
     folder = Path(parser.parse_args(argv).out)
     command.run("autograd", lambda: _run(folder))

@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 
 from makemore_jax.assemble import load_data
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.config import DataConfig
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.errors import UserError
@@ -364,7 +365,7 @@ class GradientsDiffer(UserError):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("backprop", __doc__)
+    parser = Parser("lectures.backprop", __doc__)
     parser.add_argument("--data", default="names.txt", help="a file of lines (names.txt)")
     parser.add_argument("--out", default="runs/backprop", help="folder (runs/backprop)")
     parser.add_argument("--steps", type=int, default=200_000, help="training steps (200,000)")

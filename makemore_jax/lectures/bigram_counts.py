@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from makemore_jax import sampling
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
 from makemore_jax.config import SEED
 from makemore_jax.data.vocabulary import Vocab
@@ -28,6 +29,8 @@ from makemore_jax.errors import UserError
 from makemore_jax.lectures import command
 from makemore_jax.models.bigram import Bigram
 from makemore_jax.original_splits import lecture
+
+MAX_SMOOTHING = 1e300  # sums of larger numbers overflow
 
 
 class Statistics(NamedTuple):
@@ -80,10 +83,10 @@ def probabilities(counts: np.ndarray, smoothing: float = 1.0) -> np.ndarray:
     """Return P(second | first) after adding `smoothing` to each count. (V, V) float64
 
     Rows add up to 1. A row without counts is uniform, the limit for small smoothing. UserError
-    unless the smoothing is a finite number >= 0.
+    unless 0 <= smoothing <= MAX_SMOOTHING.
     """
-    if not 0 <= smoothing < math.inf:
-        raise UserError(f"--smoothing: {smoothing} must be a finite number, 0 or above")
+    if not 0 <= smoothing <= MAX_SMOOTHING:
+        raise UserError(f"--smoothing: {smoothing} must be between 0 and {MAX_SMOOTHING}")
     added = counts + float(smoothing)
     totals = added.sum(axis=1, keepdims=True)
     return np.where(totals > 0, added / np.where(totals > 0, totals, 1), 1 / len(counts))
@@ -218,7 +221,7 @@ L2 = 0.01  # the lecture's
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("bigram_counts", __doc__)
+    parser = Parser("lectures.bigram_counts", __doc__)
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     parser.add_argument("--out", default="runs/bigram_counts", help="folder (runs/bigram_counts)")
     parser.add_argument("--smoothing", type=float, default=1.0, help="added to each count (1)")

@@ -1,77 +1,21 @@
-"""Shared by the lectures' commands: arguments, and one-line error messages."""
+"""Shared by the lectures' commands: errors in one line, files that they read and write."""
 
-import argparse
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
 
-from makemore_jax.cli import (
-    command_line,
-    file_errors,
-    missing_device,
-    out_of_memory,
-    output,
-    paths,
-    startup,
-)
+from makemore_jax.cli import command_line, encodings, file_errors, startup
 from makemore_jax.data import files
 from makemore_jax.data.lines import split_lines
 from makemore_jax.data_folder import find
 from makemore_jax.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """The arguments of python -m makemore_jax.lectures.NAME. The help is the module's docstring."""
-
-    def __init__(self, name: str, doc: str):
-        super().__init__(
-            prog=f"python -m makemore_jax.lectures.{name}",
-            description=doc,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.name = name
-
-    def parse_args(self, *arguments: Any) -> argparse.Namespace:
-        """Parse the arguments, and expand ~ in paths."""
-        parsed = super().parse_args(*arguments)
-        for name in {"data", "out"} & vars(parsed).keys():
-            try:
-                setattr(parsed, name, paths.local(getattr(parsed, name), f"--{name}"))
-            except UserError as error:
-                self.error(str(error))
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.name}: {message}\n")  # argparse would print its usage, too
-
-
 def run(name: str, main: Callable[[], None]) -> None:
-    """Call `main`. Exit with one line for a UserError, and with 130 for a closed pipe or Ctrl-C."""
-    output.open_missing()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # characters that the terminal can't show
-    output.report_errors()
+    """Call `main` with compiled programs cached; see `command_line.call`."""
     startup.use_compilation_cache()
-    try:
-        with missing_device.reporting(), out_of_memory.reporting():
-            main()
-        sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
-    except UserError as error:
-        output.print_error(name, error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(130)
-    except OSError as error:
-        if error.errno is None:  # not from the operating system
-            raise
-        output.print_error(name, command_line.describe(error))
-        sys.exit(1)
+    command_line.call(name, main)
 
 
 def need_matplotlib(picture: str) -> None:
@@ -114,6 +58,7 @@ def reading_data() -> Iterator[None]:
 def read_words(path: str) -> list[str]:
     """Return the lines of a file. Raise UserError if it can't be read or has none."""
     with reading_data(), file_errors.reporting(file := find(path), "utf-8"):
+        encodings.check(file, "utf-8")
         text, _ = files.read(file, "utf-8")
         file_errors.check_characters(set(text), path, "utf-8", "data.path")
     words = split_lines(text)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.lectures import command
 from makemore_jax.lectures.autograd import Value, grads
 from makemore_jax.losses import mean_loss
@@ -300,7 +301,7 @@ def sample(params: Params, documents: Documents, generator: random.Random) -> st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("microgpt", __doc__)
+    parser = Parser("lectures.microgpt", __doc__)
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     arguments = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)

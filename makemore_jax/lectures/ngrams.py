@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from makemore_jax.assemble import load_data
+from makemore_jax.cli.arguments import Parser
 from makemore_jax.cli.fields import NUM_SAMPLES, check_flag
 from makemore_jax.config import SEED, DataConfig
 from makemore_jax.lectures import command
@@ -25,7 +26,7 @@ MAX_ORDER = 6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser("ngrams", __doc__)
+    parser = Parser("lectures.ngrams", __doc__)
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     parser.add_argument("--split", default="lecture", choices=list(SPLITS), help="(lecture)")
     parser.add_argument("--seed", type=int, default=3407, help="random seed (3407)")
