@@ -17,7 +17,7 @@ from conftest import (
 )
 from report_helpers import CHARS, WORDS, small_lm
 
-from makemore_jax import sampling, scoring, workdir
+from makemore_jax import assemble, sampling, scoring, workdir
 from makemore_jax.assemble import create_model, load_data
 from makemore_jax.data.lines import encode
 from makemore_jax.data.vocabulary import Vocab
@@ -337,6 +337,24 @@ def test_collect(small_runs):
     assert dict(result.curves.dev_loss)[best_step] == summary["dev_loss"]
     assert [step for step, _ in result.curves.train_loss] == [5, 10, 15, 20]
     assert result.curves.learning_rate == [(i, pytest.approx(5e-4)) for i in (5, 10, 15, 20)]
+
+
+def test_names_of_a_run_without_its_data(tmp_path):
+    """They are samples. Those of an untrained model are as long as the model can read."""
+    words = tmp_path / "words.txt"
+    words.write_text(
+        "\n".join(f"{first}{second}" for first in "abcdef" for second in "ghijkl"), "utf-8"
+    )
+    config = small_config("bigram", steps=1, num_samples=0)
+    config.data.path = str(words)
+    assemble.train(config, str(tmp_path / "run"))
+    words.unlink()
+    run = workdir.read(tmp_path / "run")
+    result = collect(tmp_path / "run", None, seed=1, num=10)
+    texts = [sample.text for sample in result.samples if sample.text]
+    assert result.names == list(dict.fromkeys(texts))[:3]
+    assert max(map(len, result.names)) == run.max_len - 1
+    assert all(np.isfinite(values).all() for values in result.surprise)
 
 
 @pytest.mark.parametrize(

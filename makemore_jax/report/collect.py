@@ -76,8 +76,7 @@ def collect(
     if is_text:
         names = []
     elif names is None:
-        # A sample that was cut has one character more than the model can score.
-        names = default_names(lines, [sample.text[: run.max_len - 1] for sample in samples])
+        names = default_names(lines, [sample.text for sample in samples])
     return Report(
         title=folder.resolve().name,
         facts=collect_facts(folder, run, curves, parameters, best_step, dataset),

@@ -175,6 +175,7 @@ try:
 except UserError as error:
     print(error)
     config.data.path = experiment.names_file()
+text_name = "Shakespeare" if "shakespeare" in config.data.path else "names"
 
 # %% [markdown]
 # The lecture's GPT has 10.8 million parameters and needs a GPU. This notebook trains a smaller one,
@@ -265,7 +266,7 @@ plt.show()
 # Two runs of this kind have published losses. `python -m benchmarks.shakespeare` measures the
 # first on two CPU cores. The second needs a GPU or TPU; the project has no measurement of it yet.
 # Losses are in nats per character on the last tenth of the text. For this notebook they are on the
-# first 32,000 characters of that tenth.
+# first 32,000 characters of that tenth. Losses on different texts can't be compared.
 
 # %%
 file = resources.FOLDER / "docs" / "shakespeare" / "results.json"
@@ -273,13 +274,14 @@ losses_by_rate = json.loads(file.read_text("utf-8"))["dev_losses"]
 slow, fast = (f"{losses_by_rate[key]['2000']:.4f}" for key in ("1e-3", "4e-3"))
 laptop = "python train.py --config configs/shakespeare_cpu.py"
 rate = "--config.optimizer.learning_rate=1e-3"
+lecture = "python train.py --config configs/gpt_lecture.py"
 Markdown(f"""
-| model | command | here | published |
-|---|---|---|---|
-| this notebook, {num_params:,} parameters | {steps:,} steps | {dev_loss:.4f} | |
-| nanoGPT's settings for a laptop | `{laptop} {rate}` | {slow} | 1.88 |
-| the same with learning rate 4e-3 | `{laptop}` | {fast} | |
-| the lecture's GPT | `python train.py --config configs/gpt_lecture.py` | | 1.48 |
+| model | text | command | here | published |
+|---|---|---|---|---|
+| this notebook, {num_params:,} parameters | {text_name} | {steps:,} steps | {dev_loss:.4f} | |
+| nanoGPT's settings for a laptop | Shakespeare | `{laptop} {rate}` | {slow} | 1.88 |
+| the same with learning rate 4e-3 | Shakespeare | `{laptop}` | {fast} | |
+| the lecture's GPT | Shakespeare | `{lecture}` | | 1.48 |
 """)
 
 # %% [markdown]
