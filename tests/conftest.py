@@ -54,6 +54,7 @@ ROOT = Path(__file__).parent.parent
 # jax 0.7.2 has it in jax.experimental only.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 SECONDS = pytest.StashKey[float]()
+stalls_before = 0.0
 VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds per command, enough for a slow and busy machine
 CACHE_MAX_BYTES = 2**30  # size limit of the tests' compilation cache
@@ -262,17 +263,36 @@ def pytest_addoption(parser):
     parser.addoption("--max-seconds", type=float, help=help)
 
 
+def memory_stalls() -> float:
+    """Return the seconds since boot in which all programs waited for memory, 0 if not known."""
+    file = Path("/proc/pressure/memory")
+    try:
+        return int(file.read_text("utf-8").rpartition("total=")[2]) / 1e6
+    except (OSError, ValueError):
+        return 0.0
+
+
+def pytest_runtest_logstart(nodeid, location):
+    """Remember when a test starts."""
+    global stalls_before
+    stalls_before = memory_stalls()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Fail a test whose set-up and call together take longer than --max-seconds."""
+    """Fail a test whose set-up and call together take longer than --max-seconds.
+
+    Time in which the whole machine waits for memory does not count.
+    """
     report = yield
     limit = item.config.getoption("--max-seconds")
     if limit and (item.get_closest_marker("notebooks") or item.get_closest_marker("tpu")):
         limit *= 3
     item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
-    if limit and report.when == "call" and report.passed and item.stash[SECONDS] > limit:
+    seconds = item.stash[SECONDS] - (memory_stalls() - stalls_before)
+    if limit and report.when == "call" and report.passed and seconds > limit:
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} took {item.stash[SECONDS]:.0f} s, more than {limit:.0f}"
+        report.longrepr = f"{item.nodeid} took {seconds:.0f} s, more than {limit:.0f}"
     return report
 
 
