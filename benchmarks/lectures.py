@@ -125,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     data = makemore_list("lectures")
     args.out.mkdir(parents=True, exist_ok=True)
-    results = {}
+    results = sides.stored("results", names, args.out)
     for row in ROWS:
         if row.name in args.rows:
             trained = train(row, data.absolute())

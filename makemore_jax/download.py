@@ -5,6 +5,7 @@ in the folder that the environment variable MAKEMORE_DATA names. A text that exi
 downloaded again. Configs, lectures and commands resolve a path like `data/NAME` by the same rule.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -70,12 +71,14 @@ def download(name: str, folder: str | Path = DATA_FOLDER, url: str | None = None
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(f"{url} can't be fetched: {reason}; {manually}") from None
     _check(content, source.sha256, url, manually)
+    partial = target.with_suffix(".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
         partial.write_bytes(content)
         partial.replace(target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(f"{target} can't be written: {error.strerror}") from None
     return target
 

@@ -17,6 +17,7 @@ from conftest import ROOT, assert_close, assert_same, enable_x64, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from makemore_jax.cli import command_line
 from makemore_jax.lectures import autograd, autograd_picture
 from makemore_jax.lectures.autograd import XS, YS, Value, grads, init_mlp, lecture_neuron
 from makemore_jax.lectures.command import run as run_command
@@ -463,6 +464,19 @@ def test_an_interrupt_prints_nothing(capsys):
         run_command("autograd", interrupted)
     assert exit_.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_options_of_jax_are_restored_after_a_program():
+    """In IPython, the next program must not compute in float64."""
+
+    def program():
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_default_matmul_precision", "highest")
+        assert jnp.zeros(1).dtype == jnp.float64
+
+    command_line.call("program", program)
+    assert jnp.zeros(1).dtype == jnp.float32
+    assert jax.config.jax_default_matmul_precision is None
 
 
 def test_a_closed_output_pipe_prints_no_error(monkeypatch, capsys):

@@ -133,6 +133,8 @@ def test_another_seed_or_share_makes_different_data(small_runs, small_text_run):
     for run in lines:
         run.config.data.split = "lecture"
     assert comparison._data_identity(lines[0]) == comparison._data_identity(lines[1])
+    lines[0].config.train.eval_examples = 3  # losses of a part
+    assert comparison._data_identity(lines[0]) != comparison._data_identity(lines[1])
 
 
 def test_one_chart_has_the_curves_of_all_runs(figures, small_runs, tmp_path):

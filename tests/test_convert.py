@@ -14,6 +14,7 @@ from conftest import (
     FAMILIES,
     ROOT,
     assert_close,
+    assert_one_line,
     assert_same,
     checkpoint_of_bigram,
     enable_x64,
@@ -282,6 +283,13 @@ def test_an_unsuitable_file_gives_one_line_and_writes_nothing(case, tmp_path):
     assert message in done.stderr
     assert not folder.exists()
     assert not (tmp_path / "pwned").exists()
+
+
+def test_flags_of_the_other_direction_are_refused(tmp_path):
+    for direction, flag in (("to-torch", "--config=gru"), ("from-torch", "--checkpoint=latest")):
+        done = run(*CONVERT, direction, tmp_path / "a.pt", flag, "--workdir", tmp_path / "run")
+        message = f"{flag.split('=')[0]}: not used with {direction}"
+        assert_one_line(done, "convert", message)
 
 
 def test_another_context_length_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Data: published splits, makemore's examples, and the download."""
 
 import dataclasses
+import errno
 import hashlib
 import http.server
 import re
@@ -264,6 +265,17 @@ def test_a_failed_download_explains_what_to_do(source, tmp_path):
     with pytest.raises(UserError, match=f"not the expected text.*{advice}"):
         download.download("names", tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_download_to_a_full_disk_keeps_no_part(source, tmp_path, monkeypatch):
+    def write_part(file, content):
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_part)
+    with pytest.raises(UserError, match="can't be written: No space left on device"):
+        download.download("names", tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_files_are_found_in_data_then_in_makemore_data(source, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[
 from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
 from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import resources
 from makemore_jax.data.vocabulary import Vocab
 from makemore_jax.decoding import Decoding, LanguageModel
@@ -219,6 +220,21 @@ def test_the_card_of_an_unfinished_run_says_so(trained, tmp_path):
     assert f"dev {summary['dev_loss']:.4f} nats per token. Training is not finished." in card
 
 
+def test_the_card_of_a_checkpoint_without_a_loss_says_so(trained, tmp_path, monkeypatch):
+    """Such as that of a run that was stopped before its first evaluation."""
+    monkeypatch.setattr(Checkpoints, "best_dev_loss", lambda self: float("inf"))
+    files.export_run(trained / "run", tmp_path / "out", "best")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "No losses are recorded for this checkpoint." in card and "inf" not in card
+
+
+@pytest.mark.slow
+def test_the_environment_does_not_change_the_types_of_an_export(trained, tmp_path):
+    flags = ("--workdir", trained / "run", "--out", tmp_path / "out")
+    done = run(*EXPORT, *flags, fresh=True, JAX_ENABLE_X64="1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_bad_input_gives_one_line_and_writes_nothing(trained, tmp_path):
     done = run(*EXPORT, "--workdir", tmp_path / "none", "--out", tmp_path / "out")
     assert_one_line(done, "export", f"--workdir: {tmp_path / 'none'} has no run")
@@ -251,3 +267,6 @@ def test_the_command_on_a_card_names_the_nearest_bundled_config():
         config = get_config()
         config.seed, config.optimizer.grad_clip = 7, None if config.optimizer.grad_clip else 0.5
         assert model_card.train_command(config).startswith(f"{command} \\\n    --config.seed=7")
+    config.data.block_size, config.data.long_lines = 8, "cut"
+    flags = model_card.train_command(config).split()
+    assert {"--config.data.block_size=8", "--config.data.long_lines=cut"} <= set(flags)

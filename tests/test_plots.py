@@ -324,8 +324,10 @@ def test_errors_have_one_line(flags, message, small_runs, tmp_path):
 def test_a_folder_that_cannot_be_written(small_runs, tmp_path):
     (tmp_path / "plots").write_text("mine", "utf-8")
     report = collect(small_runs / "bigram", None, seed=1, num=1)
-    with pytest.raises(UserError, match="plots can't be written: File exists"):
+    with pytest.raises(UserError, match=r"^--workdir: .*plots can't be written: File exists"):
         write(report, tmp_path / "plots")
+    with pytest.raises(UserError, match=r"^--out: .*plots can't be written: File exists"):
+        write(report, tmp_path / "plots", "--out")
     assert (tmp_path / "plots").read_text("utf-8") == "mine"
 
 

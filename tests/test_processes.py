@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import TIMEOUT, needs_signals, on_devices, read_metrics, run, start
+from conftest import TIMEOUT, assert_one_line, needs_signals, on_devices, read_metrics, run, start
 
 pytestmark = needs_signals  # and jax has no collectives for CPUs on Windows
 TRAIN = ("train.py", "--config", "configs/shakespeare_cpu.py")
@@ -215,6 +215,13 @@ def test_who_can_not_meet_the_others_says_so_and_does_not_hang(given, message, t
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_of_several_processes_need_distributed(tmp_path):
+    config = ("--config=configs/bigram.py", "--workdir", tmp_path / "run")
+    done = run("train.py", *config, "--num_processes=2", "--process_id=0")
+    assert_one_line(done, "train.py", "--num_processes: needs --distributed")
     assert not (tmp_path / "run").exists()
 
 

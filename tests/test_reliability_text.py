@@ -89,6 +89,15 @@ def test_utf8_is_not_read_as_utf16(encoding, tmp_path):
         load(write(tmp_path, NAMES), encoding=encoding)
 
 
+def test_utf16_without_a_byte_order_mark_says_so(tmp_path):
+    """A text is decoded in parts, and Python refuses the first one."""
+    path = write(tmp_path, ("".join(CHINESE) * 50).encode("utf-16-le"))
+    end = "has no byte order mark; data.encoding=utf-16-le or utf-16-be needs none"
+    with pytest.raises(UserError, match=f"^data.path: {path} {end}$"):
+        load(path, encoding="utf-16", kind="text", block_size=4)
+    assert load(path, encoding="utf-16-le", kind="text", block_size=4).vocab.size > 3
+
+
 @pytest.mark.parametrize("kind", ["lines", "text"])
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -161,10 +170,12 @@ def test_settings_without_a_use_are_reported(tmp_path, capsys):
     assert "not used" not in capsys.readouterr().err
     config.data.train_fraction, config.optimizer.min_learning_rate = 0.5, 1e-5
     config.optimizer.schedule, config.optimizer.gamma = "step", 0.5
+    config.optimizer.name, config.optimizer.b2 = "sgd", 0.5
     assemble.train(config, str(tmp_path / "changed"))
     unused = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
     assert [line.split(": ", 1)[1] for line in unused] == [
         "data.train_fraction: not used with data.kind=lines",
+        "optimizer.b2: not used with optimizer.name=sgd",
         "optimizer.min_learning_rate: not used with optimizer.schedule=step",
     ]
 
@@ -323,6 +334,8 @@ def test_json_has_no_infinity(capsys):
         "log_prob": None,
         "loss": None,
     }
+    sample_output.print_json({"summary": {"loss": np.inf}})
+    assert json.loads(capsys.readouterr().out) == {"summary": {"loss": None}}
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-30, 1e-7])

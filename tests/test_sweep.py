@@ -241,10 +241,11 @@ def test_command(tmp_path):
 def test_a_sweep_whose_runs_all_diverge_fails(tmp_path):
     done = run(
         *("-m", "makemore_jax.sweep", "--config", "bigram", "--config.train.steps=20"),
-        *("--config.optimizer.name=sgd", "--over", "optimizer.learning_rate=1e8,1e9"),
-        *("--workdir", tmp_path),
+        *("--config.optimizer.name=sgd", "--over", "optimizer.learning_rate=1e9"),
+        *("--over", "train.steps=10,20", "--workdir", tmp_path),
     )
     assert done.returncode == 1 and "sweep: every run diverged" in done.stderr
+    assert "2 runs of 10 or 20 steps in" in done.stdout
     assert done.stdout.count("| diverged |  |") == 2 and not (tmp_path / "best").exists()
 
 
@@ -340,6 +341,13 @@ def test_the_best_loss_of_a_member_is_not_its_last():
     (result,) = sweep.sweep(config, {"optimizer.learning_rate": [50.0]}, num_seeds=1)
     losses = [line["dev_loss"] for line in result.trained.lines if "dev_loss" in line]
     assert result.best_dev_loss == min(losses) < result.dev_loss == losses[-1]
+
+
+def test_of_equal_losses_the_last_is_the_best():
+    """As in train.py. A learning rate of 0 changes nothing."""
+    config = small_config("bigram", steps=30, log_every=10, eval_every=10)
+    (result,) = sweep.sweep(config, {"optimizer.learning_rate": [1e-30]}, num_seeds=1)
+    assert result.trained.best.step == 30
 
 
 @needs_signals

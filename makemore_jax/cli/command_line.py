@@ -1,9 +1,10 @@
 """Run a program: parse its flags, report each mistake in one clear line, exit with its code."""
 
+import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import flags
@@ -28,6 +29,8 @@ NUMBER_ERRORS = {
     "invalid literal for int() with base 10": "not an integer",
     "could not convert string to float": "not a number",
 }
+
+JAX_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision")
 
 
 def run(
@@ -69,7 +72,7 @@ def call(name: str, main: Callable[[], None]) -> None:
     if not interrupts.is_interactive():
         output.report_errors()
     try:
-        with missing_device.reporting(), out_of_memory.reporting():
+        with missing_device.reporting(), out_of_memory.reporting(), _jax_options_restored():
             main()
         sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone
     except UserError as error:
@@ -89,6 +92,18 @@ def call(name: str, main: Callable[[], None]) -> None:
         exit_code = 1
     if exit_code and not interrupts.is_interactive():
         sys.exit(exit_code)
+
+
+@contextlib.contextmanager
+def _jax_options_restored() -> Iterator[None]:
+    """Restore the options that a program may set: in IPython, the next program shares them."""
+    config = getattr(sys.modules.get("jax"), "config", None)
+    before = {name: getattr(config, name) for name in JAX_OPTIONS} if config else {}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            config.update(name, value)
 
 
 def leave(exit_code: int) -> NoReturn:

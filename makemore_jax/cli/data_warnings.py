@@ -17,6 +17,10 @@ LONG_FACTOR = 4  # a line this many times as long as the typical ones is worth a
 USES = {
     "data.split": ("data.kind", ("lines", "windows")),
     "data.train_fraction": ("data.kind", ("text",)),
+    "data.memory_map": ("data.kind", ("text",)),
+    "model.momentum": ("model.batch_norm", ("running",)),
+    "optimizer.b1": ("optimizer.name", ("adamw", "muon")),
+    "optimizer.b2": ("optimizer.name", ("adamw", "muon")),
     "optimizer.min_learning_rate": ("optimizer.schedule", ("cosine", "nanogpt")),
     "optimizer.decay_steps": ("optimizer.schedule", ("cosine", "nanogpt")),
     "optimizer.step_size": ("optimizer.schedule", ("step",)),

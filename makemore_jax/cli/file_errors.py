@@ -30,7 +30,12 @@ def reporting(path: str, encoding: str, flag: str = "data.path") -> Iterator[Non
         raise UserError(f"{flag}: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise wrong_encoding(path, encoding, f"at byte {error.start}", flag) from None
-    except UnicodeError:
+    except UnicodeError as error:
+        if "BOM" in str(error):
+            raise UserError(
+                f"{flag}: {path} has no byte order mark; data.encoding={encoding}-le or "
+                f"{encoding}-be needs none"
+            ) from None
         raise _unknown(encoding) from None
 
 

@@ -4,6 +4,7 @@ Terminals execute control characters. In a model from someone else they could ch
 worse, so they are shown as escapes.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,15 @@ ESCAPES = {code: f"\\x{code:02x}" for code in CONTROL_CODES}
 def escape(text: str) -> str:
     """Return a text with escapes, such as \\x1b, for the characters that control a terminal."""
     return text.translate(ESCAPES)
+
+
+def without_infinity(tree: Any) -> Any:
+    """Return the tree with None for nan and infinity, which JSON does not have."""
+    if isinstance(tree, dict):
+        return {name: without_infinity(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [without_infinity(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def print_error(program: str, message: object) -> None:

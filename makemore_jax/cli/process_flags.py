@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from makemore_jax.cli import out_of_memory
+from makemore_jax.errors import UserError
 
 flags.disclaim_key_flags()  # they are flags of the program that calls `define`
 
@@ -30,6 +31,10 @@ def connected() -> Iterator[None]:
     values = flags.FLAGS
     if values.distributed:
         processes.initialize(values.coordinator, values.num_processes, values.process_id)
+    else:
+        for name in ("coordinator", "num_processes", "process_id"):
+            if values[name].value is not None:
+                raise UserError(f"--{name}: needs --distributed")
     if processes.is_primary():
         startup.announce_compiling(sys.stdout)
     # `reporting` is inside, or `exit_together` would take jax's error for the end of a process.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from makemore_jax.cli import command_line, file_errors, interrupts, progress, sample_rules
+from makemore_jax.cli import command_line, file_errors, interrupts, output, progress, sample_rules
 from makemore_jax.data_folder import find
 from makemore_jax.errors import UserError
 
@@ -176,11 +176,12 @@ def print_json(content: dict) -> None:
     """Print one line of JSON, with escapes if stdout is not UTF-8, as on Windows.
 
     Control characters and all Unicode line breaks are escaped: terminals execute the former, and
-    programs may split the output at the latter. JSON has no infinity, so a value that is not finite
-    becomes null.
+    programs may split the output at the latter. Numbers that are not finite become null.
     """
-    is_number = {k: not isinstance(v, float) or math.isfinite(v) for k, v in content.items()}
-    content = {name: value if is_number[name] else None for name, value in content.items()}
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    print(json.dumps(content, ensure_ascii=not is_utf8).translate(JSON_ESCAPES))
+    print(
+        json.dumps(output.without_infinity(content), ensure_ascii=not is_utf8).translate(
+            JSON_ESCAPES
+        )
+    )

@@ -24,8 +24,10 @@ def main() -> None:
         if flag.value is None:
             raise UserError(f"--{flag.name} is missing; give a folder, such as {hint}")
     command_line.require_modules("export", "flatbuffers")  # jax.export needs it to serialize
+    from makemore_jax.cli import startup
     from makemore_jax.export.files import export_run
 
+    startup.configure_jax()
     export_run(Path(WORKDIR.value), Path(OUT.value), CHECKPOINT.value)
     print(f"{OUT.value}: the {CHECKPOINT.value} model of {WORKDIR.value}")
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import runpy
 import shlex
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -64,7 +65,7 @@ def as_markdown(
 ) -> str:
     """Return the model card of the "best" or the "latest" checkpoint of a run."""
     config, step = run.config, checkpoints.steps()[checkpoint]
-    versions = json.loads((folder / "config.json").read_text("utf-8"))["versions"]
+    versions = json.loads((folder / "config.json").read_text("utf-8")).get("versions", {})
     return CARD.format(
         kind=config.model.kind,
         num_params=num_params,
@@ -85,7 +86,7 @@ def _losses(folder: Path, config: Config, step: int, checkpoints: Checkpoints) -
     """Return a table of the losses of the checkpoint at `step`, or a sentence if there are none."""
     steps = checkpoints.steps()
     summary = resume.read_summary(folder, steps["latest"])
-    if step != steps["best"]:
+    if step != steps["best"] or not math.isfinite(checkpoints.best_dev_loss()):
         return "No losses are recorded for this checkpoint."
     if summary is None or summary["best_step"] != step:
         return f"dev {checkpoints.best_dev_loss():.4f} nats per token. Training is not finished."
@@ -123,8 +124,6 @@ def train_command(config: Config) -> str:
     """Return the train.py command for a config, with the bundled config that needs fewest flags."""
     target = config_lib.flatten(config)
     target["data.path"] = public_path(target["data.path"])
-    if config.data.kind == "lines":
-        target["data.block_size"] = None  # comes from the data
     overrides = {}
     for name in resources.config_names():
         get_config = runpy.run_path(str(resources.CONFIGS / f"{name}.py"))["get_config"]

@@ -17,15 +17,15 @@ MAX_LAYERS = 1_000
 MAX_PATH = 2**12  # a moved project is searched for all ends of a path: n^2 characters
 
 
-def check_links(workdir: Path) -> None:
-    """Raise UserError if an entry of a run folder is a link: training would write to its target.
+def check_links(workdir: Path, flag: str = "--workdir") -> None:
+    """Raise UserError if an entry of a folder is a link: a program would write to its target.
 
     The folder itself may be a link.
     """
     for file in sorted(workdir.iterdir()) if workdir.is_dir() else ():
         if file.is_symlink():
             raise UserError(
-                f"--workdir: {file} is a link; training would write to {os.readlink(file)}; "
+                f"{flag}: {file} is a link, and would be written to {os.readlink(file)}; "
                 "replace it by its target"
             )
 

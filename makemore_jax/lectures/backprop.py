@@ -371,13 +371,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200_000, help="training steps (200,000)")
     parser.add_argument("--float64", action="store_true", help="compute in float64")
     arguments = parser.parse_args(argv)
-    if arguments.float64:
-        jax.config.update("jax_enable_x64", True)
     command.run("backprop", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
     """Check the gradients, train, and draw the gradient and the losses."""
+    if arguments.float64:
+        jax.config.update("jax_enable_x64", True)
     command.need_matplotlib("dlogits.png")
     from makemore_jax.lectures import pictures
 

@@ -1,6 +1,7 @@
 """Shared by the lectures' commands: errors in one line, files that they read and write."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ def need_matplotlib(picture: str) -> None:
         raise UserError(f"{picture} needs matplotlib: pip install matplotlib")
     import matplotlib
 
-    matplotlib.use("Agg")  # pictures.py must not do this: a notebook has its own backend
+    if "inline" not in os.environ.get("MPLBACKEND", ""):  # a notebook keeps its own backend
+        matplotlib.use("Agg")
 
 
 @contextmanager

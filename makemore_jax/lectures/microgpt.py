@@ -304,11 +304,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("lectures.microgpt", __doc__)
     parser.add_argument("--data", default="names.txt", help="one word per line (names.txt)")
     arguments = parser.parse_args(argv)
-    jax.config.update("jax_enable_x64", True)
     command.run("microgpt", partial(_run, arguments.data))
 
 
 def _run(path: str) -> None:
+    jax.config.update("jax_enable_x64", True)
     generator = random.Random(SEED)
     documents = shuffle(command.read_words(path), generator)
     params = as_arrays(init(generator, documents.bos + 1))

@@ -49,7 +49,8 @@ def write_page(workdir: Path, out: Path) -> None:
         check_links(workdir)
     startup.use_compilation_cache()
     startup.configure_jax()
-    write(collect(workdir, NAMES.value, SEED.value, NUM.value, DATA.value), out)
+    report = collect(workdir, NAMES.value, SEED.value, NUM.value, DATA.value)
+    write(report, out, "--out" if OUT.value else "--workdir")
     print(f"open {out / 'index.html'} in a browser; the figures are next to it")
 
 

@@ -14,9 +14,12 @@ from makemore_jax.report.labels import char_label, token_labels
 FIGURES = ("loss", "learning_rate", "inside_*", "attention_*", "characters", "bigrams_*")
 
 
-def write(report: Report, folder: Path) -> None:
-    """Write the figures and index.html. Raise UserError if the folder can't be written."""
-    check_links(folder)
+def write(report: Report, folder: Path, flag: str = "--workdir") -> None:
+    """Write the figures and index.html.
+
+    Raise UserError, which starts with the flag that names the folder, if it can't be written.
+    """
+    check_links(folder, flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in _figure_files(folder):  # an earlier call may have drawn more
@@ -27,7 +30,7 @@ def write(report: Report, folder: Path) -> None:
         text = page.as_html(report, pictures).encode("utf-8", "backslashreplace")
         (folder / "index.html").write_bytes(text)
     except OSError as error:
-        raise UserError(f"--workdir: {folder} can't be written: {error.strerror}") from None
+        raise UserError(f"{flag}: {folder} can't be written: {error.strerror}") from None
 
 
 def draw(report: Report, folder: Path) -> None:

@@ -65,13 +65,14 @@ def _read(folder: Path, name: str) -> ComparedRun:
 
 
 def _data_identity(run: workdir.Run) -> tuple[Any, ...]:
-    data = run.config.data
+    data, num_examples = run.config.data, run.config.train.eval_examples
+    always = run.data_sha256, data.kind, data.encoding, num_examples
     if data.kind == "text":
-        return run.data_sha256, data.kind, data.encoding, data.train_fraction
+        return *always, data.train_fraction
     seed = None if data.split == "lecture" else run.config.seed  # "lecture" has a fixed seed
     # Only lines that are dropped or cut depend on the block size.
     shortened = None if data.long_lines == "refuse" else (data.long_lines, data.block_size)
-    return run.data_sha256, data.kind, data.encoding, data.split, data.dedup, seed, shortened
+    return *always, data.split, data.dedup, seed, shortened
 
 
 def have_same_data(runs: list[ComparedRun]) -> bool:
@@ -92,7 +93,7 @@ def make_rows(runs: list[ComparedRun]) -> list[Row]:
         rows.append(_loss_row(f"{name} loss", values, name != "train" and have_same_data(runs)))
     rows.append(Row("steps/s", [_format(_speed(run), "{:,.1f}") for run in runs]))
     rows.append(Row("time", [_show_time(run) for run in runs]))
-    rows.append(Row("device", [run.summary["device"] if run.summary else "" for run in runs]))
+    rows.append(Row("device", [(run.summary or {}).get("device", "") for run in runs]))
     return rows
 
 

@@ -36,7 +36,7 @@ def collect_facts(
         facts["loss"] = f"{', '.join(losses)} nats per character"
     if summary or curves:
         facts["training"] = _describe_training(config, summary, curves)
-    if summary:
+    if summary and "device" in summary:  # not in a run of the core alone
         facts["device"] = f"{summary['device']}, jax {summary['versions']['jax']}"
     changed = [f"{name}={show_value(value)}" for name, value in changed_fields(config).items()]
     facts["config"] = f"defaults except {', '.join(changed)}" if changed else "all defaults"

@@ -74,16 +74,17 @@ def main() -> None:
             results = sweep(config, axes, SEEDS.value, finished, signals.check, write_so_far)
         except KeyboardInterrupt:
             print(f"sweep: {finished.describe()}", file=sys.stderr)
-            sys.exit(128 + signals.received)
+            command_line.leave(128 + signals.received)
     print_results(config, results, time.perf_counter() - began, folder)
-    if any(name.startswith("data.") and name != "data.memory_map" for name in axes):
+    change_data = [name for name in axes if name.startswith("data.") and name != "data.memory_map"]
+    if change_data or "train.eval_examples" in axes:
         print(DIFFERENT_DATA)
     if result := best_run(results):
         write_best_run(config, result, folder / "best")
     finished.delete()
     if all(result.diverged for result in results):
         print("sweep: every run diverged", file=sys.stderr)
-        sys.exit(1)
+        command_line.leave(1)
 
 
 def read_axes() -> dict[str, list[Any]]:
@@ -126,7 +127,9 @@ def print_results(config: Config, results: list[Result], seconds: float, folder:
     from makemore_jax.plots.sweep import draw_sweep  # matplotlib, which is slow to import
 
     draw_sweep(rows, folder / "sweep.png")
-    size = f"{len(results)} runs of {config.train.steps} steps in {seconds:.0f} s"
+    steps = sorted({result.values.get("train.steps", config.train.steps) for result in results})
+    num_steps = " or ".join(map(str, steps))
+    size = f"{len(results)} runs of {num_steps} steps in {seconds:.0f} s"
     print(f"\n{size}; all results are in {folder / 'sweep.json'} and {folder / 'sweep.png'}")
 
 

@@ -4,6 +4,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
+from makemore_jax.cli.output import without_infinity
 from makemore_jax.sweep.axes import Values
 from makemore_jax.training.state import TrainState
 
@@ -38,7 +39,7 @@ class Result(NamedTuple):
         """Return the entry in sweep.json."""
         fields = self._asdict() | {"diverged": self.diverged}
         del fields["trained"]
-        return _replace_non_finite(fields)
+        return without_infinity(fields)
 
 
 class Row(NamedTuple):
@@ -87,12 +88,3 @@ def best_run(results: list[Result]) -> Result | None:
     """Return the run with the lowest dev loss; None if all diverged."""
     candidates = [result for result in results if result.trained]
     return min(candidates, key=lambda result: result.best_dev_loss, default=None)
-
-
-def _replace_non_finite(tree: Any) -> Any:
-    """Return the tree with None for nan and infinity, which JSON does not have."""
-    if isinstance(tree, dict):
-        return {k: _replace_non_finite(v) for k, v in tree.items()}
-    if isinstance(tree, list):
-        return [_replace_non_finite(v) for v in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -96,7 +96,7 @@ def _train(
                 model_state = programs.calibrate(state.variables, members.train_split)
                 state = state.replace(model_state=model_state)
             dev_loss = programs.evaluate(state.variables, members.dev_split)
-            is_best = (dev_loss < best) | (best_state is None)
+            is_best = (dev_loss <= best) | (best_state is None)
             previous = state if best_state is None else best_state
             best_state = programs.select(is_best, state, previous)
             best = np.fmin(best, dev_loss)

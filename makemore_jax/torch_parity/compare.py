@@ -339,7 +339,7 @@ def main() -> None:
                 file=sys.stderr,
             )
     if any(r["exceeded"] for r in results):
-        sys.exit(1)
+        command_line.leave(1)
 
 
 if __name__ == "__main__":

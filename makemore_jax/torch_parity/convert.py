@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from makemore_jax.cli import command_line, config_flag, resources
+from makemore_jax.cli import command_line, config_flag, resources, startup
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 from makemore_jax.torch_parity.exporting import to_torch
@@ -42,11 +42,21 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 
 
+def check_flags(direction: str) -> None:
+    """Raise UserError for a flag that the direction does not use."""
+    unused = ("config", "data") if direction == "to-torch" else ("checkpoint",)
+    for name in unused:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name}: not used with {direction}")
+
+
 def main(arguments: list[str]) -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; give the folder of the run to write or to read")
     if len(arguments) != 2 or arguments[0] not in ("from-torch", "to-torch"):
         raise UserError("expected from-torch FILE or to-torch FILE; see --help")
+    check_flags(arguments[0])
+    startup.configure_jax()
     direction, file, folder = arguments[0], Path(arguments[1]), Path(WORKDIR.value)
     meta = None if META.value is None else Path(META.value)
     if direction == "to-torch":

@@ -79,7 +79,7 @@ def main() -> None:
     for name in exceeded:
         print(f"page: {name}: JAX and PyTorch differ by more than the bound", file=sys.stderr)
     if exceeded:
-        sys.exit(1)
+        command_line.leave(1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
 # %%
 import inspect
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,7 @@ try:
 except UserError as error:
     print(error)
     config.data.path = experiment.names_file()
-text_name = "Shakespeare" if "shakespeare" in config.data.path else "names"
+text_name = "Shakespeare" if "shakespeare" in Path(config.data.path).name else "names"
 
 # %% [markdown]
 # The lecture's GPT has 10.8 million parameters and needs a GPU. This notebook trains a smaller one,
