@@ -99,7 +99,7 @@ class Programs:
     def evaluation(self) -> Any:
         """Lower the losses of a batch of the dev split."""
         split = self.dataset.splits["dev"].for_evaluation()
-        take, sum_batch = evaluation.make_programs(self.model, self.mesh)
+        take, sum_batch = evaluation.compile_take_and_sum(self.model, self.mesh)
         indices = jax.ShapeDtypeStruct((split.eval_batch_size(),), np.int32)
         batch = jax.eval_shape(take, split, indices, split.size)
         return self._lower(sum_batch, self.state.variables, self._replicated(batch))

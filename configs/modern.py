@@ -1,4 +1,4 @@
-"""A small GPT with the block of 2025 instead of GPT-2's: 4 layers, 4 heads, 64 channels.
+"""A small GPT with nanochat's block instead of GPT-2's: 4 layers, 4 heads, 64 channels.
 
 karpathy/nanochat (2025), nanochat/gpt.py; makemore_jax/models/modern.py names the papers.
 

@@ -27,8 +27,14 @@ class Rule(NamedTuple):
 
     def error(self, value: Any) -> str:
         """Return what is wrong with a value that is not accepted."""
-        must = f"{json.dumps(value)} must be {self.text}"
-        return not_one_of(value, self.choices) if self.choices else must
+        if self.choices:
+            return not_one_of(value, self.choices)
+        return f"{show(value)} must be {self.text}"
+
+
+def show(value: Any) -> str:
+    """Return a value as the command line accepts it."""
+    return "None" if value is None else json.dumps(value)
 
 
 POSITIVE = Rule(lambda value: value > 0, "above 0")
@@ -69,7 +75,7 @@ class DataConfig:
     block_size: int | None = setting(None, "context in characters; None: longest line + 1", CONTEXT)
     long_lines: str = choice("refuse, drop, cut", "lines of block_size characters or more")
     train_fraction: float = setting(0.9, "text: fraction used for training", FRACTION)
-    memory_map: str = choice("auto, always, never", "text: read from a file; auto: if it is large")
+    memory_map: str = choice("auto, always, never", "text: tokens in a file; auto: if large")
 
 
 @dataclass(slots=True)
@@ -81,15 +87,15 @@ class ModelConfig:
         "bigram, bow, rnn, mlp, gru, lstm, cnn, transformer, modern, window_mlp, mixture",
     )
     n_layer: int = setting(4, "layers (GPTs, cnn, window_mlp)", AT_LEAST_1)
-    n_head: int = setting(4, "attention heads (GPTs: transformer, modern)", AT_LEAST_1)
-    n_embd: int = setting(64, "width of embeddings, in GPTs of all layers", AT_LEAST_1)
+    n_head: int = setting(4, "attention heads (GPTs: transformer, modern, mixture)", AT_LEAST_1)
+    n_embd: int = setting(64, "embedding width; in GPTs, the width of every layer", AT_LEAST_1)
     n_embd2: int = setting(64, "width of hidden layers and states (not in GPTs)", AT_LEAST_1)
 
-    dropout: float = setting(0.0, "dropout rate (GPTs, mixture)", BELOW_1)
+    dropout: float = setting(0.0, "dropout rate (GPTs)", BELOW_1)
 
-    # GPTs only
+    # GPTs only: transformer, modern, and mixture, whose networks are modern
     dropout_rng: str = choice("threefry2x32, rbg", "GPTs: dropout generator; rbg: faster on TPU")
-    layer_loop: str = choice("auto, scan, unroll", "GPTs: scan compiles one layer; auto: on TPU")
+    layer_loop: str = choice("auto, scan, unroll", "scan: compile one layer; auto: scan on TPU")
 
     # transformer only
     activation: str = choice("gelu, gelu_exact, relu", "activation in the MLPs; gelu: tanh form")
@@ -106,7 +112,7 @@ class ModelConfig:
 
     # window_mlp only
     fuse: int | None = setting(None, "neighbors joined per layer; None: all", AT_LEAST_2)
-    batch_norm: str = choice("none, running, calibrated", "calibrated: statistics of all of train")
+    batch_norm: str = choice("none, running, calibrated", "calibrated: by up to 200,000 windows")
     momentum: float = setting(0.1, "weight of each batch in the running statistics", SHARE)
     output_norm: bool = setting(False, "batch norm of the logits too")
     init_scale: str = choice(
@@ -141,7 +147,7 @@ class TrainConfig:
     batch_size: int = setting(32, "examples per step", AT_LEAST_1)
     accumulate: int = setting(1, "microbatches per batch (gradient accumulation)", AT_LEAST_1)
     steps: int = setting(20_000, "training steps", AT_LEAST_1)
-    log_every: int = setting(100, "interval of train losses; steps per compiled call", AT_LEAST_1)
+    log_every: int = setting(100, "interval of train losses; longest compiled call", AT_LEAST_1)
     eval_every: int = setting(500, "interval of evaluations on dev", AT_LEAST_1)
     sample_every: int = setting(2_000, "interval of samples", AT_LEAST_1)
     diagnose_every: int | None = setting(None, "interval of layer statistics, or None", AT_LEAST_1)
@@ -201,7 +207,7 @@ def size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     if model.kind == "transformer":
         is_divisible = model.n_embd % model.n_head == 0
         yield "model.n_embd", is_divisible, f"divisible by model.n_head={model.n_head}"
-    if model.kind == "modern":  # rotary positions rotate pairs of channels
+    if model.kind in ("modern", "mixture"):  # rotary positions rotate pairs of channels
         has_pairs = model.n_embd % (2 * model.n_head) == 0
         yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
 
@@ -234,7 +240,7 @@ def validate(config: Config, rules: tuple[Callable, ...] = RULES) -> None:
     for group in dataclasses.fields(Config):
         value = getattr(config, group.name)
         if dataclasses.is_dataclass(group.type) and not isinstance(value, group.type):
-            raise UserError(f"{group.name}: {value!r} is no {group.type.__name__}")
+            raise UserError(f"{group.name}: {value!r} is not a {group.type.__name__}")
     values = flatten(config)
     for name, f in fields().items():
         _check_type(name, values[name], f.type)
@@ -244,7 +250,7 @@ def validate(config: Config, rules: tuple[Callable, ...] = RULES) -> None:
     for rule in rules:
         for name, is_met, text in rule(config):
             if not is_met:
-                raise UserError(f"{name}: {json.dumps(values[name])} must be {text}")
+                raise UserError(f"{name}: {show(values[name])} must be {text}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -31,15 +31,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoding:
-    """Changes to the logits before a token is sampled, in this order."""
+    """How logits become a token: temperature, then top-k, then top-p."""
 
     temperature: float = 1.0  # softmax temperature; 0 is greedy
     top_k: int | None = None  # sample from the k most probable tokens
-    top_p: float | None = None  # nucleus sampling: smallest set of tokens with total probability p
+    top_p: float | None = None  # sample from the fewest tokens with this total probability
 
 
 DEFAULT_DECODING = Decoding()
-MIN_TEMPERATURE = 1e-6  # below it, greedy: float32 logits rarely differ by less
+MIN_TEMPERATURE = 1e-6  # lower counts as 0: the largest two logits rarely differ by less
 
 
 def sample_token(keys: Array, logits: Array, decoding: Decoding) -> Array:

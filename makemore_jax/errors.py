@@ -24,8 +24,10 @@ class Diverged(UserError):
 
     def __init__(self, step: int, problem: str, details: str = ""):
         self.step, self.problem = step, problem
-        advice = "lower optimizer.learning_rate or set optimizer.grad_clip, and start again"
-        super().__init__(f"{problem} at step {step}: {advice} with another --workdir{details}")
+        super().__init__(
+            f"{problem} at step {step}: lower optimizer.learning_rate or set optimizer.grad_clip, "
+            f"and start again with another --workdir{details}"
+        )
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,7 +44,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Return `table[name]`. Raise UserError, which names the config's `field`, if it is unknown."""
+    """Return `table[name]`. Raise UserError, which names the config's `field`, if it has none."""
     if name not in table:
         raise UserError(f"{field}: {not_one_of(name, table)}")
     return table[name]

@@ -1,4 +1,4 @@
-"""The loss: negative log likelihood in nats, averaged over the targets that are not padding."""
+"""The loss: negative log likelihood in nats, without padding; of each target, summed, averaged."""
 
 import jax
 import jax.numpy as jnp

@@ -70,7 +70,7 @@ class Metrics:
 
     @property
     def seconds(self) -> float:
-        """Training time until the last step, with compilation and earlier processes."""
+        """Training time until the last step, with compilation and the `seconds` at the start."""
         return self._seconds_before + self._last_time - self._started
 
     @property

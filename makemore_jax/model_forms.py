@@ -112,7 +112,7 @@ class TransformerForms(LoopedDecoder, Transformer):
     def _logits(self, x: Array) -> Array:
         if not self.tied:
             return super()._logits(x)
-        x = self.ln_f(x).astype(x.dtype)
+        x = self.ln_f(x)
         logits = x.reshape(-1, self.n_embd) @ self.wte.embedding.T.astype(x.dtype)
         return kernels.at_least_float32(logits.reshape(*x.shape[:-1], self.vocab_size))
 

@@ -25,7 +25,10 @@ class Run:
 
 
 def prepare(workdir: Path, config: Config, dataset: Dataset, **facts: Any) -> None:
-    """Create `workdir`. Write vocab.json, and config.json, whose entries `facts` add or replace."""
+    """Create `workdir` and write vocab.json and config.json.
+
+    `facts` are entries of config.json, which add to those of this function or replace them.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "vocab.json", list(dataset.vocab.chars))
     content = {

@@ -42,7 +42,7 @@ import pytest
 
 from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.cli import startup
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.data import Batch

@@ -291,7 +291,7 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.kind=words"), 'data.kind: "words" is not one of lines'),
     ((*CONFIG, "--config.data.path=name.txt"), "does not exist; did you mean names.txt?"),
     ((*CONFIG, "--config.data.path=configs"), "configs is a folder, not a text file"),
-    ((*CONFIG, "--config.data.path="), "data.path: is empty"),
+    ((*CONFIG, "--config.data.path="), "data.path is empty"),
     ((*CONFIG, "--workdir="), "--workdir: is empty"),
     ((*CONFIG, "--config.data.path={tmp}/empty"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/blank"), "is empty"),
@@ -336,7 +336,7 @@ NO_MODEL = IMPORT + "    c.model = None\n    return c\n"
         ("x = 3\n", "has no attribute 'get_config'"),
         ("def get_config():\n    return {}\n", "get_config() gives dict, not a Config"),
         (MISSPELT, "the file fails with 'ModelConfig' object has no attribute 'n_embed'"),
-        (NO_MODEL, "model: None is no ModelConfig"),
+        (NO_MODEL, "model: None is not a ModelConfig"),
     ],
 )
 def test_config_files_that_fail(content, message, tmp_path):

@@ -11,7 +11,7 @@ from conftest import FAMILIES, ROOT
 from makemore_jax import config as config_lib
 from makemore_jax import models
 from makemore_jax.assemble import create_model
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.cli import help_text
 from makemore_jax.cli.fields import field_types
 from makemore_jax.config import Config, ModelConfig

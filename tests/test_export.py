@@ -23,7 +23,7 @@ pytest.importorskip("flatbuffers", reason='needs flatbuffers: pip install -e ".[
 
 from makemore_jax import assemble, models
 from makemore_jax.assemble import create_model
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.checkpoint import Checkpoints
 from makemore_jax.cli import resources
 from makemore_jax.data.vocabulary import Vocab

@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from makemore_jax import assemble, losses, model_forms, models, workdir
 from makemore_jax import config as config_lib
 from makemore_jax.assemble import create_model, programs
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from makemore_jax.errors import UserError
 from makemore_jax.kernels.layouts import Rows

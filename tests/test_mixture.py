@@ -12,7 +12,7 @@ from conftest import ROOT, assert_close, assert_one_line, on_devices, run, small
 
 from makemore_jax import assemble
 from makemore_jax.assemble import load_data
-from makemore_jax.assemble.parts import validate
+from makemore_jax.assemble.components import validate
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.data.lines import Lines
 from makemore_jax.decoding import LanguageModel
@@ -253,7 +253,7 @@ def test_a_sweep_refuses_a_mixture():
         ),
         (
             ["--config.train.batch_size=100", "--config.mesh.data=2"],
-            "mesh.data: a batch of 25 is not divisible by 2 devices",  # of one of four networks
+            "mesh.data: a batch of 100 is not divisible by 2 devices x 4 networks",
         ),
     ],
 )

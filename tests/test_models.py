@@ -27,7 +27,7 @@ from flax import linen as nn
 
 from makemore_jax import models
 from makemore_jax.assemble import create_model
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.config import Config, ModelConfig
 from makemore_jax.errors import UserError
 from makemore_jax.models.layers import LayerNorm, Linear
@@ -353,7 +353,8 @@ def test_fields_that_a_family_does_not_declare_keep_their_defaults(kind):
         if f.name in declared:
             models.create(config, VOCAB, BLOCK, FAMILIES_WITH_WINDOWS)
             continue
-        value, default = json.dumps(value), json.dumps(f.default)
+        # The command line accepts None, and not null.
+        value, default = (json.dumps(v).replace("null", "None") for v in (value, f.default))
         message = f"model.{f.name}: {value} must be {default}: {kind} models do not have it"
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             models.create(config, VOCAB, BLOCK, FAMILIES_WITH_WINDOWS)

@@ -506,7 +506,7 @@ BAD = [
     ("data.block_size=201", "leaves 201 of them for dev, and a crop takes data.block_size + 1 ="),
     (
         "data.block_size=None",
-        "data.block_size: is not set; data.kind=text needs the context length",
+        "data.block_size is not set; data.kind=text needs the context length",
     ),
     ("data.dedup=true", "data.dedup: true must be false for text"),
     ("data.path={files}/shart", "{files}/shart does not exist; did you mean {files}/short?"),

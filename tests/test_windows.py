@@ -321,7 +321,7 @@ def losses_on(num_devices: int) -> list[float]:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data.block_size": None}, "data.block_size: is not set; windows need the number of"),
+        ({"data.block_size": None}, "data.block_size is not set; windows need the number of"),
         ({"data.block_size": 7}, "data.block_size: 7 must be 8, model.fuse to the power"),
         ({"model.fuse": 1}, "model.fuse: 1 must be at least 2"),
         ({"data.kind": "lines"}, 'data.kind: "lines" must be windows, which window_mlp reads'),

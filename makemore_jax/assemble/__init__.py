@@ -1,6 +1,6 @@
 """The package that imports both the core and the extensions, and puts them together.
 
-- `parts.py`: kinds of data, models, sampling, checkpoints and logging
+- `components.py`: kinds of data, models, sampling, checkpoints and logging
 - `programs.py`: the compiled programs of a run
 - `stacked_state.py`: training steps on stacked layers, for models with a loop over layers
 - `short_calls.py`: calls of a few steps, so that a slow training stops soon after a signal
@@ -10,7 +10,7 @@
 
 from typing import Any
 
-from makemore_jax.assemble.parts import (
+from makemore_jax.assemble.components import (
     create_model,
     find_data,
     load_data,

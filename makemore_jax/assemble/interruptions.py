@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from makemore_jax.assemble import parts
+from makemore_jax.assemble import components
 from makemore_jax.assemble.programs import make_programs
 from makemore_jax.assemble.short_calls import call_lengths, in_short_calls
 from makemore_jax.cli import interrupts
@@ -75,7 +75,7 @@ class Interruptions:
         """Return samples on the primary process, which writes them, and none on the others."""
         if not processes.is_primary():
             return []
-        return parts.sample(lm, key, num, check=self.check)
+        return components.sample(lm, key, num, check=self.check)
 
     def make_hook(self, run: ActiveRun) -> Hook:
         """Return the hook that remembers the state that an interruption saves."""
@@ -88,7 +88,7 @@ class Interruptions:
 
     @contextlib.contextmanager
     def catch_signals(self) -> Iterator[Callable[[], int]]:
-        """Yield `stop`. Stopped, with the state saved, if a signal interrupts an evaluation."""
+        """Yield `stop`. If a signal interrupts an evaluation, save the state and raise Stopped."""
         with self._signals:
             if not processes.is_distributed():
                 self._signals.end_at_once()

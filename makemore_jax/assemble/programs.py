@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from makemore_jax import models
-from makemore_jax.assemble.parts import create_model
+from makemore_jax.assemble.components import create_model
 from makemore_jax.assemble.stacked_state import stacked_sizes, with_stacked_state
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset, Split
@@ -102,7 +102,7 @@ def choose_layouts(
 def make_programs(
     config: Config, dataset: Dataset, check: Callable[[], None] = lambda: None
 ) -> Programs:
-    """Return the programs of a run on its mesh. Raise UserError if devices or batch do not divide.
+    """Return the programs of a run on its mesh. UserError if devices or batch do not divide evenly.
 
     `check` is called before each batch of an evaluation, which it can end with an exception.
     """
@@ -110,8 +110,9 @@ def make_programs(
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)
     num_params = state_lib.num_params(models.variable_shapes(model, block_size)["params"])
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    network_batch = batch_size // getattr(model, "networks", 1)  # each network reads a part
-    mesh = make_mesh(config.mesh, network_batch, num_params, accumulate, block_size)
+    networks = getattr(model, "networks", 1)  # each reads a part of the batch
+    network_batch = batch_size // networks
+    mesh = make_mesh(config.mesh, network_batch, num_params, accumulate, block_size, networks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state_shardings = None
     if shardings.shards_state(mesh, config.mesh):

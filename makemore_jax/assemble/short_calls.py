@@ -20,7 +20,7 @@ from makemore_jax.config import Config
 from makemore_jax.training.state import TrainState, num_params
 
 CALL_SECONDS = 2.0  # of a short call, estimated
-MIN_SHARE = 0.1  # of `train.log_every`, for a length of all calls
+MIN_SHARE = 0.1  # of train.log_every; a shorter length is not used for every call
 CPU_FLOPS_PER_SECOND = 1e11  # two cores of a server took 12.7 s for a step of 1.1e12
 
 
@@ -30,10 +30,12 @@ def step_flops(params: Any, num_tokens: int) -> float:
 
 
 def call_lengths(config: Config) -> tuple[int, int]:
-    """Return the number of steps of a whole call, and of the calls that a shorter one consists of.
+    """Return two lengths of calls, in steps: `full` and `short`.
 
-    The latter is the greatest common divisor of the intervals at which the loop does something. If
-    it is small, whole calls have `train.log_every` steps, because each call takes time on the host.
+    A call has `full` steps where that many are left until the next action, otherwise `short` steps.
+    `short` is the greatest common divisor of the intervals of `loop._next_action` and of the hooks
+    in `training.py`. `full` is `short` too, unless that is below MIN_SHARE of `train.log_every`:
+    then it is `train.log_every`, because each call takes time on the host.
     """
     train = config.train
     intervals = [train.log_every, train.eval_every, train.checkpoint_every]

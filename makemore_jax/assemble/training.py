@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from makemore_jax import workdir
-from makemore_jax.assemble import parts
+from makemore_jax.assemble import components
 from makemore_jax.assemble.interruptions import Interruptions
 from makemore_jax.assemble.short_calls import CPU_FLOPS_PER_SECOND, step_flops
 from makemore_jax.cli import command_line, paths, resources
@@ -38,8 +38,8 @@ TIMED_STEP_MIN_FLOPS = CPU_FLOPS_PER_SECOND  # about a second
 
 
 def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Dataset:
-    """Load data as `parts.load_data` does, and print warnings about it on stderr."""
-    dataset = parts.load_data(config, seed, folder)
+    """Load data as `components.load_data` does, and print warnings about it on stderr."""
+    dataset = components.load_data(config, seed, folder)
     if processes.is_primary():
         for warning in data_warnings(config, dataset):
             command_line.warn(warning)
@@ -52,7 +52,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
     Raise UserError if the working directory has another run.
     """
     resume.check(folder, config, dataset)
-    has_steps = bool(parts.open_checkpoints(folder, read_only=True).steps())
+    has_steps = bool(components.open_checkpoints(folder, read_only=True).steps())
     if not has_steps and (folder / "summary.json").exists():
         raise UserError(
             f"--workdir: {folder} has the results of a finished run but no checkpoints; give "
@@ -60,7 +60,7 @@ def find_finished(folder: Path, config: Config, dataset: Dataset) -> dict[str, A
         )
     summary = resume.read_summary(folder, config.train.steps)
     # Verification is slow, and a run that continues verifies its checkpoints anyway.
-    if not summary or parts.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
+    if not summary or components.open_checkpoints(folder).steps().get("latest") != summary["steps"]:
         return None
     more = "set a larger --config.train.steps to continue"
     print(f"{folder}: already trained for {summary['steps']} steps; {more}")
@@ -74,7 +74,7 @@ def hold(folder: Path, config: Config, dataset: Dataset) -> Iterator[None]:
         processes.barrier("checked")
         if processes.is_primary():
             new_schedule = find_new_schedule(folder, config)  # `open_workdir` replaces the config
-            stack.enter_context(parts.open_workdir(folder, config, dataset))
+            stack.enter_context(components.open_workdir(folder, config, dataset))
             dataset.prepare()
             if new_schedule:
                 print(f"{folder}: {new_schedule}")
@@ -86,13 +86,15 @@ def find_new_schedule(folder: Path, config: Config) -> str | None:
     """Return one line about a new learning rate schedule if a run resumes with one, else None."""
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
         return None
-    step = parts.open_checkpoints(folder, read_only=True).steps().get("latest")
-    return step and resume.describe_new_schedule(parts.read_run(folder).config, config, step)
+    step = components.open_checkpoints(folder, read_only=True).steps().get("latest")
+    if not step:
+        return None
+    return resume.describe_new_schedule(components.read_run(folder).config, config, step)
 
 
 def open_metrics(folder: Path, start: int, config: Config) -> Metrics:
     """Return the logging of a run. Processes other than the primary one write nothing."""
-    return parts.open_metrics(folder if processes.is_primary() else None, start, config)
+    return components.open_metrics(folder if processes.is_primary() else None, start, config)
 
 
 def begin(run: ActiveRun, state: TrainState) -> list[Hook]:
@@ -193,10 +195,10 @@ def make_parts() -> Parts:
         return [*hooks, interruptions.make_hook(run)]
 
     return Parts(
-        rules=parts.RULES,
+        rules=components.RULES,
         load_data=load_data,
         make_programs=interruptions.make_programs,
-        open_checkpoints=parts.open_checkpoints,
+        open_checkpoints=components.open_checkpoints,
         open_metrics=open_metrics,
         find_finished=find_finished,
         make_load=make_load,
@@ -218,7 +220,7 @@ def train(config: Config, directory: str) -> dict[str, Any]:
             return run.train(config, directory, make_parts())
     except Diverged as error:
         rate = make_schedule(config.optimizer, config.train.steps)(error.step - 1)
-        latest = parts.open_checkpoints(directory, read_only=True).steps().get("latest")
+        latest = components.open_checkpoints(directory, read_only=True).steps().get("latest")
         kept = f"the last checkpoint is of step {latest}" if latest else "there is no checkpoint"
         details = f"; the learning rate was {float(rate):.3g}, {kept}"
         raise Diverged(error.step, error.problem, details) from None

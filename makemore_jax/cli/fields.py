@@ -17,7 +17,7 @@ def field_types() -> dict[str, Any]:
 
 
 def check_name(name: str) -> None:
-    """UserError, with the most similar field, if no field has this dotted name."""
+    """Raise UserError, with the most similar field, if no field has this dotted name."""
     known = fields()
     if name in known:
         return

@@ -42,7 +42,7 @@ def local(path: str, name: str = "--workdir") -> str:
 
 
 def check_address(path: str, name: str) -> None:
-    """UserError, which starts with `name`, for an address such as gs://bucket/run."""
+    """Raise UserError, which starts with `name`, for an address such as gs://bucket/run."""
     if match := re.match(r"([a-zA-Z][\w.+-]*)://", path):
         copy = COPY_COMMANDS.get(match[1], "a program of its service")
         advice = f"give a local path and copy with {copy}, or mount it and give its folder"

@@ -39,7 +39,7 @@ def check_line_prompt(lm: "LanguageModel", prompt: str) -> None:
 
 
 def check_lines(lines: list[str], vocab: "Vocab", max_len: int, flag: str) -> None:
-    """UserError, about `flag`, for the first line that is too long or has unknown characters."""
+    """Raise UserError, about `flag`, if a line is too long or has unknown characters."""
     for line in lines:
         check_characters(vocab, line, flag, repr(line))
         if len(line) >= max_len:
@@ -50,7 +50,7 @@ def check_lines(lines: list[str], vocab: "Vocab", max_len: int, flag: str) -> No
 
 
 def check_characters(vocab: "Vocab", text: str, flag: str, source: str = "") -> None:
-    """UserError, about `flag`, if characters of `text` have no token. `source` contains it."""
+    """Raise UserError, about `flag`, if characters of `text`, from `source`, have no token."""
     if not (unknown := vocab.unknown(text)):
         return
     names = f"{unknown[0]!r}, which is in {source}" if source else ", ".join(map(repr, unknown))

@@ -17,7 +17,8 @@ from jax import Array
 
 from makemore_jax.data.vocabulary import Vocab
 
-MAX_TOKENS_PER_BATCH = 4_096  # per evaluated batch: more do not fit in the cache of a CPU core
+# Per evaluated batch, and per microbatch on CPU: more do not fit in the cache of a core.
+MAX_TOKENS_PER_BATCH = 4_096
 
 
 class Batch(NamedTuple):

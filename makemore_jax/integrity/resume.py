@@ -20,6 +20,15 @@ FIXED = ("seed", "optimizer.name", "optimizer.decay")
 # Exceptions. They change results only by rounding; `layer_loop` also changes the dropout masks.
 MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 
+# The fields that `make_schedule` reads.
+SCHEDULE_FIELDS = {"train.steps"} | {
+    f"optimizer.{name}"
+    for name in (
+        *("learning_rate", "schedule", "warmup_steps", "step_size", "gamma"),
+        *("min_learning_rate", "decay_steps"),
+    )
+}
+
 
 def check(workdir: Path, config: Config, dataset: Dataset) -> None:
     """Raise UserError if `workdir` has another run or other files.
@@ -58,9 +67,9 @@ def describe_new_schedule(saved: Config, new: Config, step: int) -> str | None:
         return None
     fields = config_lib.flatten(saved), config_lib.flatten(new)
     changes = [
-        f"{name} from {json.dumps(before)} to {json.dumps(fields[1][name])}"
+        f"{name} from {config_lib.show(before)} to {config_lib.show(fields[1][name])}"
         for name, before in fields[0].items()
-        if name.startswith(("optimizer.", "train.steps")) and before != fields[1][name]
+        if name in SCHEDULE_FIELDS and before != fields[1][name]
     ]
     return (
         f"the learning rate was {float(saved_rate(step - 1)):.3g} at step {step} and is "
@@ -86,8 +95,8 @@ def _check_same(run: Run, config: Config, dataset: Dataset, workdir: Path) -> No
                 "begun with, or has changed since; give another --workdir"
             )
         raise UserError(
-            f"{name}: {workdir} holds a run with {json.dumps(saved[name])}, not "
-            f"{json.dumps(new[name])}; give another --workdir"
+            f"{name}: {workdir} holds a run with {config_lib.show(saved[name])}, not "
+            f"{config_lib.show(new[name])}; give another --workdir"
         )
 
 

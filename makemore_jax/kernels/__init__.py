@@ -1,7 +1,8 @@
 """Fast implementations of the models' computations.
 
-Each has a plain reference with the same name and signature in `plain.py` and states its measured
-gain. The models import the names below through `models/layers.py`; nothing here imports a model.
+Where a plain form exists, it is in `plain.py`, with the same name and signature.
+docs/performance.md has the measured gains. The models import the names below through
+`models/layers.py`; nothing here imports a model.
 """
 
 from makemore_jax.kernels.blocked_attention import attention

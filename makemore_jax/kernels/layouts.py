@@ -106,18 +106,14 @@ def with_layouts(gradient_fn: GradientFn, layouts: list[Layout], num_parts: int)
     return arranged
 
 
-def num_microbatches(
-    num_lines: int, block_size: int, accumulate: int = 1, platform: str | None = None
-) -> int:
+def num_microbatches(num_lines: int, block_size: int, accumulate: int = 1) -> int:
     """Return the number of microbatches for the part of a batch on one device.
 
-    It is `accumulate`. On CPU it may be larger, so that microbatches fit in the cache. `platform`
-    defaults to the one that jax uses.
+    It is `accumulate`. On CPU it may be larger, so that microbatches fit in the cache.
     """
     max_size = max(1, MAX_TOKENS_PER_BATCH // block_size)
     sizes = [n for n in range(max_size, max_size // 4, -1) if num_lines % n == 0]
-    is_cpu = (platform or jax.default_backend()) == "cpu"
-    if not is_cpu or not sizes or num_lines <= max_size:
+    if jax.default_backend() != "cpu" or not sizes or num_lines <= max_size:
         return accumulate
     return max(accumulate, num_lines // sizes[0])
 

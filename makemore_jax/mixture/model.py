@@ -88,8 +88,6 @@ def mixture_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     is_divisor = train.batch_size % (model.networks * train.accumulate) == 0
     rule = "divisible by model.networks * train.accumulate"
     yield "train.batch_size", is_divisor, f"{rule}={model.networks * train.accumulate}"
-    has_pairs = model.n_embd % (2 * model.n_head) == 0
-    yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
     if model.ngram_contexts is None:
         yield "model.ngram_weight", model.ngram_weight == 0, "0 without model.ngram_contexts"
     else:

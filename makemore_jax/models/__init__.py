@@ -20,20 +20,20 @@ A family that reads windows of a fixed size declares the field `window`, their n
 returns logits for each full window: (B, S) -> (B, S - window + 1, V). `windows/whole_lines.py`
 reads lines with it.
 
-Dimensions in all files: B batch, T time (at most block_size), C channels (n_embd), V vocabulary,
-nh heads, hs head size. Weights have makemore's names.
+Dimensions in all files: B batch, T tokens of a row (block_size, or the width of packed rows), S
+keys of a row (T, or 2 T in packed rows), C channels (n_embd), V vocabulary, nh heads, hs head size.
+Weights have makemore's names.
 
 To add a family, write one file with such a class, one line in MODELS and one file in configs/.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 import jax
 from flax import linen as nn
 
-from makemore_jax.config import ModelConfig
+from makemore_jax.config import ModelConfig, show
 from makemore_jax.errors import UserError, look_up
 from makemore_jax.models.bigram import Bigram
 from makemore_jax.models.bow import BoW
@@ -64,16 +64,16 @@ def create(
 ) -> nn.Module:
     """Return the model of `config.kind`, with the fields of the config that its class declares.
 
-    Raise UserError for a kind that is not in `families`, or if another field differs from its
-    default.
+    Raise UserError for a kind that is not in `families`, or if a field that the class does not
+    declare differs from its default.
     """
     cls = look_up("model.kind", config.kind, families)
     declared = {f.name for f in dataclasses.fields(cls)}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if f.name not in declared | {"kind"} and value != f.default:
-            rule = f"must be {json.dumps(f.default)}: {config.kind} models do not have it"
-            raise UserError(f"model.{f.name}: {json.dumps(value)} {rule}")
+            rule = f"must be {show(f.default)}: {config.kind} models do not have it"
+            raise UserError(f"model.{f.name}: {show(value)} {rule}")
     values = dataclasses.asdict(config) | {"vocab_size": vocab_size, "block_size": block_size}
     return cls(**{name: values[name] for name in declared & values.keys()})
 
@@ -81,7 +81,7 @@ def create(
 def variable_shapes(model: nn.Module, block_size: int) -> dict[str, Any]:
     """Return the shapes and dtypes of the variables that a model is applied to.
 
-    They are `params` and, for a model with batch norm, `batch_stats`. Nothing is computed.
+    They are `params` and, if the model has them, `batch_stats` and `ngrams`. Nothing is computed.
     """
     tokens = jax.ShapeDtypeStruct((1, block_size), "int32")
     return jax.eval_shape(model.init, jax.random.key(0), tokens)

@@ -6,16 +6,12 @@ instead of the paper's ReLU. At the kink of ReLU, rounding decides whether a uni
 runs that differ only in rounding drift apart (docs/parity.md).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models.layers import Linear, Positions, embedding, kernels
-
-_gelu = partial(nn.gelu, approximate=True)
 
 
 class CausalConv(nn.Module):
@@ -109,4 +105,4 @@ class CNN(nn.Module):
         return new_carry, self._logits(skips)
 
     def _logits(self, skips: Array) -> Array:
-        return self.lm_head(_gelu(self.c_proj(_gelu(skips))))
+        return self.lm_head(nn.gelu(self.c_proj(nn.gelu(skips))))

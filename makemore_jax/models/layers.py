@@ -32,8 +32,9 @@ class Linear(nn.Module):
         def symmetric_uniform(key, shape, dtype=jnp.float32):
             return init.uniform(2 * bound)(key, shape, dtype) - bound
 
-        inits = init.normal(self.std), init.zeros
-        kernel_init, bias_init = inits if self.std else (symmetric_uniform, symmetric_uniform)
+        kernel_init = bias_init = symmetric_uniform
+        if self.std:
+            kernel_init, bias_init = init.normal(self.std), init.zeros
         self.kernel = self.param("kernel", kernel_init, (self.n_in, self.n_out))
         if self.use_bias:
             self.bias = self.param("bias", bias_init, (self.n_out,))
@@ -50,7 +51,7 @@ def embedding(n: int, n_embd: int, std: float = 1.0) -> nn.Embed:
 
 
 class LayerNorm(nn.Module):
-    """torch.nn.LayerNorm (Ba et al. 2016, section 3). (..., C) -> (..., C) in float32 or wider"""
+    """torch.nn.LayerNorm (Ba et al. 2016, section 3), computed in float32 or wider. (..., C)"""
 
     use_bias: bool = True
 
@@ -60,4 +61,4 @@ class LayerNorm(nn.Module):
         y = kernels.standardize(kernels.at_least_float32(x).reshape(-1, C))
         y = y * self.param("scale", init.ones, (C,))
         y = y + self.param("bias", init.zeros, (C,)) if self.use_bias else y
-        return y.reshape(x.shape)
+        return y.reshape(x.shape).astype(x.dtype)

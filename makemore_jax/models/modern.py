@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from makemore_jax.models import transformer
-from makemore_jax.models.layers import Linear, embedding
+from makemore_jax.models.layers import Linear, Positions, embedding, kernels
 from makemore_jax.models.transformer import BlockConfig, Decoder
 
 
@@ -45,7 +45,8 @@ class CausalSelfAttention(transformer.CausalSelfAttention):
         # The first name determines the dropout masks, and so the results of configs/best.py.
         self.drop = self.drop_output = nn.Dropout(self.config.dropout)
 
-    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+    def project(self, x: Array, positions: Positions) -> tuple[Array, Array, Array]:
+        positions = kernels.token_positions(x, positions)
         heads = (*x.shape[:-1], self.config.n_head, -1)
         q, k, v = (linear(x).reshape(heads) for linear in (self.c_q, self.c_k, self.c_v))
         return norm(rotate(q, positions)), norm(rotate(k, positions)), v

@@ -46,15 +46,18 @@ class CausalSelfAttention(nn.Module):
         self.drop_weights = nn.Dropout(self.config.dropout)
         self.drop_output = nn.Dropout(self.config.dropout)
 
-    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-        """Return queries, keys and values. (..., C) -> (..., nh, hs) each"""
+    def project(self, x: Array, positions: Positions) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values. (..., C) -> (..., nh, hs) each
+
+        `positions` is for subclasses with rotary positions.
+        """
         qkv = self.c_attn(x).reshape(*x.shape[:-1], 3, -1)
         heads = (*x.shape[:-1], self.config.n_head, -1)
         q, k, v = (a.reshape(heads) for a in jnp.split(qkv, 3, axis=-2))
         return q, k, v
 
     def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        q, k, v = self.project(x, kernels.token_positions(x, positions))  # (B, T, nh, hs) each
+        q, k, v = self.project(x, positions)  # (B, T, nh, hs) each
         k, v = (kernels.prepend_previous_row(a, positions) for a in (k, v))  # (B, S, nh, hs) each
         has_dropout = train and self.drop_weights.rate > 0
         dropout_mask_fn = partial(self.drop_weights, deterministic=False) if has_dropout else None
@@ -64,8 +67,9 @@ class CausalSelfAttention(nn.Module):
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
         """Attend from one position to the cache. x (B, C)"""
         q, k, v = (a.reshape(x.shape) for a in self.project(x, position))  # (B, C) each
-        cache, config = (cache[0].at[position].set(k), cache[1].at[position].set(v)), self.config
-        y = kernels.decode_attention(q, *cache, position, config.n_head, config.blockwise)
+        keys, values = cache
+        cache = keys.at[position].set(k), values.at[position].set(v)
+        y = kernels.decode_attention(q, *cache, position, self.config.n_head, self.config.blockwise)
         return cache, self.c_proj(y)
 
 
@@ -100,13 +104,13 @@ class Block(nn.Module):
         self.mlp = MLP(self.config)
 
     def __call__(self, x: Array, mask: Array, positions: Positions, train: bool) -> Array:
-        x = x + self.attn(self.ln_1(x).astype(x.dtype), mask, positions, train)
-        return x + self.mlp(self.ln_2(x).astype(x.dtype), train)
+        x = x + self.attn(self.ln_1(x), mask, positions, train)
+        return x + self.mlp(self.ln_2(x), train)
 
     def step(self, cache: Cache, x: Array, position: Array) -> tuple[Cache, Array]:
-        cache, y = self.attn.step(cache, self.ln_1(x).astype(x.dtype), position)
+        cache, y = self.attn.step(cache, self.ln_1(x), position)
         x = x + y
-        return cache, x + self.mlp(self.ln_2(x).astype(x.dtype), train=False)
+        return cache, x + self.mlp(self.ln_2(x), train=False)
 
 
 class Decoder(nn.Module):
@@ -167,8 +171,9 @@ class Transformer(Decoder):
     def setup(self):
         std = 0.02 if self.init_scheme == "gpt2" else None
         residual_std = std and std * (2 * self.n_layer) ** -0.5
-        options = (self.dropout, self.activation, self.bias, std, residual_std, self.blockwise)
-        config = BlockConfig(self.n_head, self.n_embd, *options)
+        stds = {"std": std, "residual_std": residual_std}
+        options = (self.dropout, self.activation, self.bias)
+        config = BlockConfig(self.n_head, self.n_embd, *options, **stds, blockwise=self.blockwise)
         self.wte = embedding(self.vocab_size, self.n_embd, std or 1.0)
         self.wpe = embedding(self.block_size, self.n_embd, std or 1.0)
         self.drop = nn.Dropout(self.dropout)
@@ -180,4 +185,4 @@ class Transformer(Decoder):
         return self.wte(tokens) + self.wpe(positions)
 
     def _logits(self, x: Array) -> Array:
-        return kernels.at_least_float32(self.lm_head(self.ln_f(x).astype(x.dtype)))
+        return kernels.at_least_float32(self.lm_head(self.ln_f(x)))

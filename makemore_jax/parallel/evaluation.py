@@ -14,14 +14,14 @@ from makemore_jax.data import Batch, Split, take_below
 from makemore_jax.parallel import shardings
 from makemore_jax.training.evaluate import evaluate_batch
 
-MAX_IN_FLIGHT = 2  # batches that a device may still have to compute when `check` is called
+MAX_IN_FLIGHT = 2  # batches that are dispatched and not yet computed
 
 # (variables, split, indices (B,), size) -> sums of losses and of targets of each device (D, 2).
 # Indices of `size` or more do not count.
 BatchSums = Callable[[Any, Split, np.ndarray, int], Array]
 
 
-def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
+def compile_take_and_sum(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
     """Return two compiled functions: `take_below`, and (variables, batch) -> device sums (D, 2)."""
 
     def sum_part(variables: Any, batch: Batch) -> Array:
@@ -37,7 +37,7 @@ def make_programs(model: nn.Module, mesh: Mesh) -> tuple[Any, Any]:
 def make_batch_sums(model: nn.Module, mesh: Mesh) -> BatchSums:
     """Return the function that evaluates a batch over the `data` axis of the mesh."""
     replicated, batch_sharding = shardings.replicated(mesh), shardings.batch(mesh)
-    take, sum_batch = make_programs(model, mesh)
+    take, sum_batch = compile_take_and_sum(model, mesh)
     # With sharded parameters the program has collectives, so its calls must not overlap on CPU.
     sum_serialized = shardings.serialize_on_cpu(sum_batch, mesh)
 

@@ -19,9 +19,14 @@ MIN_LINES_PER_SAMPLER = 64
 
 
 def make_mesh(
-    config: MeshConfig, batch_size: int, num_params: int, accumulate: int = 1, block_size: int = 16
+    config: MeshConfig,
+    batch_size: int,
+    num_params: int,
+    accumulate: int = 1,
+    block_size: int = 16,
+    networks: int = 1,
 ) -> Mesh:
-    """Return the mesh of a config.
+    """Return the mesh of a config. Each network of a mixture reads `batch_size` examples.
 
     Raise UserError if the devices or the batch do not divide evenly.
 
@@ -47,9 +52,10 @@ def make_mesh(
         )
     if batch_size % (data * accumulate):
         parts = f" x {accumulate} microbatches" if accumulate > 1 else ""
+        parts += f" x {networks} networks" if networks > 1 else ""
         raise UserError(
-            f"mesh.data: a batch of {batch_size} is not divisible by {data} devices{parts}; "
-            "change train.batch_size or mesh.data"
+            f"mesh.data: a batch of {batch_size * networks} is not divisible by {data} "
+            f"devices{parts}; change train.batch_size or mesh.data"
         )
     return _mesh(data, config.model, jax.devices())
 

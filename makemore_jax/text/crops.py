@@ -1,4 +1,4 @@
-"""The crops of a text: all slices of `block_size` characters, as a split.
+"""The crops of a text: all slices of `block_size` + 1 characters, as a split.
 
 A text is stored as the smallest unsigned integer type, on the device (`Text`). A large text is in a
 token file in the working directory instead (`TextFile`), and the crops that the next steps need are

@@ -165,9 +165,11 @@ def sample(
     for start in range(first, first + num, batch_size):
         parts = stream(lm, key, np.arange(start, start + batch_size), prompt, decoding)
         arrays: list[tuple[np.ndarray, np.ndarray]] = []
-        for _ in range(-(-num_chars // TOKENS_PER_CALL) + 1):
+        num_sampled = 0
+        while num_sampled < num_chars:
             check()
             arrays.append(next(parts))
+            num_sampled += arrays[-1][0].shape[1]
         tokens, log_probs = (
             np.concatenate(part, axis=1)[:, :num_chars] for part in zip(*arrays, strict=True)
         )

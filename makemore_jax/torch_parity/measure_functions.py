@@ -11,7 +11,7 @@ import torch
 from flax import linen as nn
 
 from makemore_jax.assemble import create_model
-from makemore_jax.assemble.parts import EXTENSION_MODELS
+from makemore_jax.assemble.components import EXTENSION_MODELS
 from makemore_jax.config import Config
 from makemore_jax.models import MODELS
 from makemore_jax.torch_parity import weights

@@ -12,7 +12,7 @@ class Hook(NamedTuple):
     call: Callable[[TrainState], TrainState]
     intervals: tuple[int, ...] = ()  # due after every multiple of one of these numbers of steps
     steps: tuple[int, ...] = ()  # due after these steps
-    is_due_at_end: bool = False  # due after the last step; see `loop.train` for an early stop
+    is_due_at_end: bool = False  # due after the last step; in hooks_before, also at an early stop
 
     def is_due(self, step: int, is_last: bool) -> bool:
         """Return whether the hook is due after this step."""

@@ -19,8 +19,6 @@ from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.training.programs import Programs
 from makemore_jax.training.state import TrainState
 
-Evaluated = tuple[TrainState, float | None]  # a state and its dev loss, if that was measured
-
 
 class ActiveRun(NamedTuple):
     """A run that has started: what the loop and its hooks read."""
@@ -42,9 +40,9 @@ def train(
     state: TrainState,
     hooks_before: list[Hook],
     hooks_after: list[Hook],
-    stop: Callable[[], int],
+    stop_signal: Callable[[], int],
 ) -> TrainState:
-    """Train until the last step or until `stop` returns a true value, and save the state.
+    """Train until the last step or until `stop_signal` returns a signal number, and save the state.
 
     `hooks_before` run before evaluation, `hooks_after` after it. When training stops early, those
     of `hooks_before` that are due at the end run before the state is saved.
@@ -52,7 +50,7 @@ def train(
     config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
     learning_rate = make_schedule(run.config.optimizer, config.steps)
     step, dev_loss = int(state.step), None
-    while step < config.steps and not stop():
+    while step < config.steps and not stop_signal():
         num_steps = _next_action(step, config, hooks_before + hooks_after) - step
         data = run.load(step, num_steps)
         state, step_metrics = run.programs.train_steps(state, data, run.train_key, num_steps)
@@ -62,16 +60,18 @@ def train(
         state, dev_loss = evaluate_and_save(run, state, step, hooks_after)
     metrics.flush()
     if step < config.steps:
-        # Only hooks that prepare the state to be saved: others would write their results twice.
+        # Hooks that prepare the state to be saved. The resumed run calls the others at their steps.
         state = _call([h for h in hooks_before if h.is_due_at_end], state, step, is_last=True)
         checkpoints.save(state, dev_loss)
     return state
 
 
-def evaluate_and_save(run: ActiveRun, state: TrainState, step: int, hooks: list[Hook]) -> Evaluated:
+def evaluate_and_save(
+    run: ActiveRun, state: TrainState, step: int, hooks: list[Hook]
+) -> tuple[TrainState, float | None]:
     """Evaluate the state after `step`, call the hooks, and save the state, each if it is due.
 
-    Return the state that training continues with.
+    Return the state that training continues with, and its dev loss if it was measured.
     """
     config, metrics, checkpoints = run.config.train, run.metrics, run.checkpoints
     is_last, dev_loss, is_best = step >= config.steps, None, False

@@ -5,7 +5,6 @@ to add other kinds of data, many devices, and what makes training fast, safe and
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +37,8 @@ def make_sample_hook(run: ActiveRun, sample: Callable[..., list[Any]]) -> Hook:
         sizes = dataset.max_len, dataset.block_size
         lm = LanguageModel(run.programs.model, variables, dataset.vocab, *sizes)
         samples = sample(lm, jax.random.fold_in(run.sample_key, step), num)
-        lines = dataset.show([s.text for s in samples], [s.is_cut for s in samples])
-        run.metrics.write_samples(step, lines)
+        shown = dataset.show([s.text for s in samples], [s.is_cut for s in samples])
+        run.metrics.write_samples(step, shown)
         return state
 
     intervals = (run.config.train.sample_every,) if num else ()
@@ -50,7 +49,8 @@ def core_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Yield the rules of a run without extensions: fields of extensions keep their defaults."""
     values, defaults = config_lib.flatten(config), config_lib.flatten(Config())
     for key in ("data.kind", "train.accumulate", "train.diagnose_every", "mesh.model", "mesh.fsdp"):
-        yield key, values[key] == defaults[key], f"{json.dumps(defaults[key])} without extensions"
+        rule = f"{config_lib.show(defaults[key])} without extensions"
+        yield key, values[key] == defaults[key], rule
     yield "mesh.data", config.mesh.data in (-1, 1), "1 without extensions"
 
 
@@ -83,8 +83,9 @@ CORE = Parts()
 def train(config: Config, directory: str, parts: Parts = CORE) -> dict[str, Any]:
     """Train the run of `config` in `directory`, or resume it; return its summary.
 
-    Raise UserError, before anything is written, if config, data and directory do not fit together;
-    Diverged if the loss is not finite; Stopped after a signal, with the state saved.
+    Raise UserError, before anything is written, if config and data do not fit together; Diverged
+    if the loss is not finite; Stopped after a signal, with the state saved. The core alone does not
+    check whether the directory has another run: `find_finished` of `assemble` does.
     """
     config_lib.validate(config, parts.rules)
     folder = Path(directory)
@@ -108,13 +109,14 @@ def _train(
         state = checkpoints.restore("latest", state)
     metrics = parts.open_metrics(folder, int(state.step), config)
     load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
-    data_and_keys = splits, load, train_key, sample_key
-    run = ActiveRun(folder, config, dataset, programs, metrics, checkpoints, *data_and_keys)
-    hooks = parts.begin(run, state)
-    with contextlib.closing(metrics), parts.catch_signals() as signal_number:
-        state = loop.train(run, state, hooks, [make_sample_hook(run, parts.sample)], signal_number)
-        if number := signal_number():
-            raise Stopped(number, int(state.step))
+    data = {"splits": splits, "load": load, "train_key": train_key, "sample_key": sample_key}
+    run = ActiveRun(folder, config, dataset, programs, metrics, checkpoints, **data)
+    with contextlib.closing(metrics):
+        hooks, after = parts.begin(run, state), [make_sample_hook(run, parts.sample)]
+        with parts.catch_signals() as stop_signal:
+            state = loop.train(run, state, hooks, after, stop_signal)
+            if number := stop_signal():
+                raise Stopped(number, int(state.step))
 
     best = checkpoints.restore_items("best", state.variables)
     summary = {

@@ -57,13 +57,11 @@ def gradients(model: nn.Module) -> GradientFn:
     def gradient_fn(
         variables: dict[str, Any], split: Split, indices: Array, dropout_key: Array
     ) -> Sums:
-        model_state = {k: v for k, v in variables.items() if k != "params"}
-        batch = split.take(indices)
-        loss_fn = partial(sum_loss, model)
-        (loss, (count, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            variables["params"], model_state, batch, dropout_key
-        )
-        return Sums(loss, count, grads, model_state)
+        state = dict(variables)
+        params = state.pop("params")
+        grad_fn = jax.value_and_grad(partial(sum_loss, model), has_aux=True)
+        (loss, (count, state)), grads = grad_fn(params, state, split.take(indices), dropout_key)
+        return Sums(loss, count, grads, state)
 
     return gradient_fn
 

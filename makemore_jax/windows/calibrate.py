@@ -1,4 +1,4 @@
-"""Recompute batch-norm statistics over the training split."""
+"""Recompute batch-norm statistics from the first examples of the training split."""
 
 from collections.abc import Callable
 from typing import Any

@@ -37,7 +37,8 @@ class Windows(Split):
         """
         distance = jnp.arange(1, (width or self.block_size) + 1)
         before = self.stream[jnp.maximum(indices[:, None] + 1 - distance, 0)].astype(jnp.int32)
-        is_inside = jnp.cumprod(before != 0, axis=1)  # 0 from the start of the line on
+        # Newest first: 1 up to the first character of the line, 0 for all that is before it.
+        is_inside = jnp.cumprod(before != 0, axis=1)
         inputs = (before * is_inside)[:, ::-1]
         return Batch(inputs, self.stream[indices + 1].astype(jnp.int32)[:, None])
 
@@ -46,7 +47,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> KnownLine
     """Read and split a file of lines as windows. Raise UserError if it can't be used."""
     if config.block_size is None:
         raise UserError(
-            "data.block_size: is not set; windows need the number of characters before each "
+            "data.block_size is not set; windows need the number of characters before each "
             "target; the lectures use 3 and 8"
         )
     dataset = known_lines.load(replace(config, block_size=None), seed)

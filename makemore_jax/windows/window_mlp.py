@@ -110,7 +110,7 @@ class WindowMLP(nn.Module):
         T = self.window
         B, num = len(tokens), tokens.shape[1] - T + 1
         windows = jnp.arange(num)[:, None] + jnp.arange(T)
-        x = self.wte(tokens[:, windows]).reshape(B * num, T, -1)  # (B, num, T, C)
+        x = self.wte(tokens[:, windows]).reshape(B * num, T, -1)  # (B * num, T, C)
         for i, (n, linear) in enumerate(zip(self._num_joined(), self.h, strict=True)):
             x = linear(x.reshape(B * num, x.shape[1] // n, -1))  # concatenate n neighbors
             if self.batch_norm != "none":

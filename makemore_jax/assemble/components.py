@@ -66,7 +66,7 @@ def load_data(config: DataConfig, seed: int, folder: Path | None = None) -> Data
     load = look_up("data.kind", config.kind, DATA_KINDS)
     paths.check_address(config.path, "data.path")
     if not config.path:
-        raise UserError("data.path: is empty")
+        raise UserError("data.path is empty")
     path = find(config.path)
     if config.kind == "text" and _is_pipe(path):
         raise UserError(f"data.path: {path} can be read only once; save it as a file")
