@@ -82,6 +82,7 @@ def test_gradients_have_the_shapes_of_their_variables():
         assert (float(jnp.abs(a).max()) < 1e-6) == (name in ("b1", "logit_maxes")), name
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_cross_entropy():
     params, (x, y) = SMALL(jax.random.key(0)), batch()
     loss, saved = jax.jit(backprop.forward)(params, x, y)

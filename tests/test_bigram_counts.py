@@ -268,6 +268,7 @@ def test_picture_shows_each_pair_above_its_count(tmp_path, monkeypatch):
     pictures.plt.close("all")
 
 
+@pytest.mark.slow
 def test_picture_of_makemores_list_is_a_small_file(makemore_counts, tmp_path):
     pictures = pytest.importorskip("makemore_jax.lectures.pictures")
     file = tmp_path / "counts.png"

@@ -73,6 +73,7 @@ def test_comparison(small_runs, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_warning_if_the_data_differ(small_runs, small_text_run, tmp_path):
     flags = [f"--workdir={run}" for run in (small_runs / "bigram", small_text_run / "run")]
     done = plots_command(*flags, "--out", tmp_path)

@@ -315,6 +315,7 @@ def test_models_with_options_learn(options, accumulate):
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_gradient_of_the_batch():
     """With SGD at learning rate 1, the first update is the gradient."""
     config = OptimizerConfig("sgd", 1.0, weight_decay=0.0)

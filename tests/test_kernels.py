@@ -149,6 +149,7 @@ class Stack(nn.Module):
         return stack(self.variables["params"], "h")["h_stacked"]
 
 
+@pytest.mark.slow
 def test_scan_layers():
     """With and without dropout: both forms give each layer the same key."""
     fast, reference = Stack(kernels), Stack(plain)

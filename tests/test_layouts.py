@@ -74,6 +74,7 @@ def test_packed_lines_equal_rows(kind, num_rows):
     assert_close(logits[packed[1] != -1], plain[targets != -1], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_of(FAMILIES, ["gru"]))
 def test_rows_cut_to_the_longest_line_compute_the_same(kind):
     model, params = model_of(kind)

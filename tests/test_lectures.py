@@ -55,6 +55,7 @@ def start() -> experiment.Experiment:
     return experiment.prepare(config)
 
 
+@pytest.mark.slow
 def test_training_in_two_parts_equals_training_at_once(start):
     key = jax.random.key(3)
     whole, losses = experiment.train(start, 5, key)
@@ -78,6 +79,7 @@ def test_a_training_step_equals_the_step_of_the_core(start):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_vmap_trains_several_states(start):
     other = experiment.prepare(dataclasses.replace(start.config, seed=12), start.dataset)
     assert other.dataset is start.dataset

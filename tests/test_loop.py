@@ -234,6 +234,7 @@ def test_the_final_losses_are_of_the_first_examples(tmp_path):
         assert summary[f"{name}_loss"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_checkpoints_have_their_own_interval(tmp_path, monkeypatch):
     """It need not be a multiple of log_every, and there is also a save at the end."""
     steps, save = [], Checkpoints.save
@@ -264,6 +265,7 @@ def test_of_equal_losses_the_last_is_the_best(tmp_path, capsys):
     assert capsys.readouterr().out.count("(best)") == 2
 
 
+@pytest.mark.slow
 def test_the_best_model_may_come_from_an_earlier_process(tmp_path, capsys):
     """The model gets worse after the resume, so the best loss is still the earlier one."""
     config = small_config("bigram", steps=10, eval_every=10, num_samples=0)

@@ -156,6 +156,7 @@ def test_a_sharded_mixture_resumes(words, tmp_path):
     assert "resuming from step 2" in done.stdout
 
 
+@pytest.mark.slow
 def test_diagnostics_are_those_of_each_network_and_its_part_of_the_batch(words):
     data, programs, state = make(words, dropout=0.2)
     split, key = data.splits["train"], jax.random.key(2)
@@ -175,6 +176,7 @@ def test_diagnostics_are_those_of_each_network_and_its_part_of_the_batch(words):
     assert result["activations"].keys() == result["activation_gradients"].keys()
 
 
+@pytest.mark.slow
 def test_two_states_share_no_arrays(words):
     """The training steps delete the arrays of their input."""
     data, programs, state = make(words)

@@ -246,6 +246,7 @@ def test_command(small_runs, kind, inside):
     assert ("--config.train.diagnose_every" in page) == (not inside)
 
 
+@pytest.mark.slow
 def test_a_moved_data_file_and_another_seed(small_runs, tmp_path):
     """--data finds the data, and the samples are those of --seed."""
     folder = tmp_path / "run"

@@ -130,6 +130,7 @@ def test_a_sweep_reads_values_as_train_does():
             sweep.parse_axis(axis)
 
 
+@pytest.mark.slow
 def test_the_results_of_a_sweep_are_kept_group_by_group(tmp_path, monkeypatch):
     """The states of the best run are restored from the files of the finished groups."""
     config, finished = small_config("mlp", steps=10), FinishedGroups(tmp_path)

@@ -87,6 +87,7 @@ def test_an_incomplete_checkpoint_replaces_nothing(tmp_path, monkeypatch):
     assert_same(again.restore("latest", state_at(0)), state_at(20))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_between_two_renames_loses_nothing(tmp_path, capsys):
     """A step that is saved again, with its dev loss, has no final name for a moment."""
     config = small_config("bigram", steps=10, num_samples=0)

@@ -164,6 +164,7 @@ def test_removed_indentation_is_reported(tmp_path):
     assert line.startswith("data.path: 2 lines begin with spaces or tabs, which are removed")
 
 
+@pytest.mark.slow
 def test_settings_without_a_use_are_reported(tmp_path, capsys):
     config = small_config("bigram", steps=5, num_samples=0)
     assemble.train(config, str(tmp_path / "default"))

@@ -102,6 +102,7 @@ def test_a_passage_with_one_different_character_has_colors():
     assert "nan" not in page._surprise_of_passage(passage, vocab_size=1)
 
 
+@pytest.mark.slow
 def test_passage_of_a_short_text(small_text_run):
     lm, _ = load_best_model(small_text_run / "run", workdir.read(small_text_run / "run"))
     for size in (1, 2, BLOCK + 1, BLOCK + 2):

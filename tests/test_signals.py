@@ -12,6 +12,7 @@ from conftest import (
     TIMEOUT,
     assert_same,
     needs_signals,
+    quick_of,
     read_metrics,
     small_config,
     start,
@@ -89,6 +90,7 @@ def test_a_stopped_training_ends_with_fewer_steps(tmp_path, monkeypatch):
     assert 0 < summary["dev_loss"] < 4
 
 
+@pytest.mark.slow
 def test_a_slow_training_stops_within_a_call_and_resumes_with_the_same_bits(tmp_path, monkeypatch):
     config = small_config("bigram", steps=20, log_every=10)
     assemble.train(config, str(tmp_path / "whole"))
@@ -127,9 +129,10 @@ def test_steps_are_called_in_few_different_numbers():
     assert calls == [12, 2, 2, 2, 2, 2, 1]
 
 
-def test_intervals_do_not_change_the_result(tmp_path):
+@pytest.mark.parametrize("kind", quick_of(["bigram", "transformer"], ["bigram"]))
+def test_intervals_do_not_change_the_result(kind, tmp_path):
     """Neither do the lengths of calls that follow from them."""
-    config = small_config("transformer", steps=20, log_every=20, eval_every=20, num_samples=0)
+    config = small_config(kind, steps=20, log_every=20, eval_every=20, num_samples=0)
     assemble.train(config, str(tmp_path / "regular"))
     config.train.log_every, config.train.eval_every, config.train.checkpoint_every = 6, 9, 7
     assemble.train(config, str(tmp_path / "irregular"))
@@ -137,6 +140,7 @@ def test_intervals_do_not_change_the_result(tmp_path):
     assert_same(regular, irregular)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_evaluation_and_sampling_which_are_repeated(tmp_path, monkeypatch):
     """The results are those of a run without signals, and no line is there twice."""
     config = small_config("bigram", steps=20, log_every=5, eval_every=10, sample_every=5)

@@ -215,6 +215,7 @@ def read(process, num):
     return written
 
 
+@pytest.mark.slow
 @needs_signals
 def test_an_interrupted_stream_prints_no_error(stream, trained):
     written = read(stream, 200)

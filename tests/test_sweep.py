@@ -333,6 +333,7 @@ def test_a_finished_group_is_of_its_data_and_versions(tmp_path, monkeypatch):
     assert finished.load(config, [{"seed": 1}], None) is None
 
 
+@pytest.mark.slow
 def test_the_best_loss_of_a_member_is_not_its_last():
     """With a learning rate that rises until it harms."""
     config = small_config("bigram", steps=60, log_every=10, eval_every=10)

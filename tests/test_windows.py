@@ -202,6 +202,7 @@ def test_dilated_causal_convolutions_equal_the_tree_at_the_last_position():
     assert np.abs(logits[:, -2] - model.apply(variables, tokens)[:, 0]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_calibrated_statistics_are_those_of_the_whole_split():
     model, variables = small_model("wavenet", 27)
     split = load_data(small_config("wavenet").data, seed=0).splits["dev"]
