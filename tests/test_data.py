@@ -113,7 +113,7 @@ def test_cut_lines_are_stripped_and_then_deduplicated(dedup, expected, tmp_path)
 def test_options_that_remove_lines_are_named(tmp_path):
     path = write(tmp_path, "anna\nanna\nanna\nelizabeth")
     config = DataConfig(path=path, dedup=True, long_lines="drop", block_size=6)
-    message = r"has 1 line after data.long_lines and data.dedup, too few: the holdout split"
+    message = r"has 1 line after data.long_lines or data.dedup, too few: the holdout split"
     with pytest.raises(UserError, match=message):
         load_data(config, seed=1)
 

@@ -98,7 +98,7 @@ def load(
     """
     text, sha256 = files.read(config.path, config.encoding)
     words = split_lines(text)
-    if not words:
+    if not (num_read := len(words)):
         raise UserError(f"data.path: {config.path} is empty; it needs one example per line")
     block_size = config.block_size or len(max(words, key=len)) + 1
     words = shorten(words, block_size, config)
@@ -108,7 +108,7 @@ def load(
     indices = look_up("data.split", config.split, splits)(len(words), seed)
     if empty := [name for name, chosen in indices.items() if not len(chosen)]:
         count = "1 line" if len(words) == 1 else f"{len(words)} lines"
-        options = " after data.long_lines and data.dedup" if words != split_lines(text) else ""
+        options = " after data.long_lines or data.dedup" if len(words) < num_read else ""
         raise UserError(
             f"data.path: {config.path} has {count}{options}, too few: "
             f"the {config.split} split leaves none for {empty[0]}"
