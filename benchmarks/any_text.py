@@ -167,7 +167,9 @@ def check_many(num: int, train_every: int = 0, number: int = 1) -> Counter:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--train-every", type=int, default=100, help="accepted files")
+    parser.add_argument(
+        "--train-every", type=int, default=100, help="train on one of this many accepted files"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()

@@ -19,7 +19,7 @@ from makemore_jax.original_splits import makemore
 
 SEED = 3407
 STEPS = 2_500
-# Per row: the fields that differ from configs/best.py. A network of its own gets a batch of 64.
+# Per row: the fields that differ from configs/best.py. A single network gets a batch of 64.
 ONE = ("model.networks=1", "train.batch_size=64")
 NO_NGRAMS = ("model.ngram_contexts=None", "model.ngram_weight=0")
 ROWS = {

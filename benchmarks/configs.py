@@ -18,6 +18,14 @@ def makemore_list(program: str) -> Path:
     return path.absolute()
 
 
+def shakespeare_text(program: str) -> Path:
+    """Return the absolute path of Tiny Shakespeare, or exit with a message of `program`."""
+    path = locate("shakespeare", CONFIGS.parent / "data")
+    if path is None:
+        sys.exit(f"{program}: needs the text: python -m makemore_jax.download shakespeare")
+    return path.absolute()
+
+
 def config_of(name: str) -> Config:
     """Return the config of configs/NAME.py. A text comes from data/ or MAKEMORE_DATA."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")

@@ -1,4 +1,4 @@
-"""Damage checkpoints at random and count what training and sampling make of it.
+"""Damage checkpoints at random, and count how training and sampling react.
 
     python -m benchmarks.damage --damages 300
 
@@ -28,7 +28,7 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.state import TrainState
 
 BEST, LATEST = 10, 20  # the steps of the two checkpoints
-REPORTED = "reported, the other one used"  # the outcome without which this program fails
+REPORTED = "reported, the other one used"  # any other outcome makes this program fail
 
 
 def _flip(content: bytes, rng: np.random.RandomState) -> bytes:

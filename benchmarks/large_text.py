@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from benchmarks import sides
-from makemore_jax.download import locate
+from benchmarks.configs import shakespeare_text
 from makemore_jax.text.dataset import TOKEN_FILE_MIN_BYTES
 
 SMALL_CHARS = 10**7  # size of the text in memory
@@ -140,9 +140,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="folder for the texts (default: TMPDIR)")
     parser.add_argument("--out", type=Path, default=sides.OUT)
     args = parser.parse_args()
-    source = locate("shakespeare", sides.ROOT / "data")
-    if source is None:
-        sys.exit("large_text: needs python -m makemore_jax.download shakespeare")
+    source = shakespeare_text("large_text")
     num = round(args.gigabytes * 10**9)
     with tempfile.TemporaryDirectory(dir=args.folder) as made:
         folder = Path(made).absolute()

@@ -68,7 +68,7 @@ repeats.
 
 BEST = """
 `best` is `configs/best.py`, a mixture of networks with n-grams. It trains much longer than the
-others, so it has {seeds}, and not on every split: `python -m benchmarks.leaderboard --models best
+others, so it has {seeds}, on some of the splits: `python -m benchmarks.leaderboard --models best
 --seeds 1 --conditions CONDITION`. It is evaluated once, after its last step, so that no step is
 chosen on the test lines of `makemore`. Its other choices were made on a part of the training lines
 (see the end of this page).

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import sides
 from benchmarks.reproduce import write_page
-from benchmarks.whole_training import train
+from benchmarks.whole_training import milliseconds, train
 from makemore_jax.download import locate
 
 # Per text: its config, and the overrides with which the family modern can use that config.
@@ -38,11 +38,10 @@ def measure(text: str, kind: str, optimizer: str, steps: int, path: Path | None)
     flags = [f"--config.data.path={path}"] if path else []
     flags += ["--config.train.sample_every=1000000", "--config.train.checkpoint_every=1000000"]
     _, lines, summary = train([*command(text, kind, optimizer, steps), *flags])
-    speeds = [line["steps_per_second"] for line in lines if "steps_per_second" in line]
     fields = ("num_params", "steps", "best_step", "train_loss", "dev_loss", "test_loss")
     row = {"text": text, "kind": kind, "optimizer": optimizer}
-    milliseconds = 1e3 / sorted(speeds)[len(speeds) // 2]
-    return row | {f: summary[f] for f in fields if f in summary} | {"milliseconds": milliseconds}
+    row |= {f: summary[f] for f in fields if f in summary}
+    return row | {"milliseconds": milliseconds(lines)}
 
 
 def as_table(results: list[dict[str, Any]]) -> str:

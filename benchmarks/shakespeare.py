@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from benchmarks import sides, whole_training
+from benchmarks.configs import shakespeare_text
 from makemore_jax.cli import startup
-from makemore_jax.download import locate
 from makemore_jax.versions import versions
 from makemore_jax.workdir import write_json
 
@@ -67,9 +67,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare with results.json")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    data = locate("shakespeare", sides.ROOT / "data")
-    if data is None:
-        sys.exit("shakespeare: needs the text: python -m makemore_jax.download shakespeare")
+    data = shakespeare_text("shakespeare")
     file = args.out / "results.json"
     stored = json.loads(file.read_text("utf-8"))["dev_losses"] if file.exists() else {}
     measured = {row: train(row, data.absolute()) for row in args.rows}

@@ -11,14 +11,13 @@ Needs the text: python -m makemore_jax.download shakespeare
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
+from benchmarks.configs import shakespeare_text
 from benchmarks.whole_training import milliseconds, train
-from makemore_jax.download import locate
 
 OUT = sides.ROOT / "docs" / "shakespeare"
 NUM_TRAIN, NUM_HELD_OUT = 100_000, 50_000  # characters
@@ -73,9 +72,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    text = locate("shakespeare", sides.ROOT / "data")
-    if text is None:
-        sys.exit("shakespeare_choices: needs the text: python -m makemore_jax.download shakespeare")
+    text = shakespeare_text("shakespeare_choices")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "text.txt"
         data.write_text(text.read_text("utf-8")[: NUM_TRAIN + NUM_HELD_OUT], "utf-8")

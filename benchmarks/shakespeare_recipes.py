@@ -11,14 +11,13 @@ Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import sides
+from benchmarks.configs import shakespeare_text
 from benchmarks.whole_training import milliseconds, train
-from makemore_jax.download import locate
 
 OUT = sides.ROOT / "docs" / "shakespeare"
 CONFIG = "configs/shakespeare_cpu.py"
@@ -99,9 +98,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of training (15)")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    text = locate("shakespeare", sides.ROOT / "data")
-    if text is None:
-        sys.exit("shakespeare_recipes: needs the text: python -m makemore_jax.download shakespeare")
+    text = shakespeare_text("shakespeare_recipes")
     with tempfile.TemporaryDirectory() as folder:
         part = write_part(text, folder)
         results = sides.stored("recipes", RECIPES, args.out)

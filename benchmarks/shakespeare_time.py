@@ -11,17 +11,16 @@ Needs the text, and an idle machine: python -m makemore_jax.download shakespeare
 
 import argparse
 import bisect
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import shakespeare_recipes, sides
 from benchmarks.accelerator_text import crops_loss
+from benchmarks.configs import shakespeare_text
 from benchmarks.shakespeare_recipes import CONFIG, EVERY, OUT
 from benchmarks.whole_training import Training, milliseconds, train, trained
 from makemore_jax import assemble
-from makemore_jax.download import locate
 
 TARGET = 1.88
 NUM_BATCHES = 200  # of random crops: nanoGPT's laptop settings have 20
@@ -117,9 +116,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    data = locate("shakespeare", sides.ROOT / "data")
-    if data is None:
-        sys.exit("shakespeare_time: needs the text: python -m makemore_jax.download shakespeare")
+    data = shakespeare_text("shakespeare_time")
     results = sides.stored("time", RECIPES, args.out)
     results |= {recipe: measure(RECIPES[recipe], data.absolute()) for recipe in args.recipes}
     results = {recipe: results[recipe] for recipe in RECIPES if recipe in results}

@@ -100,6 +100,8 @@ def insert(page: Path, name: str, table: str) -> None:
     """Replace what is between `<!-- name -->` and `<!-- end of name -->` in a page."""
     before, start, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    if not (start and end):
+        raise ValueError(f"{page} does not have both comments of {name}")
     page.write_text(before + start + table.strip() + "\n" + end + after, "utf-8")
 
 

@@ -216,7 +216,7 @@ import jax
 from makemore_jax.assemble import programs
 from makemore_jax.parallel import gradients
 
-gradients.flatten_all_reduce = lambda tree: tree  # each device keeps the sums of its own lines
+gradients.all_reduce_as_vector = lambda tree: tree  # each device keeps the sums of its own lines
 config = ["--config", "configs/bigram.py", "--steps", "20"]
 sys.argv = ["compare", *config, "--workdir", sys.argv[1]]
 runpy.run_module("makemore_jax.torch_parity.compare", run_name="__main__")

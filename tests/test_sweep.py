@@ -183,6 +183,9 @@ def test_parse_axis():
         ("model.n_embd=3.5", "'3.5' is not an integer"),
         ("data.dedup=yes,no", "'yes' is neither true nor false"),
         ("seed=1,2", "--seeds"),
+        ("data.path=1:2:2", "needs a field with numbers; write data.path=A,B,C"),
+        ("train.accumulate=1,2", "train.accumulate has no effect in a sweep"),
+        ("mesh.data=1,2", "mesh.data has no effect in a sweep"),
     ],
 )
 def test_bad_axes(axis, told):

@@ -508,7 +508,7 @@ BAD = [
         "data.block_size=None",
         "data.block_size is not set; data.kind=text needs the context length",
     ),
-    ("data.dedup=true", "data.dedup: true must be false for text"),
+    ("data.dedup=true", "data.dedup: true must be false for data.kind=text"),
     ("data.path={files}/shart", "{files}/shart does not exist; did you mean {files}/short?"),
     ("data.path={files}/latin", "latin is not utf-8 at byte 999; name its encoding"),
     ("data.memory_map=sometimes", 'data.memory_map: "sometimes" is not one of auto, always'),

@@ -16,6 +16,12 @@ def field_types() -> dict[str, Any]:
     return {name: f.type for name, f in fields().items()}
 
 
+def accepted_types(name: str) -> tuple[type, ...]:
+    """Return the types of a field's values, such as (int, NoneType)."""
+    hint = field_types()[name]
+    return typing.get_args(hint) or (hint,)
+
+
 def check_name(name: str) -> None:
     """Raise UserError, with the most similar field, if no field has this dotted name."""
     known = fields()
@@ -31,8 +37,7 @@ def check_name(name: str) -> None:
 
 def check_value(name: str, text: str) -> None:
     """Raise UserError if `text` can't be parsed as a value of this field."""
-    hint = field_types()[name]
-    accepted = typing.get_args(hint) or (hint,)
+    accepted = accepted_types(name)
     if type(None) in accepted and text.lower() == "none":
         return
     kind = accepted[0]

@@ -12,7 +12,7 @@ VARIABLE = "JAX_PLATFORMS"
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Turn any exception into a UserError if jax can't use the devices of JAX_PLATFORMS.
+    """Turn an error of jax into a UserError if it can't use the devices of JAX_PLATFORMS.
 
     jax raises a bare AssertionError for some names, and only when a program first needs a device.
     """

@@ -8,7 +8,7 @@ from absl import flags
 from makemore_jax.errors import UserError
 
 COPY_COMMANDS = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}
-# The flags of all programs that take a path.
+# All flags, of all programs, whose value is a path.
 FLAGS = ("workdir", "out", "score", "data", "meta", "doc", "html", "markdown")
 
 

@@ -44,9 +44,7 @@ def define() -> None:
     flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "lowest dev loss, or latest")
     flags.DEFINE_bool("new_only", False, "only lines that are not in the data")
     flags.DEFINE_string("data", None, "data file of the run, if it was moved")
-    flags.DEFINE_enum(
-        "format", "text", ["text", "json"], "grouped lines, or one JSON object per sample"
-    )
+    flags.DEFINE_enum("format", "text", ["text", "json"], "plain text, or one JSON object per line")
     flags.DEFINE_string("score", None, "score the lines or the text of this file (- is stdin)")
 
 

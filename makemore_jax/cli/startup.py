@@ -16,8 +16,8 @@ from makemore_jax.cli import interrupts, progress
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling before the notice; reading a cached program takes less
-# Variables of the environment could change these: with 64 bits, a run would have other numbers, and
-# its checkpoints could not be read without them.
+# Variables of the environment could change these types. A run in float64 would have other numbers,
+# and its checkpoints could be read only with the same variables.
 DEFAULT_TYPES = {
     "jax_enable_x64": False,
     "jax_numpy_dtype_promotion": "standard",

@@ -36,8 +36,8 @@ def target_mask(tap: Tap, inputs: Array, targets: Array) -> Array | None:
 def histogram(x: Array, mask: Array) -> dict[str, Array]:
     """Compute a histogram of the values of x at which `mask` (bool, broadcastable) is true.
 
-    N_BINS equal bins divide the range from `low` to `high`, the extreme values. If no value is
-    unmasked, low and high are infinite. `mean` and `std` are of the unmasked values.
+    N_BINS equal bins divide the range from `low` to `high`, the extreme values. If `mask` is
+    true nowhere, low and high are infinite. `mean` and `std` are over the same values.
     """
     mask = jnp.broadcast_to(mask, x.shape)
     num = jnp.maximum(mask.sum(), 1)

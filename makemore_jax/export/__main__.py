@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__, config_required=False, name="export")
+    command_line.run(main, __doc__, name="export")

@@ -75,9 +75,9 @@ class VerifiedCheckpoints(Checkpoints):
             raise StorageFailure(self._shown, error) from error
 
     def _check_workdir(self) -> None:
-        """Create the folder of a new run.
+        """Create the working directory of a new run.
 
-        Raise StorageFailure if a known one was moved or deleted.
+        Raise StorageFailure if the one that this object has used was moved or deleted.
         """
         workdir = self._shown.parent
         if self._inode is None:

@@ -96,7 +96,7 @@ def batches(documents: Documents, num_steps: int) -> tuple[np.ndarray, np.ndarra
 
 
 def init(generator: random.Random, vocab_size: int) -> Params:
-    """Draw all weights from N(0, 0.08), as nested lists of numbers."""
+    """Draw all weights with mean 0 and standard deviation 0.08, as nested lists of numbers."""
     C = N_EMBD
     tables = [(vocab_size, C), (BLOCK_SIZE, C), (vocab_size, C)]
     shapes = [*tables, (C, C), (C, C), (C, C), (C, C), (4 * C, C), (C, 4 * C)]

@@ -15,7 +15,7 @@ from makemore_jax.models.transformer import Carry
 
 
 class Mixture(nn.Module):
-    """The mean of `networks` networks.
+    """The mean of the probabilities that `networks` networks predict.
 
     With `ngram_contexts`, n-grams are mixed in; they have the weight `ngram_weight`.
     The logits are logarithms of probabilities.

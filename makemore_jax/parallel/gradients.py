@@ -44,7 +44,7 @@ def over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     def per_device(variables: Any, split: Split, indices: Array, key: Array) -> Sums:
         key = jax.random.fold_in(key, jax.lax.axis_index("data"))
         sums = gradient_fn(variables, split, indices, key)
-        return flatten_all_reduce(sums) if is_flat else jax.lax.psum(sums, "data")
+        return all_reduce_as_vector(sums) if is_flat else jax.lax.psum(sums, "data")
 
     # The axis `model` stays automatic: XLA partitions the computation over it.
     return jax.shard_map(
@@ -57,7 +57,7 @@ def over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     )
 
 
-def flatten_all_reduce(tree: Any) -> Any:
+def all_reduce_as_vector(tree: Any) -> Any:
     """Return the sum of trees over `data`, computed as one vector.
 
     On CPU, one all-reduce for each array would be slower: each takes 60 us on two devices. On

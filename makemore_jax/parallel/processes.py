@@ -14,14 +14,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from makemore_jax.cli.resources import program_name
 from makemore_jax.errors import Stopped, UserError
 
-PROGRAM = Path(sys.argv[0]).name  # starts every message, as in command_line.run
+PROGRAM = program_name()  # starts every message
 CONNECT_TIMEOUT = 60  # seconds until all processes must be connected
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead
 POLL = 0.5  # seconds between two attempts to connect

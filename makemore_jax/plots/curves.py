@@ -84,8 +84,7 @@ def paired_curves(curves: dict[str, dict[str, list[float]]], file: Path) -> None
     for ax in axes.flat[:0:-1]:
         if not ax.has_data():
             ax.set_visible(False)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    style.save(figure, file, dpi=120)
 
 
 def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
@@ -114,5 +113,4 @@ def losses_and_layers(lines: list[dict[str, Any]], file: Path) -> None:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "frameon": False}
         ax.legend(fontsize=8, ncols=2 if len(shares) > 1 else 1, **below)
         ax.grid(color="0.92")
-    figure.savefig(file, dpi=100)
-    plt.close(figure)
+    style.save(figure, file, dpi=100)

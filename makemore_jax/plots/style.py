@@ -35,6 +35,6 @@ def layer_name(name: str) -> str:
     return name.removesuffix(".kernel").removesuffix(".embedding")
 
 
-def save(figure: Any, file: Path) -> None:
-    figure.savefig(file, dpi=160)
+def save(figure: Any, file: Path, dpi: int = 160) -> None:
+    figure.savefig(file, dpi=dpi)
     plt.close(figure)

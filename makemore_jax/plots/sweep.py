@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from makemore_jax.plots import style
 from makemore_jax.plots.style import plt
 
 
@@ -45,5 +46,4 @@ def draw_sweep(rows: list[Any], file: Path) -> None:
         handles, labels = ax.get_legend_handles_labels()
         labeled = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
         ax.legend(*zip(*labeled, strict=True), fontsize=8)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    style.save(figure, file, dpi=120)

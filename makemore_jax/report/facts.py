@@ -5,6 +5,7 @@ from typing import Any
 
 from makemore_jax import config as config_lib
 from makemore_jax import workdir
+from makemore_jax.cli.progress import duration
 from makemore_jax.config import Config
 from makemore_jax.data import Dataset
 from makemore_jax.integrity import resume
@@ -63,13 +64,7 @@ def show_value(value: Any) -> str:
 
 def show_seconds(seconds: float) -> str:
     """Format a duration as '12.3 s', '3 min 20 s' or '2 h 5 min'."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min"
+    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
 
 
 def _describe_data(run: workdir.Run, dataset: Dataset | None) -> str:

@@ -78,9 +78,10 @@ def read_curves(folder: Path, run: workdir.Run) -> Curves | None:
 
 
 def _schedule(config: Config, last_step: int) -> list[tuple[int, float]]:
-    """Return the learning rate of up to 1,000 steps, for a run of a sweep, which does not log it.
+    """Return the learning rate of up to 1,000 steps, computed from the config.
 
-    A run that was resumed with another schedule has the logged one only: config.json is the latest.
+    This is for a run of a sweep, which does not log the rate. It would be wrong for a run that was
+    resumed with another schedule, because config.json has only the latest one.
     """
     steps = np.unique(np.linspace(0, last_step - 1, 1_000).astype(int))
     rates = make_schedule(config.optimizer, config.train.steps)(jnp.asarray(steps))

@@ -86,8 +86,8 @@ DIAGNOSTICS = {
 def _diagnostics(report: Report, pictures: dict[str, bytes]) -> str:
     if report.diagnostics is None:
         return ""
-    about = "The layer statistics that train.diagnose_every recorded. Lines and rows are ordered "
-    about += "from the input (blue, top) to the output (red, bottom)."
+    about = "The layer statistics that train.diagnose_every recorded. Lines go from blue "
+    about += "(input) to red (output), rows of histograms from the input (top) to the output."
     images = [
         picture(pictures[f"inside_{name}"], description, explanation=explanation)
         for name, (description, explanation) in DIAGNOSTICS.items()

@@ -4,13 +4,12 @@ import copy
 import math
 import os
 import re
-import typing
 from typing import Any
 
 import numpy as np
 
 from makemore_jax.assemble import validate
-from makemore_jax.cli.fields import check_name, check_value, field_types
+from makemore_jax.cli.fields import accepted_types, check_name, check_value
 from makemore_jax.config import Config
 from makemore_jax.errors import UserError
 
@@ -22,6 +21,13 @@ VMAPPED_FIELDS = tuple(
     for name in ("learning_rate", "b1", "b2", "weight_decay", "gamma", "min_learning_rate")
 )
 
+# Fields of train.py that a sweep ignores: it saves no checkpoints during training, draws no samples
+# and splits runs, not batches, over the devices.
+UNUSED_FIELDS = {
+    *("train.accumulate", "train.sample_every", "train.num_samples", "train.diagnose_every"),
+    *("train.checkpoint_every", "mesh.data", "mesh.model", "mesh.fsdp"),
+}
+
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
     """Parse 'FIELD=LOW:HIGH:NUM' or 'FIELD=A,B,C'. Return the field and its values.
@@ -32,6 +38,8 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     check_name(name)
     if name == "seed":
         raise UserError("--over: seed can't be swept; --seeds sets the number of seeds")
+    if name in UNUSED_FIELDS:
+        raise UserError(f"--over: {name} has no effect in a sweep")
     if match := re.fullmatch(r"([^:,]+):([^:,]+):(\d+)", values_text):
         try:
             low, high, num = float(match[1]), float(match[2]), int(match[3])
@@ -39,8 +47,10 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
             raise UserError(f"--over: {text}: LOW and HIGH must be numbers") from None
         if not (0 < low < high < math.inf and num >= 2):
             raise UserError(f"--over: {text}: needs 0 < LOW < HIGH and NUM of at least 2")
+        if accepted_types(name)[0] not in (int, float):
+            raise UserError(f"--over: {text}: needs a field with numbers; write {name}=A,B,C")
         values = np.geomspace(low, high, num).tolist()
-        if _accepted(name)[0] is int:
+        if accepted_types(name)[0] is int:
             values = sorted({round(value) for value in values})
         return name, values
     if not values_text:
@@ -51,16 +61,10 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     return name, values
 
 
-def _accepted(name: str) -> tuple[type, ...]:
-    """Return the types of a field's values, such as (int, NoneType)."""
-    hint = field_types()[name]
-    return typing.get_args(hint) or (hint,)
-
-
 def _parse_value(name: str, word: str) -> Any:
     """Return a word as a value of a field. Raise UserError for a word that train.py refuses too."""
     check_value(name, word)
-    accepted = _accepted(name)
+    accepted = accepted_types(name)
     if type(None) in accepted and word.lower() == "none":
         return None
     if accepted[0] is bool:

@@ -54,7 +54,7 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
             "characters, such as 64"
         )
     if config.dedup:
-        raise UserError("data.dedup: true must be false for text, which has no lines")
+        raise UserError("data.dedup: true must be false for data.kind=text, which has no lines")
     vocab, num_chars, sha256 = token_file.scan(config)
     num_train = int(num_chars * config.train_fraction)
     for name, num in (("train", num_train), ("dev", num_chars - num_train)):

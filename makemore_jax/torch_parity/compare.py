@@ -227,13 +227,13 @@ def _first_step(
         return mean_loss(logits, targets), logits
 
     grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-    (loss, logits), gradients = grad_fn(variables["params"])
+    (loss, logits), grads = grad_fn(variables["params"])
     torch_logits = module(torch.tensor(np.asarray(inputs), dtype=torch.long))
     module.load_state_dict(buffers, strict=False)
     torch_loss = torch_mean_loss(torch_logits, torch.tensor(np.asarray(targets), dtype=torch.long))
     torch_loss.backward()
     theirs = {name: p.grad.numpy() for name, p in _named_parameters(module)}
-    ours = weights.to_torch(gradients, kind)
+    ours = weights.to_torch(grads, kind)
     by_name = {name: worst_relative({name: ours[name]}, {name: theirs[name]}) for name in theirs}
     their_logits = torch_logits.detach().numpy()
     scale = max(1.0, float(np.max(np.abs(their_logits))))
@@ -305,7 +305,7 @@ def _with_kind(config: Config, kind: str) -> Config:
 
 def main() -> None:
     check_flag("steps", STEPS.value, AT_LEAST_1)
-    startup.configure_jax()  # as train.py does: the compiled program runs on two of them
+    startup.configure_jax()  # makes CPU cores devices: the compiled program also runs on two
     # By default a TPU multiplies float32 in bfloat16 and a GPU in TF32. PyTorch does neither.
     jax.config.update("jax_default_matmul_precision", "highest")
     if FLOAT64.value:

@@ -1,8 +1,8 @@
 """Infer the config of a model from the file that PyTorch saved.
 
 The names and shapes of the tensors determine the family and most sizes. nanoGPT's files also have
-their settings: sizes that contradict the tensors are an error, settings of the training become
-those of the optimizer here.
+its settings: sizes that contradict the tensors are an error, and settings of the training set
+fields of `optimizer` and `train`.
 """
 
 import re
@@ -29,7 +29,7 @@ MARKS = {
     "h.0.weight": "window_mlp",
     "h.0.attn.c_q.weight": "modern",
 }
-DATA_KINDS = {"window_mlp": "windows"}  # what the other families read: lines, or nanoGPT's text
+DATA_KINDS = {"window_mlp": "windows"}  # data.kind of families that read neither lines nor a text
 
 # Settings in nanoGPT's train.py and the fields with the same meaning.
 NANOGPT_FIELDS = {

@@ -85,4 +85,4 @@ def main() -> None:
 if __name__ == "__main__":
     HTML = flags.DEFINE_string("html", "runs/jax-beside-pytorch.html", "the HTML file to write")
     MARKDOWN = flags.DEFINE_string("markdown", None, "the Markdown file to write")
-    command_line.run(main, __doc__, config_required=False, name="page")
+    command_line.run(main, __doc__, name="page")

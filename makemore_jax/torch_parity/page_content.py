@@ -24,8 +24,8 @@ INTRODUCTION = (
     "Gradients are taken with respect to all parameters and inputs. The difference of a gradient "
     "is relative to the largest entry of its tensor; the page shows the largest of all tensors. "
     "Initial values are random, so only their means and standard deviations are compared, relative "
-    "to the root mean square of a tensor. Both sides compute in float64. Only the program of "
-    "`train.py` computes in float32.",
+    "to the root mean square of a tensor. Both sides compute in float64, except for the program of "
+    "`train.py`, which is compared in float32.",
 )
 WORDS_TITLE = "The JAX side in a few words"
 # What a reader who knows PyTorch meets in the code of the JAX side.

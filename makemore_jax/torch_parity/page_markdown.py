@@ -1,8 +1,8 @@
 """The page as Markdown, without measured numbers, so that it only changes with the code.
 
-    python -m makemore_jax.torch_parity.page_markdown docs/jax-beside-pytorch.md
+This command does not need torch:
 
-does not need torch.
+    python -m makemore_jax.torch_parity.page_markdown docs/jax-beside-pytorch.md
 """
 
 import argparse

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 IDIOMS = "torch_parity/idioms.py"
-TOKENS = "B T tokens"  # an input of a pair, as its shape; "tokens": integers below VOCAB_SIZE
+TOKENS = "B T tokens"  # the axes of an input; with "tokens": integers below VOCAB_SIZE
 
 
 class Code(NamedTuple):
@@ -43,5 +43,5 @@ class Pair(NamedTuple):
     # (apply, *inputs) -> array; `apply` is `model.apply` with the parameters. Its first argument is
     # the method: a name or a function of the bound model.
     run_jax: Callable[..., Array] | None = None
-    measured_as: str = "function"  # the function of measure.py
+    measured_as: str = "function"  # or "initial_values", "nothing", a key of TOPICS
     value: str = "output"  # what the output is

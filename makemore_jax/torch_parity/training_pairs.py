@@ -65,7 +65,8 @@ TOPICS = (
                 (Code(TORCH_STEP, ("make_torch_optimizer",)),),
                 (Code("training/optimizer.py", ("make_optimizer", "_is_matrix")),),
                 "`optimizer.update` returns the next optimizer state and the change of the "
-                "parameters. AdamW decays every parameter on both sides.",
+                "parameters. AdamW decays every parameter on both sides, unless "
+                "`optimizer.decay` is `matrices`.",
                 Bounds(gradient=None),
                 measured_as="optimizer",
                 value="parameters after ten steps of AdamW and of SGD with the same gradients",
@@ -181,7 +182,7 @@ TOPICS = (
             Pair(
                 "The program of train.py, on two devices",
                 (Code(TORCH_STEP, ("make_torch_step",)),),
-                (Code("parallel/gradients.py", ("over_devices", "flatten_all_reduce")),),
+                (Code("parallel/gradients.py", ("over_devices", "all_reduce_as_vector")),),
                 "Each device computes the gradients of its half of the batch, as sums. One "
                 "all-reduce adds them.",
                 Bounds(output=1e-3, gradient=1e-4),

@@ -221,7 +221,7 @@ def losses_for(rate):
     return bigram_counts.train(W, counts, min(steps, 100), rate)[1]
 
 
-curves = jax.vmap(losses_for)(rates)  # (5, steps)
+curves = jax.vmap(losses_for)(rates)  # (5, steps), at most 100 steps
 
 plt.figure(figsize=(6.25, 3.2), layout="constrained")
 plt.plot(curves.T, label=[f"learning rate {rate:g}" for rate in rates])
