@@ -210,6 +210,11 @@ def size_rules(config: Config) -> Iterator[tuple[str, bool, str]]:
     if model.kind in ("modern", "mixture"):  # rotary positions rotate pairs of channels
         has_pairs = model.n_embd % (2 * model.n_head) == 0
         yield "model.n_embd", has_pairs, f"divisible by 2 * model.n_head={2 * model.n_head}"
+    optimizer = config.optimizer
+    if optimizer.decay_steps and optimizer.schedule in ("cosine", "nanogpt"):
+        is_longer = optimizer.decay_steps > optimizer.warmup_steps
+        rule = f"above optimizer.warmup_steps={optimizer.warmup_steps}"
+        yield "optimizer.decay_steps", is_longer, rule
 
 
 RULES = (size_rules,)  # of every run; `training.run.Parts.rules` adds others

@@ -292,6 +292,13 @@ BAD_TRAIN = [
     ((*CONFIG, "--config.data.path=name.txt"), "does not exist; did you mean names.txt?"),
     ((*CONFIG, "--config.data.path=configs"), "configs is a folder, not a text file"),
     ((*CONFIG, "--config.data.path="), "data.path is empty"),
+    (
+        (
+            *(*CONFIG, "--config.optimizer.schedule=cosine", "--config.optimizer.decay_steps=2"),
+            "--config.optimizer.warmup_steps=4",
+        ),
+        "optimizer.decay_steps: 2 must be above optimizer.warmup_steps=4",
+    ),
     ((*CONFIG, "--workdir="), "--workdir: is empty"),
     ((*CONFIG, "--config.data.path={tmp}/empty"), "is empty"),
     ((*CONFIG, "--config.data.path={tmp}/blank"), "is empty"),
@@ -351,6 +358,10 @@ def test_config_files_that_fail(content, message, tmp_path):
     [
         (("--config", "configs/gru.py"), 'model.kind: {run} holds a run with "bigram", not "gru"'),
         ((*CONFIG, "--config.seed=4"), "seed: {run} holds a run with 3407, not 4"),
+        (
+            (*CONFIG, "--config.train.eval_examples=3"),
+            "train.eval_examples: {run} holds a run with None",
+        ),
         ((*CONFIG, "--config.data.dedup=true"), "data.dedup: {run} holds a run with false"),
         ((*CONFIG, "--config.data.path={files}/other"), "is not the file that the run in"),
     ],

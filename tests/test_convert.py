@@ -20,6 +20,7 @@ from conftest import (
     enable_x64,
     make_batch_step,
     run,
+    small_config,
 )
 
 if os.environ.get("MAKEMORE_REQUIRE_TORCH"):
@@ -283,6 +284,19 @@ def test_an_unsuitable_file_gives_one_line_and_writes_nothing(case, tmp_path):
     assert message in done.stderr
     assert not folder.exists()
     assert not (tmp_path / "pwned").exists()
+
+
+def test_other_kinds_of_files_are_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("anna\nbob\n", "utf-8")
+    flags = ("--data", "names.txt", "--workdir", tmp_path / "run")
+    done = run(*CONVERT, "from-torch", tmp_path / "names.txt", *flags)
+    assert_one_line(done, "convert", "names.txt is not a file of PyTorch (.pt), .npz or")
+    config = small_config("bigram", steps=1, num_samples=0)
+    assemble.train(config, str(tmp_path / "trained"))
+    target = tmp_path / "model.safetensor"
+    done = run(*CONVERT, "to-torch", target, "--workdir", tmp_path / "trained")
+    assert_one_line(done, "convert", "model.safetensor: the name must end in .pt, .pth, .bin, .npz")
+    assert not target.exists() and not (tmp_path / "run").exists()
 
 
 def test_flags_of_the_other_direction_are_refused(tmp_path):

@@ -31,7 +31,7 @@ MODULES = [
 FOLDERS = ["data", "models", "training"]
 # What the programs may import besides the core: they are the command line of all parts.
 USED_BY_PROGRAMS = ("makemore_jax.assemble", "makemore_jax.cli")
-MAX_LINES = 1_664
+MAX_LINES = 1_669
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6
 NO_CODE = {

@@ -181,6 +181,12 @@ def test_settings_without_a_use_are_reported(tmp_path, capsys):
     ]
 
 
+def test_a_rule_for_lines_that_can_not_be_too_long_is_reported(tmp_path):
+    config = DataConfig(path=write(tmp_path, NAMES), long_lines="drop")
+    (line,) = data_warnings(config, load(config.path))
+    assert line.startswith("data.long_lines: not used without data.block_size")
+
+
 def test_long_lines_are_dropped_or_cut(tmp_path):
     path = write(tmp_path, [*NAMES, "abcdefghijkl"])
     with pytest.raises(UserError, match=r"give 13 or more, or set data.long_lines to drop or cut"):

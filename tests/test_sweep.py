@@ -186,6 +186,7 @@ def test_parse_axis():
         ("data.path=1:2:2", "needs a field with numbers; write data.path=A,B,C"),
         ("train.accumulate=1,2", "train.accumulate has no effect in a sweep"),
         ("mesh.data=1,2", "mesh.data has no effect in a sweep"),
+        ("train.batch_size=8:9:5", "gives only 2 different integers"),
     ],
 )
 def test_bad_axes(axis, told):
@@ -264,6 +265,10 @@ def test_a_sweep_whose_runs_all_diverge_fails(tmp_path):
                 "--config.model.dropout_rng=rbg",
             ),
             'model.dropout_rng: must be "threefry2x32" in a sweep',
+        ),
+        (
+            ("--over", "optimizer.b1=0.1,0.2", "--config.optimizer.name=sgd"),
+            "--over: optimizer.b1: not used with optimizer.name=sgd",
         ),
         (("--over", "optimizer.b1=0.1,0.2", "--seeds", "0"), "--seeds"),
         (("--over", "optimizer.b1=0.1,0.2", "--seeds", "99999999999"), "between 1 and 10000"),

@@ -13,6 +13,7 @@ import pytest
 from conftest import (
     ROOT,
     TIMEOUT,
+    assert_one_line,
     needs_linux,
     read_metrics,
     run,
@@ -21,7 +22,7 @@ from conftest import (
 from test_signals import BIGRAM, ENDLESS, latest_step
 
 from makemore_jax import assemble
-from makemore_jax.cli import out_of_memory, output, progress
+from makemore_jax.cli import missing_device, out_of_memory, output, progress
 from makemore_jax.errors import UserError
 
 IN_TERMINAL = """
@@ -146,6 +147,31 @@ def test_variables_of_jax_do_not_change_the_types_of_a_run(tmp_path):
     strict = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
     done = run("sample.py", "--workdir", tmp_path / "run", JAX_ENABLE_X64="1", **strict)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Invalid value "x" for JAX flag jax_num_cpu_devices',
+        "invalid truth value 'x' for environment 'jax_num_cpu_devices'",
+    ],
+)
+def test_a_variable_of_jax_that_is_not_valid_is_one_line(message, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "x")
+    with (
+        pytest.raises(UserError, match=r"^JAX_NUM_CPU_DEVICES: 'x' is not valid$"),
+        missing_device.reporting(),
+    ):
+        raise ValueError(message)  # as `import jax` does
+    with pytest.raises(ValueError, match="another"), missing_device.reporting():
+        raise ValueError("another")
+
+
+def test_warnings_as_errors_are_no_errors_of_the_config(tmp_path):
+    """ml_collections calls a deprecated function."""
+    flags = ("--config", "bigram", "--config.model.n_embd2=-1", "--workdir", tmp_path / "run")
+    done = run("train.py", *flags, fresh=True, PYTHONWARNINGS="error")
+    assert_one_line(done, "train.py", "model.n_embd2: -1 must be at least 1")
 
 
 @pytest.mark.parametrize("library", [jax.numpy, np])

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -166,7 +167,10 @@ def _parse(argv: list[str], config_required: bool, takes_arguments: bool) -> lis
         config_flag.check_overrides(argv[1:])
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow positional arguments
     try:
-        positional = flags.FLAGS(argv)[1:]
+        with warnings.catch_warnings():
+            # ml_collections calls it; PYTHONWARNINGS=error must not make that an error of the file.
+            warnings.filterwarnings("ignore", r".*load_module\(\)", DeprecationWarning)
+            positional = flags.FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         hint = _similar_flag(error.flagname)
         raise UserError(f"--{error.flagname}: no such flag{hint}") from None

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,8 @@ def data_warnings(config: DataConfig, dataset: Dataset) -> Iterator[str]:
             f"data.path: {num:,} {begin} with spaces or tabs, which are removed; data.kind=text "
             "keeps them"
         )
+    if config.kind == "lines" and config.block_size is None and config.long_lines != "refuse":
+        yield "data.long_lines: not used without data.block_size: no line is too long"
     if config.kind == "lines" and config.block_size is None and isinstance(dataset, LinesDataset):
         yield from _long_line(dataset)
 
@@ -48,9 +51,16 @@ def data_warnings(config: DataConfig, dataset: Dataset) -> Iterator[str]:
 def unused_settings(config: Config) -> Iterator[str]:
     """Yield one line for each field that is changed but not used."""
     values, defaults = flatten(config), flatten(Config())
-    for name, (other, uses) in USES.items():
-        if values[other] not in uses and values[name] != defaults[name]:
-            yield f"{name}: not used with {other}={values[other]}"
+    for name in USES:
+        if values[name] != defaults[name] and (problem := why_unused(name, values)):
+            yield problem
+
+
+def why_unused(name: str, values: dict[str, Any]) -> str:
+    """Return why a field is not used with these values of all fields, "" if it is."""
+    other, uses = USES.get(name, ("", ()))
+    is_used = name not in USES or values[other] in uses
+    return "" if is_used else f"{name}: not used with {other}={values[other]}"
 
 
 def _num_indented(config: DataConfig) -> int:

@@ -1,7 +1,8 @@
-"""The error for a JAX_PLATFORMS that names a device that this machine does not have."""
+"""The errors for variables of the environment that jax can't use, such as JAX_PLATFORMS."""
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -18,6 +19,11 @@ def reporting() -> Iterator[None]:
     """
     try:
         yield
+    except ValueError as error:  # raised by `import jax`
+        if match := re.search(r"for (?:JAX flag|environment) '?(jax_\w+)", str(error)):
+            variable = match[1].upper()
+            raise UserError(f"{variable}: {os.environ.get(variable)!r} is not valid") from None
+        raise
     except (RuntimeError, AssertionError):
         platforms = os.environ.get(VARIABLE)
         if platforms and not _has_devices():

@@ -47,7 +47,7 @@ def read_input(name: str | None, encoding: str) -> str | None:
             text, _ = files.read(path, encoding)
     file_errors.check_characters(set(text), path, encoding, "--score")
     if not text.strip():
-        raise UserError(f"--score: {name} has no lines")
+        raise UserError(f"--score: {path} has no lines")
     return text
 
 

@@ -18,10 +18,11 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 NOTICE_DELAY = 2.0  # seconds of compiling before the notice; reading a cached program takes less
 # Variables of the environment could change these types. A run in float64 would have other numbers,
 # and its checkpoints could be read only with the same variables.
-DEFAULT_TYPES = {
+DEFAULT_OPTIONS = {
     "jax_enable_x64": False,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_disable_jit": False,  # for debugging; the devices of a mesh need compiled programs
 }
 # Events of jax.monitoring before and after a program is compiled or read from the cache.
 COMPILE_BEGINS = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -105,7 +106,7 @@ def configure_jax() -> None:
     types, and its devices if they are initialized.
     """
     if not interrupts.is_interactive():
-        for option, value in DEFAULT_TYPES.items():
+        for option, value in DEFAULT_OPTIONS.items():
             jax.config.update(option, value)
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not by_flag:

@@ -16,7 +16,7 @@ from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run
 
 # A resumed run must have the same values of these fields, and of all `data` and `model` fields.
-FIXED = ("seed", "optimizer.name", "optimizer.decay")
+FIXED = ("seed", "optimizer.name", "optimizer.decay", "train.eval_examples")
 # Exceptions. They change results only by rounding; `layer_loop` also changes the dropout masks.
 MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 

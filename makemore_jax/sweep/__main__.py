@@ -20,6 +20,7 @@ resume: finished groups are kept.
 """
 
 import importlib.util
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from makemore_jax.cli import command_line, config_flag, interrupts, output, resources, startup
+from makemore_jax.cli.data_warnings import unused_settings, why_unused
 from makemore_jax.cli.fields import NUM_SEEDS, check_flag
 from makemore_jax.config import Config, flatten
 from makemore_jax.errors import UserError
@@ -58,6 +60,9 @@ WORKDIR = flags.DEFINE_string(
 def main() -> None:
     config, folder = config_flag.read(CONFIG), Path(WORKDIR.value)
     axes = read_axes()
+    check_used(config, axes)
+    for warning in unused_settings(config):
+        command_line.warn(warning)
     check_best_folder(folder / "best")
     output.outlive_terminal()
     startup.use_compilation_cache()
@@ -98,6 +103,15 @@ def read_axes() -> dict[str, list[Any]]:
     if len(axes) < len(OVER.value):
         raise UserError("--over: a field is given more than once")
     return axes
+
+
+def check_used(config: Config, axes: dict[str, list[Any]]) -> None:
+    """Raise UserError for a field in `axes` that no combination uses."""
+    choices = itertools.product(*axes.values())
+    every = [flatten(config) | dict(zip(axes, chosen, strict=True)) for chosen in choices]
+    for name in axes:
+        if all(problems := [why_unused(name, values) for values in every]):
+            raise UserError(f"--over: {problems[0]}")
 
 
 def check_best_folder(folder: Path) -> None:

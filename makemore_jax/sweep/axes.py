@@ -52,6 +52,8 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         values = np.geomspace(low, high, num).tolist()
         if accepted_types(name)[0] is int:
             values = sorted({round(value) for value in values})
+            if len(values) < num:
+                raise UserError(f"--over: {text}: gives only {len(values)} different integers")
         return name, values
     if not values_text:
         raise UserError(f"--over: {text}: values are missing; write {name}=A,B,C or LOW:HIGH:NUM")

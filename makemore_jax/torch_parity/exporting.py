@@ -17,6 +17,7 @@ from makemore_jax.training import state as state_lib
 from makemore_jax.training.optimizer import make_optimizer
 from makemore_jax.training.state import TrainState
 
+SUFFIXES = (".pt", ".pth", ".bin", ".npz", ".safetensors")
 MAKEMORE_KINDS = ("bigram", "mlp", "rnn", "gru", "bow", "transformer")
 
 
@@ -33,6 +34,8 @@ def to_torch(folder: Path, file: Path, checkpoint: str, meta: Path | None = None
     run = read_run(folder)
     config, vocab_size = run.config, run.vocab.size
     block_size, kind = config.data.block_size, config.model.kind
+    if file.suffix not in SUFFIXES:
+        raise UserError(f"{file}: the name must end in {', '.join(SUFFIXES)}")
     is_pickle = file.suffix not in (".npz", ".safetensors")
     as_checkpoint = is_nanogpt(config) and is_pickle
     if meta is not None and run.vocab.has_end:

@@ -59,9 +59,11 @@ def read(file: Path) -> Stored:
             from safetensors.numpy import load_file
 
             stored = Stored(load_file(file))
-        else:
+        elif _is_pickle(file):
             _check_announced_size(file)
             stored = _read_pickle(file)
+        else:
+            raise UserError(f"{file} is not a file of PyTorch (.pt), .npz or .safetensors")
     except UserError:
         raise
     except ModuleNotFoundError as error:
@@ -72,6 +74,12 @@ def read(file: Path) -> Stored:
     if empty := [name for name, tensor in stored.tensors.items() if tensor.size == 0]:
         raise UserError(f"{file}: {empty[0]} is {stored.tensors[empty[0]].shape}, without values")
     return stored
+
+
+def _is_pickle(file: Path) -> bool:
+    """Return whether a file begins as those of torch.save do: a zip archive, or a pickle."""
+    with file.open("rb") as content:
+        return content.read(2).startswith((b"PK", b"\x80"))
 
 
 def first_line(error: Exception) -> str:
