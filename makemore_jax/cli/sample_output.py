@@ -180,8 +180,5 @@ def print_json(content: dict) -> None:
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a notebook's may have none
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    print(
-        json.dumps(output.without_infinity(content), ensure_ascii=not is_utf8).translate(
-            JSON_ESCAPES
-        )
-    )
+    text = json.dumps(output.without_infinity(content), ensure_ascii=not is_utf8)
+    print(text.translate(JSON_ESCAPES))

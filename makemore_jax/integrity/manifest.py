@@ -3,13 +3,13 @@
 It is written before the checkpoint gets its name, so a checkpoint without one is damaged.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from makemore_jax.errors import UserError
 from makemore_jax.integrity.untrusted import check_json
+from makemore_jax.text.token_file import hash_file
 
 NAME = "manifest.json"
 
@@ -21,7 +21,7 @@ class Damaged(UserError):
 def write(folder: Path) -> None:
     """Hash the files of a complete checkpoint and write the manifest."""
     hashes = {
-        file.relative_to(folder).as_posix(): _hash(file)
+        file.relative_to(folder).as_posix(): hash_file(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != NAME
     }
@@ -46,15 +46,10 @@ def verify(folder: Path, only: str | None = None) -> None:
         if is_outside or (os.path.exists(file) and not os.path.isfile(file)):  # such as /dev/zero
             raise Damaged(f"{name} in its manifest is not a file of the checkpoint")
         try:
-            is_same = _hash(file) == hashes[name]
+            is_same = hash_file(file) == hashes[name]
         except OSError as error:
             raise Damaged(f"{name} can't be read: {error.strerror}") from None
         except ValueError:
             raise Damaged(f"{name!r} in its manifest is not a file name") from None
         if not is_same:
             raise Damaged(f"the sha256 of {name} is not that of its manifest")
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -96,6 +96,10 @@ class Section(NamedTuple):
         titles = [self.title, pair.title] if pair else [self.title]
         return re.sub(r"\W+", "-", " ".join(titles).lower())
 
+    def heading(self, pair: Pair) -> str:
+        """Return the title of a pair: several families have a pair of the same name."""
+        return f"{self.title}: {pair.title}" if self.kind else pair.title
+
 
 def sections() -> list[Section]:
     """Return the sections of the pages: families, then topics."""

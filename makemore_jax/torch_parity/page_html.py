@@ -94,11 +94,11 @@ def _pair(section: content.Section, pair: Pair, differences: Differences) -> str
     if pair.measured_as == "nothing":
         measured = "Not compared."
     about = f"<p>{_text(pair.about)}</p>" if pair.about else ""
-    title = f"{section.title}: {pair.title}" if section.kind else pair.title
-    head = f'<h3 id="{anchor}">{html.escape(title)}</h3>{about}<p class="measured">{measured}</p>'
+    title = html.escape(section.heading(pair))
+    head = f'<h3 id="{anchor}">{title}</h3>{about}<p class="measured">{measured}</p>'
     if shown := content.first_shown(section, pair):
         other, earlier = shown
-        title = html.escape(f"{other.title}: {earlier.title}")
+        title = html.escape(other.heading(earlier))
         return f'{head}<p>The code is that of <a href="#{other.anchor(earlier)}">{title}</a>.</p>'
     sides = _side("PyTorch", pair.torch) + _side("JAX", pair.jax)
     return f'{head}\n<div class="sides">{sides}</div>'

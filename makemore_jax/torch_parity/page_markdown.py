@@ -34,13 +34,13 @@ def as_markdown() -> str:
 
 
 def _pair(section: content.Section, pair: Pair) -> list[str]:
-    blocks = [f"### {section.title}: {pair.title}" if section.kind else f"### {pair.title}"]
+    blocks = [f"### {section.heading(pair)}"]
     if pair.about:
         blocks.append(pair.about)
     blocks.append(_bounds(pair))
     if shown := content.first_shown(section, pair):
         other, earlier = shown
-        title = f"{other.title}: {earlier.title}" if other.kind else earlier.title
+        title = other.heading(earlier)
         return [*blocks, f"The code is that of [{title}](#{_github_anchor(title)})."]
     for side, codes in (("PyTorch", pair.torch), ("JAX", pair.jax)):
         for file, code in content.code_of(codes):
