@@ -148,6 +148,7 @@ def test_evaluation_with_batch_statistics_equals_the_training_loss():
     assert_close(backprop.evaluate(params, statistics, (x, y)), loss, 1e-6)
 
 
+@pytest.mark.slow
 def test_sizes_of_the_lecture():
     splits, vocab = backprop.load(str(published("names")))
     assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 182_625, "dev": 22_655}
@@ -248,6 +249,7 @@ def test_mistakes_give_one_line(tmp_path, capsys):
         assert (printed, line[: len(message) + 10]) == ("", f"backprop: {message}")
 
 
+@pytest.mark.slow
 def test_a_gradient_that_differs_is_named(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(backprop, "differences", lambda *arguments: {"h": 1e-7, "W1": 1e-5})

@@ -57,6 +57,7 @@ def test_output_of_training(trained):
     assert f"everything is in {folder}" in printed
 
 
+@pytest.mark.slow
 def test_default_workdir_is_named_after_the_config(tmp_path):
     (tmp_path / "few.txt").write_text("\n".join(["anna", "bob", "carl", "dora"] * 5), "utf-8")
     done = run(

@@ -165,6 +165,7 @@ class Windows(nn.Module):
         return nn.Dense(VOCAB)(x)[:, None]  # (B, 1, V)
 
 
+@pytest.mark.slow
 def test_batch_statistics_and_windows():
     """Batch norm uses the statistics of the batch, and all values of a window count."""
     inputs = rows()[0]
@@ -301,6 +302,7 @@ class ReLUs(nn.Module):
         return nn.Dense(VOCAB, name="lm_head")(x)
 
 
+@pytest.mark.slow
 def test_saturated_and_dead_units_of_relu():
     batch = inputs, targets = rows()
     params = ReLUs().init(jax.random.key(1), inputs)["params"]

@@ -108,6 +108,7 @@ def test_cross_attention_to_itself_is_self_attention(mask):
     assert_close(cross_attention(HEAD, X, X, mask), self_attention(HEAD, X, mask), 1e-6)
 
 
+@pytest.mark.slow
 def test_one_head_matches_the_transformer():
     """Compare values and gradients with CausalSelfAttention at n_head=1, with its projection."""
     head = init_head(jax.random.key(3), C, C)

@@ -95,6 +95,7 @@ def test_vmap_trains_several_states(start):
     assert abs(losses[0] - losses[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_loss_over_a_split(start):
     split = start.dataset.splits["dev"]
     inputs, targets, _ = split.take(jnp.arange(split.size))

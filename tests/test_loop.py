@@ -316,6 +316,7 @@ def test_divergence_in_the_last_step_is_detected_and_not_saved(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_summary_of_fewer_steps_is_replaced(tmp_path):
     """A process killed between its last checkpoint and its summary leaves such a file."""
     config = small_config("bigram", steps=10)

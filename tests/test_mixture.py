@@ -59,6 +59,7 @@ def mixture(words):
     return make(words)
 
 
+@pytest.mark.slow
 def test_with_a_weight_near_1_losses_are_those_of_the_counts(words):
     data, programs, state = make(words, weight=1 - 1e-7)
     counts = counting.count(data.splits["train"], table.MAX_ORDER, data.vocab.size)
@@ -134,6 +135,7 @@ def test_each_network_learns_from_its_part_of_the_batch(mixture):
         jax.tree.map(lambda g, m: assert_close(g / sums.count, m), grads, mean)
 
 
+@pytest.mark.slow
 def test_training_changes_all_networks_but_not_the_table(words):
     data, programs, state = make(words, dropout=0.1)
     before = jax.device_get(state)

@@ -22,6 +22,7 @@ from makemore_jax.sweep import FinishedGroups, groups
 from makemore_jax.training.state import TrainState
 
 
+@pytest.mark.slow
 def test_a_new_schedule_is_announced_and_drawn_as_logged(tmp_path, capsys):
     config = small_config("bigram", steps=10, log_every=5)
     config.optimizer.schedule = "cosine"
@@ -53,6 +54,7 @@ def test_curves_of_a_damaged_log_are_those_of_its_complete_lines(tmp_path):
     assert read_diagnostics(tmp_path, []) is None
 
 
+@pytest.mark.slow
 def test_more_steps_at_a_constant_rate_are_not_announced(tmp_path, capsys):
     config = small_config("bigram", steps=10)
     assemble.train(config, str(tmp_path))
@@ -80,6 +82,7 @@ def test_the_first_step_that_diverged_is_named():
         finite_mean(7, np.array([1.0, np.nan, np.inf]))
 
 
+@pytest.mark.slow
 def test_divergence_names_the_learning_rate_and_the_last_checkpoint(tmp_path):
     config = small_config("mlp", steps=200, log_every=10, eval_every=20)
     # The learning rate rises slowly, so the model still learns before the first evaluation.

@@ -52,6 +52,7 @@ def test_surprise_adds_up_to_the_log_probability(kind):
     assert_close([nats.sum() for nats in result], -np.array(scoring.score(lm, WORDS)))
 
 
+@pytest.mark.slow
 def test_surprise_of_names_longer_than_the_window():
     model = create_model(small_config("window_mlp").model, VOCAB, 3)
     variables = model.init(jax.random.key(3), np.zeros((1, 3), np.int32))

@@ -186,6 +186,7 @@ def test_too_little_memory_is_one_line(library):
         raise RuntimeError("another error")
 
 
+@pytest.mark.slow
 def test_a_state_is_saved_before_it_is_displayed(tmp_path, monkeypatch):
     """A terminal that hangs or fails does not come between a step and its checkpoint."""
 

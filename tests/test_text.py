@@ -182,6 +182,7 @@ def test_batches_depend_only_on_the_key_and_cover_the_text(small_text):
 MAX_CHARS = 41
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(num_chars=st.integers(2, MAX_CHARS), block_size=st.sampled_from([1, 5, 50]))
 def test_evaluation_predicts_every_character_except_the_first_once(num_chars, block_size):

@@ -359,6 +359,7 @@ def test_the_error_for_missing_data_names_the_download(tmp_path):
         assemble.train(config, str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_normalized_logits_start_small():
     config = small_config("mlp_batchnorm").model
     config.output_norm = True
@@ -397,6 +398,7 @@ def test_a_sweep_with_batch_norm_equals_separate_runs(batch_norm):
     assert results[3].dev_loss == pytest.approx(dev_loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_seeds_with_different_numbers_of_windows_is_refused():
     config = small_config("mlp", steps=5)
     config.data.split = "holdout"
