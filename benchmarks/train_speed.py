@@ -3,9 +3,9 @@
 Both sides train each model with its config, its batch size and the same data. JAX: the compiled
 call of train.py, which draws the batches. PyTorch: the reference models with batches in memory, in
 every variant of `torch_side`. Each side has its own process. The variants alternate in each round,
-and results are medians over the rounds. The first ratio
-is relative to the fastest of eager, fused and compiled, the second to the fastest of all variants.
-`--models shakespeare_cpu` is nanoGPT's small model on Tiny Shakespeare. The mean excludes it.
+and results are medians over the rounds. The first ratio is relative to the fastest of eager, fused
+and compiled, the second to the fastest of all variants. `--models shakespeare_cpu` is nanoGPT's
+small model on Tiny Shakespeare. The mean excludes it.
 """
 
 if __name__ == "__main__":

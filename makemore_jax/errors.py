@@ -44,7 +44,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Return `table[name]`. Raise UserError, which names the config's `field`, if it has none."""
+    """Return `table[name]`. Raise UserError about the config's `field` if there is no such name."""
     if name not in table:
         raise UserError(f"{field}: {not_one_of(name, table)}")
     return table[name]

@@ -1,4 +1,4 @@
-"""The loss: negative log likelihood in nats, without padding; of each target, summed, averaged."""
+"""The loss: negative log likelihood in nats. Padding does not count."""
 
 import jax
 import jax.numpy as jnp

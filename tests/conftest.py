@@ -54,7 +54,7 @@ ROOT = Path(__file__).parent.parent
 # jax 0.7.2 has it in jax.experimental only.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 SECONDS = pytest.StashKey[float]()
-stalls_before = 0.0
+STALLS = pytest.StashKey[float]()
 VOCAB, BLOCK = 13, 7  # V and T
 TIMEOUT = 300  # seconds per command, enough for a slow and busy machine
 CACHE_MAX_BYTES = 2**30  # size limit of the tests' compilation cache
@@ -272,10 +272,10 @@ def memory_stalls() -> float:
         return 0.0
 
 
-def pytest_runtest_logstart(nodeid, location):
-    """Remember when a test starts."""
-    global stalls_before
-    stalls_before = memory_stalls()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Remember the stalls before a test."""
+    item.stash[STALLS] = memory_stalls()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -289,7 +289,7 @@ def pytest_runtest_makereport(item, call):
     if limit and (item.get_closest_marker("notebooks") or item.get_closest_marker("tpu")):
         limit *= 3
     item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
-    seconds = item.stash[SECONDS] - (memory_stalls() - stalls_before)
+    seconds = item.stash[SECONDS] - (memory_stalls() - item.stash[STALLS])
     if limit and report.when == "call" and report.passed and seconds > limit:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} took {seconds:.0f} s, more than {limit:.0f}"

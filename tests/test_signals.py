@@ -122,7 +122,7 @@ def test_steps_are_called_in_few_different_numbers():
         calls.append(num_steps)
         return state, {"train_loss": np.zeros(num_steps)}
 
-    call = short_calls.in_short_calls(train_steps, (12, 2), num_tokens=7, stop=lambda: 0)
+    call = short_calls.in_short_calls(train_steps, (12, 2), num_tokens=7, stop_signal=lambda: 0)
     state = SimpleNamespace(params={"w": np.zeros(3)})
     for num_steps in (12, 4, 2, 5):
         assert len(call(state, None, None, num_steps)[1]["train_loss"]) == num_steps

@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from conftest import (
     ROOT,
     TIMEOUT,
@@ -175,9 +176,12 @@ def test_warnings_as_errors_are_no_errors_of_the_config(tmp_path):
 
 
 @pytest.mark.parametrize("library", [jax.numpy, np])
-def test_too_little_memory_is_one_line(library):
+def test_too_little_memory_is_one_line(library, monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", {"config": None})  # those of a program with a config
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    advice = "lower train.batch_size, or raise train.accumulate, and run the command again"
     with (
-        pytest.raises(UserError, match=r"^not enough memory for [\d.]+ .*: lower ") as failure,
+        pytest.raises(UserError, match=rf"^not enough memory for [\d.]+ .*: {advice}$") as failure,
         out_of_memory.reporting(),
     ):
         library.ones(10**15)

@@ -93,7 +93,7 @@ def test_training_does_not_follow_a_link_out_of_its_folder(name, small_runs, tmp
         shutil.rmtree(folder / name)
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(target)
-    with pytest.raises(UserError, match=f"{re.escape(name)} is a link, and would be written to"):
+    with pytest.raises(UserError, match=f"{re.escape(name)} is a link; writing would change"):
         assemble.train(config, str(folder))
     assert target.read_text("utf-8") == "mine"
 

@@ -46,7 +46,7 @@ class Interruptions:
         self._run: ActiveRun | None = None
         self._state: TrainState | None = None
 
-    def stop(self) -> int:
+    def stop_signal(self) -> int:
         """Return the number of the signal that any process has received, or 0."""
         return processes.all_max(self._signals.received)
 
@@ -68,7 +68,8 @@ class Interruptions:
             return result
 
         num_tokens = config.train.batch_size * dataset.block_size
-        short_calls = in_short_calls(train_steps, call_lengths(config), num_tokens, self.stop)
+        lengths = call_lengths(config)
+        short_calls = in_short_calls(train_steps, lengths, num_tokens, self.stop_signal)
         return programs._replace(train_steps=short_calls)
 
     def sample(self, lm: LanguageModel, key: jax.Array, num: int) -> list[Sample]:
@@ -88,12 +89,15 @@ class Interruptions:
 
     @contextlib.contextmanager
     def catch_signals(self) -> Iterator[Callable[[], int]]:
-        """Yield `stop`. If a signal interrupts an evaluation, save the state and raise Stopped."""
+        """Yield `stop_signal`.
+
+        If a signal interrupts an evaluation, save the state and raise Stopped.
+        """
         with self._signals:
             if not processes.is_distributed():
                 self._signals.end_at_once()
             try:
-                yield self.stop
+                yield self.stop_signal
             except Interrupted:
                 self._run.metrics.flush()
                 self._run.checkpoints.save(self._state)

@@ -102,9 +102,10 @@ def choose_layouts(
 def make_programs(
     config: Config, dataset: Dataset, check: Callable[[], None] = lambda: None
 ) -> Programs:
-    """Return the programs of a run on its mesh. UserError if devices or batch do not divide evenly.
+    """Return the programs of a run on its mesh.
 
-    `check` is called before each batch of an evaluation, which it can end with an exception.
+    Raise UserError if the devices or the batch do not divide evenly. `check` is called before each
+    batch of an evaluation, which it can end with an exception.
     """
     block_size = dataset.block_size
     model = unroll_layers(create_model(config.model, dataset.vocab.size, block_size), config)

@@ -51,7 +51,7 @@ def in_short_calls(
     train_steps: Callable[..., tuple[TrainState, Any]],
     lengths: tuple[int, int],
     num_tokens: int,
-    stop: Callable[[], int],
+    stop_signal: Callable[[], int],
 ) -> Callable[..., tuple[TrainState, Any]]:
     """Divide calls of `train_steps` into calls of these lengths, and end early after a signal.
 
@@ -73,7 +73,7 @@ def in_short_calls(
         if num_steps <= length:
             return train_steps(state, split, key, num_steps)
         parts: list[Any] = []
-        while num_steps and not (parts and stop()):
+        while num_steps and not (parts and stop_signal()):
             state, metrics = train_steps(state, split, key, min(length, num_steps))
             parts.append(jax.tree.map(np.asarray, metrics))  # waits; else all calls would be queued
             num_steps -= min(length, num_steps)

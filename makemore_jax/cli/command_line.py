@@ -31,6 +31,7 @@ NUMBER_ERRORS = {
     "could not convert string to float": "not a number",
 }
 
+# What the programs of the lectures and of torch_parity change.
 JAX_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision")
 
 

@@ -94,7 +94,7 @@ def move_first(arguments: list[str], required: bool) -> list[str]:
         if (hint := intended_flag(argument)).startswith("; did you mean"):
             raise UserError(f"{argument}: not a flag{hint}")
     command = "--config transformer"
-    if resources.program_name() in ("train.py", "makemore-train"):
+    if resources.is_train():
         command = resources.command("train", "--config", "transformer")
     raise UserError(f"--config is missing; for example: {command}")
 

@@ -58,9 +58,10 @@ def unused_settings(config: Config) -> Iterator[str]:
 
 def why_unused(name: str, values: dict[str, Any]) -> str:
     """Return why a field is not used with these values of all fields, "" if it is."""
-    other, uses = USES.get(name, ("", ()))
-    is_used = name not in USES or values[other] in uses
-    return "" if is_used else f"{name}: not used with {other}={values[other]}"
+    if name not in USES:
+        return ""
+    other, uses = USES[name]
+    return "" if values[other] in uses else f"{name}: not used with {other}={values[other]}"
 
 
 def _num_indented(config: DataConfig) -> int:

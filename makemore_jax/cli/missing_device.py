@@ -13,9 +13,10 @@ VARIABLE = "JAX_PLATFORMS"
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Turn an error of jax into a UserError if it can't use the devices of JAX_PLATFORMS.
+    """Turn errors of jax about its variables into UserErrors.
 
-    jax raises a bare AssertionError for some names, and only when a program first needs a device.
+    For some names in JAX_PLATFORMS, jax raises a bare AssertionError, and only when a program first
+    needs a device.
     """
     try:
         yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from makemore_jax.cli.resources import program_name
+from makemore_jax.cli.resources import is_train
 from makemore_jax.errors import UserError
 
 
@@ -32,7 +32,6 @@ def reporting() -> Iterator[None]:
 def _advice() -> str:
     """Return ": " and what to lower, or "" for a program that has no such flags."""
     if "config" in flags.FLAGS:
-        is_train = program_name() in ("train.py", "makemore-train")
-        accumulate = ", or raise train.accumulate," if is_train else ""
+        accumulate = ", or raise train.accumulate," if is_train() else ""
         return f": lower train.batch_size{accumulate} and run the command again"
     return ": lower --num or --max_len" if "max_len" in flags.FLAGS else ""

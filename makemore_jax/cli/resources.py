@@ -32,6 +32,11 @@ def program_name() -> str:
     return program.parent.name if program.name == "__main__.py" else program.name
 
 
+def is_train() -> bool:
+    """Return whether this program is train.py."""
+    return program_name() in ("train.py", "makemore-train")
+
+
 def command(name: str, *arguments: object) -> str:
     """Return the command that runs a script: "python train.py", or "makemore-train" of a wheel.
 

@@ -15,19 +15,23 @@ from makemore_jax.integrity import runs, untrusted
 from makemore_jax.training.optimizer import make_schedule
 from makemore_jax.workdir import Run
 
-# A resumed run must have the same values of these fields, and of all `data` and `model` fields.
+# A resumed run must have the same values of these fields, and of all `data` and `model` fields. Its
+# best checkpoint is chosen by losses over the same examples.
 FIXED = ("seed", "optimizer.name", "optimizer.decay", "train.eval_examples")
 # Exceptions. They change results only by rounding; `layer_loop` also changes the dropout masks.
 MAY_DIFFER = ("data.memory_map", "model.layer_loop", "model.remat")
 
 # The fields that `make_schedule` reads.
-SCHEDULE_FIELDS = {"train.steps"} | {
-    f"optimizer.{name}"
-    for name in (
-        *("learning_rate", "schedule", "warmup_steps", "step_size", "gamma"),
-        *("min_learning_rate", "decay_steps"),
-    )
-}
+SCHEDULE_FIELDS = (
+    "optimizer.learning_rate",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.step_size",
+    "optimizer.gamma",
+    "optimizer.min_learning_rate",
+    "optimizer.decay_steps",
+    "train.steps",
+)
 
 
 def check(workdir: Path, config: Config, dataset: Dataset) -> None:

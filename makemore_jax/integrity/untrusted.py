@@ -25,7 +25,7 @@ def check_links(workdir: Path, flag: str = "--workdir") -> None:
     for file in sorted(workdir.iterdir()) if workdir.is_dir() else ():
         if file.is_symlink():
             raise UserError(
-                f"{flag}: {file} is a link, and would be written to {os.readlink(file)}; "
+                f"{flag}: {file} is a link; writing would change {os.readlink(file)}; "
                 "replace it by its target"
             )
 

@@ -1,7 +1,7 @@
 """Shared by the lectures' commands: errors in one line, files that they read and write."""
 
+import importlib
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +28,7 @@ def need_matplotlib(picture: str) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(f"{picture} needs matplotlib: pip install matplotlib")
-    import matplotlib
-
-    if "inline" not in os.environ.get("MPLBACKEND", ""):  # a notebook keeps its own backend
-        matplotlib.use("Agg")
+    importlib.import_module("makemore_jax.plots.style")  # sets the backend, except in a notebook
 
 
 @contextmanager

@@ -51,7 +51,10 @@ def embedding(n: int, n_embd: int, std: float = 1.0) -> nn.Embed:
 
 
 class LayerNorm(nn.Module):
-    """torch.nn.LayerNorm (Ba et al. 2016, section 3), computed in float32 or wider. (..., C)"""
+    """torch.nn.LayerNorm (Ba et al. 2016, section 3). (..., C) -> (..., C)
+
+    It computes in float32 or wider and returns the dtype of its input.
+    """
 
     use_bias: bool = True
 

@@ -171,9 +171,8 @@ class Transformer(Decoder):
     def setup(self):
         std = 0.02 if self.init_scheme == "gpt2" else None
         residual_std = std and std * (2 * self.n_layer) ** -0.5
-        stds = {"std": std, "residual_std": residual_std}
-        options = (self.dropout, self.activation, self.bias)
-        config = BlockConfig(self.n_head, self.n_embd, *options, **stds, blockwise=self.blockwise)
+        config = BlockConfig(self.n_head, self.n_embd, self.dropout, self.activation, self.bias)
+        config = config._replace(std=std, residual_std=residual_std, blockwise=self.blockwise)
         self.wte = embedding(self.vocab_size, self.n_embd, std or 1.0)
         self.wpe = embedding(self.block_size, self.n_embd, std or 1.0)
         self.drop = nn.Dropout(self.dropout)

@@ -26,7 +26,7 @@ def make_mesh(
     block_size: int = 16,
     networks: int = 1,
 ) -> Mesh:
-    """Return the mesh of a config. Each network of a mixture reads `batch_size` examples.
+    """Return the mesh of a config. `batch_size` is the number of examples for each network.
 
     Raise UserError if the devices or the batch do not divide evenly.
 

@@ -47,10 +47,11 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
             raise UserError(f"--over: {text}: LOW and HIGH must be numbers") from None
         if not (0 < low < high < math.inf and num >= 2):
             raise UserError(f"--over: {text}: needs 0 < LOW < HIGH and NUM of at least 2")
-        if accepted_types(name)[0] not in (int, float):
+        kind = accepted_types(name)[0]
+        if kind not in (int, float):
             raise UserError(f"--over: {text}: needs a field with numbers; write {name}=A,B,C")
         values = np.geomspace(low, high, num).tolist()
-        if accepted_types(name)[0] is int:
+        if kind is int:
             values = sorted({round(value) for value in values})
             if len(values) < num:
                 raise UserError(f"--over: {text}: gives only {len(values)} different integers")

@@ -67,9 +67,9 @@ def load(config: DataConfig, seed: int, folder: Path | None = None) -> TextDatas
     is_large = Path(config.path).stat().st_size >= TOKEN_FILE_MIN_BYTES
     if folder and (config.memory_map == "always" or (config.memory_map == "auto" and is_large)):
         dtype = np.min_scalar_type(vocab.size - 1).name
-        file = {"file": str(folder / "text.tokens"), "dtype": dtype}
-        train = TextFile(None, num_train, config.block_size, **file)
-        dev = TextFile(None, num_chars - num_train, config.block_size, **file, first=num_train)
+        in_file = {"file": str(folder / "text.tokens"), "dtype": dtype}
+        train = TextFile(None, num_train, config.block_size, **in_file)
+        dev = TextFile(None, num_chars - num_train, config.block_size, **in_file, first=num_train)
     else:
         tokens = np.concatenate(list(token_file.encode_parts(config, vocab, num_chars)))
         train = Text(jnp.asarray(tokens[:num_train]), num_train, config.block_size)

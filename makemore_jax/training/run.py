@@ -109,8 +109,9 @@ def _train(
         state = checkpoints.restore("latest", state)
     metrics = parts.open_metrics(folder, int(state.step), config)
     load = parts.make_load(splits["train"], train_key, config.train.batch_size, programs.put)
-    data = {"splits": splits, "load": load, "train_key": train_key, "sample_key": sample_key}
-    run = ActiveRun(folder, config, dataset, programs, metrics, checkpoints, **data)
+    run = ActiveRun(
+        folder, config, dataset, programs, metrics, checkpoints, splits, load, train_key, sample_key
+    )
     with contextlib.closing(metrics):
         hooks, after = parts.begin(run, state), [make_sample_hook(run, parts.sample)]
         with parts.catch_signals() as stop_signal:

@@ -37,7 +37,7 @@ class Windows(Split):
         """
         distance = jnp.arange(1, (width or self.block_size) + 1)
         before = self.stream[jnp.maximum(indices[:, None] + 1 - distance, 0)].astype(jnp.int32)
-        # Newest first: 1 up to the first character of the line, 0 for all that is before it.
+        # From the newest character backwards: 1 inside the line, 0 before its start.
         is_inside = jnp.cumprod(before != 0, axis=1)
         inputs = (before * is_inside)[:, ::-1]
         return Batch(inputs, self.stream[indices + 1].astype(jnp.int32)[:, None])
